@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What every script here shares: sourced by bash, never run.
+
+set -euo pipefail
+
+# Another python or meson may come first in the user's PATH; QEMU's build and pytest want Debian's.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL=C.UTF-8
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${CLOUDBLK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cloudblk}
+readonly repo cache
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  say "${0##*/}: $*"
+  exit 1
+}
+
+# run_logged LOG COMMAND...: keeps the output in LOG and shows its end only on failure.
+run_logged() {
+  local log=$1
+  shift
+  "$@" >"$log" 2>&1 || {
+    tail -n 30 "$log" >&2
+    die "failed: $* (whole log: $log)"
+  }
+}
+
+# as_root COMMAND...: only package installation needs it.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  else
+    command -v sudo >/dev/null || die "needs root to run: $*"
+    sudo "$@"
+  fi
+}
+
+# lock NAME: one process at a time works on that part of the cache; released when the shell exits.
+lock() {
+  mkdir -p "$cache"
+  exec {lock_fd}>"$cache/.$1.lock"
+  flock "$lock_fd"
+}
+
+# content_key TEXT...: short name for what a cached result was made from.
+content_key() { printf '%s\n' "$@" | sha256sum | cut -c1-12; }
