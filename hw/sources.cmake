@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The device's own sources, compiled for each QEMU release.
+list(APPEND CLOUDBLK_DEVICE_SOURCES)
