@@ -47,3 +47,24 @@ lock() {
 
 # content_key TEXT...: short name for what a cached result was made from.
 content_key() { printf '%s\n' "$@" | sha256sum | cut -c1-12; }
+
+# write_flags QEMU-BUILD FILE: the compile flags of that QEMU. An unchanged file keeps its time,
+# since everything compiled with it depends on it.
+write_flags() {
+  local new
+  new=$("$repo/scripts/qemu-cflags" "$1")
+  mkdir -p "$(dirname "$2")"
+  if [ ! -f "$2" ] || [ "$(cat "$2")" != "$new" ]; then
+    printf '%s\n' "$new" >"$2"
+  fi
+}
+
+# make_headers QEMU-BUILD: the headers that QEMU's build generates, and nothing else of it.
+make_headers() {
+  (
+    cd "$1"
+    headers=$(ninja -t targets all | sed -nE 's/^([^:]*\.h): CUSTOM_COMMAND.*/\1/p')
+    # shellcheck disable=SC2086 # one word per header
+    run_logged "$1/cloudblk-headers.log" ninja $headers
+  )
+}
