@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "block/socket.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+
+namespace cloudblk {
+namespace {
+
+constexpr int kBacklog = 128;
+
+bool ParsePort(std::string_view text, uint16_t* port) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *port);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+Status Failed(const std::string& what, int error) {
+  return Status(error, what + ": " + std::strerror(error));
+}
+
+Result<SocketAddress> UnixAddress(const std::string& path) {
+  SocketAddress address;
+  auto* un = reinterpret_cast<sockaddr_un*>(&address.storage);
+  if (path.size() >= sizeof(un->sun_path)) {
+    return Status(EINVAL, "socket path " + path + " is too long: at most " +
+                              std::to_string(sizeof(un->sun_path) - 1) + " bytes are possible");
+  }
+  un->sun_family = AF_UNIX;
+  std::copy(path.begin(), path.end(), un->sun_path);
+  address.length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
+  return address;
+}
+
+// Removes a socket file that refuses connections: its listener was killed.
+void RemoveStaleSocket(const SocketAddress& address, const std::string& path) {
+  struct stat info;
+  if (lstat(path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode)) return;
+  const UniqueFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe) return;
+  const auto* name = reinterpret_cast<const sockaddr*>(&address.storage);
+  if (connect(probe.get(), name, address.length) != 0 && errno == ECONNREFUSED) {
+    unlink(path.c_str());
+  }
+}
+
+void SetOption(int fd, int level, int option, int value) {
+  setsockopt(fd, level, option, &value, sizeof(value));
+}
+
+uint16_t PortOf(const sockaddr_storage& storage) {
+  return ntohs(storage.ss_family == AF_INET6
+                   ? reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_port
+                   : reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
+}
+
+}  // namespace
+
+void UniqueFd::reset(int fd) {
+  if (fd_ >= 0) close(fd_);
+  fd_ = fd;
+}
+
+std::string Endpoint::ToString() const {
+  if (kind == Kind::kUnix) return "unix://" + path;
+  const bool v6 = host.find(':') != std::string::npos;
+  return "tcp://" + (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
+Result<Endpoint> ParseHostPort(std::string_view text, uint16_t default_port) {
+  const auto bad = [&](const char* why) {
+    return Status(EINVAL, "address '" + std::string(text) + "' " + why +
+                              "; write HOST:PORT, or [ADDRESS]:PORT for IPv6");
+  };
+  Endpoint endpoint;
+  endpoint.port = default_port;
+  std::string_view port;
+  if (text.starts_with('[')) {
+    const size_t close = text.find(']');
+    if (close == std::string_view::npos) return bad("lacks a closing bracket");
+    endpoint.host = text.substr(1, close - 1);
+    port = text.substr(close + 1);
+    if (!port.empty() && port[0] != ':') return bad("has text behind the bracket");
+  } else {
+    const size_t colon = text.find(':');
+    if (colon != text.rfind(':')) return bad("has several colons");
+    endpoint.host = text.substr(0, colon);
+    port = colon == std::string_view::npos ? std::string_view() : text.substr(colon);
+  }
+  if (!port.empty() && !ParsePort(port.substr(1), &endpoint.port)) {
+    return bad("has no port number from 0 to 65535");
+  }
+  return endpoint;
+}
+
+Result<Endpoint> ParseEndpoint(std::string_view text) {
+  constexpr std::string_view kTcp = "tcp://";
+  constexpr std::string_view kUnix = "unix://";
+  if (text.starts_with(kTcp)) {
+    const std::string_view rest = text.substr(kTcp.size());
+    const size_t bracket = rest.rfind(']');
+    if (rest.find(':', bracket == std::string_view::npos ? 0 : bracket) == std::string_view::npos) {
+      return Status(EINVAL,
+                    "address '" + std::string(text) + "' lacks a port; write tcp://HOST:PORT");
+    }
+    return ParseHostPort(rest, 0);
+  }
+  if (text.starts_with(kUnix) && text.substr(kUnix.size()).starts_with('/')) {
+    Endpoint endpoint;
+    endpoint.kind = Endpoint::Kind::kUnix;
+    endpoint.path = text.substr(kUnix.size());
+    return endpoint;
+  }
+  return Status(EINVAL, "address '" + std::string(text) +
+                            "' is not understood; write tcp://HOST:PORT or unix:///PATH");
+}
+
+std::string SocketAddress::ToString() const {
+  if (storage.ss_family == AF_UNIX) {
+    const auto* un = reinterpret_cast<const sockaddr_un*>(&storage);
+    const size_t most =
+        length > offsetof(sockaddr_un, sun_path) ? length - offsetof(sockaddr_un, sun_path) : 0;
+    const std::string path(un->sun_path, strnlen(un->sun_path, most));
+    return path.empty() ? "unix:" : "unix://" + path;
+  }
+  char host[INET6_ADDRSTRLEN] = "";
+  Endpoint endpoint;
+  if (storage.ss_family == AF_INET6) {
+    inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_addr, host,
+              sizeof(host));
+  } else {
+    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(&storage)->sin_addr, host,
+              sizeof(host));
+  }
+  endpoint.host = host;
+  endpoint.port = PortOf(storage);
+  return endpoint.ToString();
+}
+
+Result<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint) {
+  std::vector<SocketAddress> addresses;
+  if (endpoint.kind == Endpoint::Kind::kUnix) {
+    Result<SocketAddress> address = UnixAddress(endpoint.path);
+    if (!address.ok()) return address.status();
+    addresses.push_back(*address);
+    return addresses;
+  }
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICSERV | (endpoint.host.empty() ? AI_PASSIVE : 0);
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(endpoint.host.empty() ? nullptr : endpoint.host.c_str(),
+                                std::to_string(endpoint.port).c_str(), &hints, &found);
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> guard(found, freeaddrinfo);
+  if (error != 0) {
+    return Status(error == EAI_SYSTEM ? errno : EHOSTUNREACH,
+                  "cannot resolve host '" + endpoint.host + "': " + gai_strerror(error) +
+                      "; check the name or give an address");
+  }
+  for (const addrinfo* info = found; info != nullptr; info = info->ai_next) {
+    SocketAddress address;
+    std::memcpy(&address.storage, info->ai_addr, info->ai_addrlen);
+    address.length = info->ai_addrlen;
+    addresses.push_back(address);
+  }
+  return addresses;
+}
+
+void ApplySettings(int fd, const SocketSettings& settings) {
+  // On a unix socket these are refused, and not needed: its peer cannot vanish silently.
+  SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  SetOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, static_cast<int>(settings.notsent_lowat));
+  if (settings.dead_peer_ms == 0) return;
+  constexpr int kProbes = 3;
+  const int interval_s =
+      std::max(1, static_cast<int>(settings.dead_peer_ms / 1000 / (kProbes + 1)));
+  SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, interval_s);
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval_s);
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, kProbes);
+  SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(settings.dead_peer_ms));
+}
+
+Result<UniqueFd> Listen(const Endpoint& endpoint, Endpoint* bound) {
+  const std::string what = "cannot listen on " + endpoint.ToString();
+  Result<std::vector<SocketAddress>> addresses = Resolve(endpoint);
+  if (!addresses.ok()) return addresses.status();
+  SocketAddress address = addresses->front();
+  const int family = address.storage.ss_family;
+  UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return Failed(what, errno);
+  if (family == AF_UNIX) {
+    RemoveStaleSocket(address, endpoint.path);
+  } else {
+    // A restarted server must not wait for its predecessor's connections to time out.
+    SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  }
+  auto* name = reinterpret_cast<sockaddr*>(&address.storage);
+  if (bind(fd.get(), name, address.length) != 0 || listen(fd.get(), kBacklog) != 0) {
+    const int error = errno;
+    Status status = Failed(what, error);
+    if (error != EADDRINUSE) return status;
+    return Status(error, status.message() + "; choose another, or stop the server that uses it");
+  }
+  if (bound != nullptr) {
+    *bound = endpoint;
+    address.length = sizeof(address.storage);
+    if (family != AF_UNIX && getsockname(fd.get(), name, &address.length) == 0) {
+      bound->port = PortOf(address.storage);
+    }
+  }
+  return fd;
+}
+
+Result<UniqueFd> Accept(int listener, SocketAddress* peer) {
+  SocketAddress address;
+  address.length = sizeof(address.storage);
+  UniqueFd fd(accept4(listener, reinterpret_cast<sockaddr*>(&address.storage), &address.length,
+                      SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!fd) return Failed("cannot accept a connection", errno);
+  if (peer != nullptr) *peer = address;
+  return fd;
+}
+
+Result<UniqueFd> Connect(const SocketAddress& address) {
+  const std::string what = "cannot connect to " + address.ToString();
+  UniqueFd fd(socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return Failed(what, errno);
+  const auto* name = reinterpret_cast<const sockaddr*>(&address.storage);
+  if (connect(fd.get(), name, address.length) != 0 && errno != EINPROGRESS) {
+    return Failed(what, errno);
+  }
+  return fd;
+}
+
+int ConnectError(int fd) {
+  int error = 0;
+  socklen_t size = sizeof(error);
+  if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return errno;
+  if (error != 0) return error;
+  sockaddr_storage peer;
+  size = sizeof(peer);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) == 0) return 0;
+  return errno == ENOTCONN ? EINPROGRESS : errno;
+}
+
+}  // namespace cloudblk

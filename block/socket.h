@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Stream sockets, TCP and unix, as the engine, the proxy and the tools use them: non-blocking,
+// close-on-exec.
+#ifndef CLOUDBLK_BLOCK_SOCKET_H_
+#define CLOUDBLK_BLOCK_SOCKET_H_
+
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "block/status.h"
+
+namespace cloudblk {
+
+// Owns a descriptor.
+class UniqueFd {
+ public:
+  UniqueFd() = default;
+  explicit UniqueFd(int fd) : fd_(fd) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(other.release()) {}
+  UniqueFd& operator=(UniqueFd&& other) noexcept {
+    reset(other.release());
+    return *this;
+  }
+  ~UniqueFd() { reset(); }
+
+  int get() const { return fd_; }
+  explicit operator bool() const { return fd_ >= 0; }
+  int release() { return std::exchange(fd_, -1); }
+  void reset(int fd = -1);
+
+ private:
+  int fd_ = -1;
+};
+
+// Where to connect or listen.
+struct Endpoint {
+  enum class Kind { kTcp, kUnix };
+  Kind kind = Kind::kTcp;
+  std::string host;   // name or address, without brackets; empty: every address of this host
+  uint16_t port = 0;  // 0: the kernel chooses (listen only)
+  std::string path;   // kUnix
+
+  bool operator==(const Endpoint&) const = default;
+  // As ParseEndpoint reads it.
+  std::string ToString() const;
+};
+
+// `tcp://HOST:PORT`, `tcp://[V6]:PORT` or `unix:///PATH`.
+Result<Endpoint> ParseEndpoint(std::string_view text);
+
+// `HOST[:PORT]` or `[V6][:PORT]`, into a TCP endpoint.
+Result<Endpoint> ParseHostPort(std::string_view text, uint16_t default_port);
+
+// What a socket call takes, for one resolved address.
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+
+  // `tcp://ADDRESS:PORT` or `unix:///PATH`; `unix:` for an unnamed one.
+  std::string ToString() const;
+};
+
+// Every address of the endpoint in the resolver's order, at least one. Blocks on the name service.
+Result<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint);
+
+// What a data connection is set to. Failures are ignored: a connection without them works.
+struct SocketSettings {
+  // Unsent bytes that the kernel may hold: what waits there can no longer be overtaken.
+  uint32_t notsent_lowat = 128 << 10;
+  // A peer that acknowledges nothing for so long is gone; also the rhythm of keepalives. 0: leave.
+  uint32_t dead_peer_ms = 30'000;
+};
+void ApplySettings(int fd, const SocketSettings& settings);
+
+// A listening socket. *bound, if not null, gets the endpoint with the port that the kernel chose.
+// A unix socket file that nobody listens on any more is replaced.
+Result<UniqueFd> Listen(const Endpoint& endpoint, Endpoint* bound);
+
+// The next connection. errno EAGAIN when there is none. *peer may be null.
+Result<UniqueFd> Accept(int listener, SocketAddress* peer);
+
+// Starts to connect: watch for writability and ask ConnectError then.
+Result<UniqueFd> Connect(const SocketAddress& address);
+
+// 0 once connected, EINPROGRESS while under way, else what the connection failed with.
+int ConnectError(int fd);
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_BLOCK_SOCKET_H_

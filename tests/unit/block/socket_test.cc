@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "block/socket.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+
+namespace cloudblk {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Endpoint, ReadsWhatItWrites) {
+  for (const char* text : {"tcp://127.0.0.1:9810", "tcp://[::1]:1", "tcp://host.example:65535",
+                           "tcp://:0", "unix:///run/a b"}) {
+    Result<Endpoint> endpoint = ParseEndpoint(text);
+    ASSERT_TRUE(endpoint.ok()) << text << ": " << endpoint.status().message();
+    EXPECT_EQ(endpoint->ToString(), text);
+  }
+}
+
+TEST(Endpoint, RefusesWhatItCannotRead) {
+  for (const char* text : {"", "host:1", "tcp://host", "tcp://host:", "tcp://host:65536",
+                           "tcp://host:-1", "tcp://[::1]", "tcp://[::1", "tcp://::1:5",
+                           "tcp://[::1]x:1", "unix://relative", "unix:/x", "tcp://host:1x"}) {
+    const Result<Endpoint> endpoint = ParseEndpoint(text);
+    ASSERT_FALSE(endpoint.ok()) << text;
+    EXPECT_EQ(endpoint.status().error(), EINVAL);
+    EXPECT_THAT(endpoint.status().message(), HasSubstr("write ")) << text;
+  }
+}
+
+void ExpectConnected(const Endpoint& bound, int listener) {
+  Result<std::vector<SocketAddress>> addresses = Resolve(bound);
+  ASSERT_TRUE(addresses.ok()) << addresses.status().message();
+  Result<UniqueFd> client = Connect(addresses->front());
+  ASSERT_TRUE(client.ok()) << client.status().message();
+  pollfd ready{.fd = client->get(), .events = POLLOUT, .revents = 0};
+  ASSERT_EQ(poll(&ready, 1, 10'000), 1);
+  EXPECT_EQ(ConnectError(client->get()), 0);
+  ApplySettings(client->get(), {});
+  SocketAddress peer;
+  Result<UniqueFd> server = Accept(listener, &peer);
+  ASSERT_TRUE(server.ok()) << server.status().message();
+  ASSERT_EQ(write(server->get(), "y", 1), 1);
+  char byte = 0;
+  EXPECT_EQ(read(client->get(), &byte, 1), 1);
+  EXPECT_EQ(byte, 'y');
+  EXPECT_EQ(Accept(listener, nullptr).status().error(), EAGAIN);
+}
+
+TEST(Socket, ListensOnAPortOfTheKernelsChoice) {
+  Endpoint bound;
+  Result<UniqueFd> listener = Listen(*ParseEndpoint("tcp://127.0.0.1:0"), &bound);
+  ASSERT_TRUE(listener.ok()) << listener.status().message();
+  EXPECT_NE(bound.port, 0);
+  ExpectConnected(bound, listener->get());
+  const Result<UniqueFd> second = Listen(bound, nullptr);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().error(), EADDRINUSE);
+}
+
+TEST(Socket, ReplacesAStaleUnixSocketButNotALiveOne) {
+  char folder[] = "/tmp/cloudblk-socket-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/s";
+  const Endpoint endpoint = *ParseEndpoint("unix://" + path);
+  {
+    Result<UniqueFd> listener = Listen(endpoint, nullptr);
+    ASSERT_TRUE(listener.ok()) << listener.status().message();
+    EXPECT_EQ(Listen(endpoint, nullptr).status().error(), EADDRINUSE);
+  }
+  Endpoint bound;
+  Result<UniqueFd> listener = Listen(endpoint, &bound);
+  ASSERT_TRUE(listener.ok()) << listener.status().message();
+  EXPECT_EQ(bound, endpoint);
+  ExpectConnected(bound, listener->get());
+  unlink(path.c_str());
+  rmdir(folder);
+}
+
+TEST(Socket, AUnixPathThatIsTooLongIsNamed) {
+  const Result<UniqueFd> listener =
+      Listen(*ParseEndpoint("unix:///" + std::string(200, 'x')), nullptr);
+  ASSERT_FALSE(listener.ok());
+  EXPECT_THAT(listener.status().message(), HasSubstr("too long"));
+}
+
+TEST(Socket, ARefusedConnectionSaysSo) {
+  Endpoint bound;
+  {
+    Result<UniqueFd> listener = Listen(*ParseEndpoint("tcp://127.0.0.1:0"), &bound);
+    ASSERT_TRUE(listener.ok());
+  }
+  Result<UniqueFd> client = Connect(Resolve(bound)->front());
+  if (!client.ok()) {
+    EXPECT_EQ(client.status().error(), ECONNREFUSED);
+    return;
+  }
+  pollfd ready{.fd = client->get(), .events = POLLOUT, .revents = 0};
+  ASSERT_EQ(poll(&ready, 1, 10'000), 1);
+  EXPECT_EQ(ConnectError(client->get()), ECONNREFUSED);
+}
+
+}  // namespace
+}  // namespace cloudblk

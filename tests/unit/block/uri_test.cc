@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "block/uri.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+namespace cloudblk {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(ServerUri, SeveralHostsWithAndWithoutPort) {
+  Result<ServerUri> uri = ParseServerUri("cloudblk://a,b:7,[::1],[fe80::2]:9/disk%201");
+  ASSERT_TRUE(uri.ok()) << uri.status().message();
+  EXPECT_EQ(uri->volume, "disk 1");
+  ASSERT_EQ(uri->endpoints.size(), 4u);
+  EXPECT_EQ(uri->endpoints[0].ToString(), "tcp://a:9810");
+  EXPECT_EQ(uri->endpoints[1].ToString(), "tcp://b:7");
+  EXPECT_EQ(uri->endpoints[2].ToString(), "tcp://[::1]:9810");
+  EXPECT_EQ(uri->endpoints[3].ToString(), "tcp://[fe80::2]:9");
+}
+
+TEST(ServerUri, UnixSocket) {
+  Result<ServerUri> uri = ParseServerUri("cloudblk+unix:///pool/disk?socket=/run/a%2Cb");
+  ASSERT_TRUE(uri.ok()) << uri.status().message();
+  EXPECT_EQ(uri->volume, "pool/disk");
+  ASSERT_EQ(uri->endpoints.size(), 1u);
+  EXPECT_EQ(uri->endpoints[0].ToString(), "unix:///run/a,b");
+}
+
+TEST(ServerUri, SchemesOfLaterBuildsAreKnown) {
+  for (const char* text :
+       {"nbd://h/x", "nbds://h/x", "nbd+unix:///x?socket=/s", "cloudblks://h/v"}) {
+    const Result<ServerUri> uri = ParseServerUri(text);
+    ASSERT_FALSE(uri.ok()) << text;
+    EXPECT_EQ(uri.status().error(), ENOTSUP);
+    EXPECT_THAT(uri.status().message(), HasSubstr("not supported by this build yet"));
+  }
+}
+
+TEST(ServerUri, RefusesWhatItCannotRead) {
+  for (const char* text :
+       {"", "host/volume", "http://host/volume", "cloudblk://host", "cloudblk://host/",
+        "cloudblk:///volume", "cloudblk://a,/volume", "cloudblk://a:0/volume",
+        "cloudblk://a:x/volume", "cloudblk://a/v%2", "cloudblk://a/v%00", "cloudblk://a/v%zz",
+        "cloudblk://a/v%ff", "cloudblk://a/v?x=1", "cloudblk+unix://h/v?socket=/s",
+        "cloudblk+unix:///v", "cloudblk+unix:///v?socket=s", "cloudblk+unix:///?socket=/s"}) {
+    const Result<ServerUri> uri = ParseServerUri(text);
+    ASSERT_FALSE(uri.ok()) << text;
+    EXPECT_EQ(uri.status().error(), EINVAL) << text;
+    EXPECT_THAT(uri.status().message(), HasSubstr("write cloudblk://")) << text;
+    EXPECT_EQ(uri.status().message().find('\n'), std::string::npos);
+  }
+}
+
+TEST(ServerUri, VolumeNameLengthIsBounded) {
+  EXPECT_TRUE(ParseServerUri("cloudblk://a/" + std::string(255, 'x')).ok());
+  EXPECT_FALSE(ParseServerUri("cloudblk://a/" + std::string(256, 'x')).ok());
+}
+
+}  // namespace
+}  // namespace cloudblk
