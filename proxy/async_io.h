@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The kernel's asynchronous file I/O, as one loop thread uses it for all its volumes: libaio or
+// io_uring. Operations are queued and go to the kernel with one system call per batch.
+#ifndef CLOUDBLK_PROXY_ASYNC_IO_H_
+#define CLOUDBLK_PROXY_ASYNC_IO_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "block/event_loop.h"
+#include "block/status.h"
+
+namespace cloudblk::proxy {
+
+struct IoOp;
+
+// Told of each transfer that ended, on the loop's thread, never from inside Queue.
+class AsyncIoSink {
+ public:
+  // `result`: bytes transferred (may be short), or -errno.
+  virtual void OnTransferred(IoOp* op, int64_t result) = 0;
+
+ protected:
+  ~AsyncIoSink() = default;
+};
+
+struct Transfer {
+  int fd = -1;
+  bool write = false;
+  uint8_t* data = nullptr;
+  uint32_t length = 0;  // bytes
+  uint64_t offset = 0;  // bytes
+  AsyncIoSink* sink = nullptr;
+  IoOp* op = nullptr;
+};
+
+class AsyncIo {
+ public:
+  static constexpr unsigned kDepth = 1024;  // in the kernel at a time; the rest waits here
+
+  virtual ~AsyncIo() = default;
+  virtual void Queue(const Transfer& transfer) = 0;
+  // Hands what is queued to the kernel.
+  virtual void Kick() = 0;
+};
+
+// `loop` must outlive the object; nothing may be under way when it is destroyed.
+Result<std::unique_ptr<AsyncIo>> NewLibaio(EventLoop* loop);
+Result<std::unique_ptr<AsyncIo>> NewUring(EventLoop* loop);
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_ASYNC_IO_H_

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a storage library has to offer to be a volume's backend. One Backend per volume; operations
+// come from every loop thread, each with that thread's LoopContext.
+#ifndef CLOUDBLK_PROXY_BACKEND_H_
+#define CLOUDBLK_PROXY_BACKEND_H_
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "block/status.h"
+#include "proxy-protocol/wire.h"
+#include "proxy/buffer_pool.h"
+
+namespace cloudblk::proxy {
+
+class Backend;
+class LoopContext;
+struct IoOp;
+
+// Told of finished operations, on the loop thread that submitted them.
+class IoSink {
+ public:
+  virtual void OnIoDone(IoOp* op) = 0;
+
+ protected:
+  ~IoSink() = default;
+};
+
+// One operation. The submitter owns it and what it points to until it is done.
+struct IoOp {
+  // Set by the submitter.
+  wire::Operation kind{};
+  bool fua = false;                     // WRITE, WRITE_ZEROES: durable when done
+  bool hole_allowed = false;            // READ: `hole` may be answered instead of data
+  bool stable_data = false;             // READ: the data may not change while it is being sent
+  uint64_t offset = 0;                  // READ, WRITE: bytes
+  uint32_t length = 0;                  // READ, WRITE: bytes
+  uint64_t generation = 0;              // FLUSH, FUA: what the connection was told at its OPEN
+  std::span<const wire::Range> ranges;  // DISCARD, WRITE_ZEROES
+  Buffer buffer;                        // WRITE: the data, aligned
+  IoSink* sink = nullptr;
+
+  // Set by the backend when it is done.
+  int result = 0;     // 0 or -errno
+  bool hole = false;  // READ: all zeros; `data` is null
+  const uint8_t* data =
+      nullptr;  // READ: `length` bytes, in `buffer` or in the backend's own memory
+
+  // The backend's own while the operation is under way.
+  Backend* backend = nullptr;
+  LoopContext* context = nullptr;
+  uint32_t transferred = 0;  // bytes
+  IoOp* next = nullptr;
+};
+
+// What a client may rely on; constant once the volume is open.
+struct Geometry {
+  uint64_t size = 0;                   // bytes, a multiple of logical_block_size
+  uint32_t logical_block_size = 512;   // bytes
+  uint32_t physical_block_size = 512;  // bytes
+  uint32_t optimal_io_size = 0;        // bytes
+  uint32_t discard_granularity = 0;    // bytes
+  bool read_only = false;
+  bool discard = true;
+  bool write_zeroes = true;
+  bool write_cache = true;  // done is durable only after a FLUSH
+  bool rotational = false;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  const Geometry& geometry() const { return geometry_; }
+  const wire::Uuid& uuid() const { return uuid_; }
+  // Changes exactly when writes that were done but not flushed may have been lost. Any thread.
+  uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
+
+  // Makes what `context` needs so that this backend can be used on its loop. At start-up.
+  virtual Status Prepare(LoopContext& context) = 0;
+
+  // Starts an operation that lies within the volume and is aligned. True: it is done already and
+  // the sink will not be told. False: the sink is told later, never from inside Submit. What is
+  // queued for the kernel goes there with LoopContext::Kick.
+  virtual bool Submit(LoopContext& context, IoOp* op) = 0;
+
+  // --- Ownership. Called with the volume's ownership lock held, so one at a time.
+
+  // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.
+  virtual Status AcquireExclusive() { return Status::Ok(); }
+  virtual void ReleaseExclusive() {}
+  // Keeps a short text (who may write) where the volume lives, so that it outlives this process.
+  // An empty text removes it. An error says why it cannot be kept.
+  virtual Status StoreOwner(const std::string&) { return Status::Ok(); }
+  virtual std::string LoadOwner() { return {}; }
+
+ protected:
+  Geometry geometry_;
+  wire::Uuid uuid_;
+  std::atomic<uint64_t> generation_{0};
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_BACKEND_H_

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The backends there are, each in a file of its own.
+#ifndef CLOUDBLK_PROXY_BACKENDS_BACKENDS_H_
+#define CLOUDBLK_PROXY_BACKENDS_BACKENDS_H_
+
+#include <memory>
+#include <string>
+
+#include "block/status.h"
+#include "proxy/backend.h"
+#include "proxy/backend_uri.h"
+
+namespace cloudblk::proxy {
+
+// Opens the storage that `uri` names for the volume `volume`. The error is one line for the user.
+Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const std::string& uri);
+
+// One per scheme; they take their options from `uri`.
+Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUri uri);
+Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri);
+
+// A random UUID, and a random number.
+wire::Uuid RandomUuid();
+uint64_t Random64();
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_BACKENDS_BACKENDS_H_

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "proxy/backends/file.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <spdlog/spdlog.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <utility>
+
+#include "proxy/backends/backends.h"
+#include "proxy/loop_context.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+constexpr size_t kZeroes = 1 << 20;
+// Not const: zeros in .bss cost nothing on disk.
+alignas(4096) uint8_t zeroes[kZeroes];
+
+int64_t CoarseNowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
+
+// Buffered transfers each take a thread; of the rest (syncs, discards) few run at a time.
+size_t WorkersFor(bool buffered) { return buffered ? 16 : 4; }
+
+}  // namespace
+
+File::File(const FileOptions& options, OpenedFile file)
+    : name_(options.volume),
+      options_(options),
+      file_(std::move(file)),
+      engine_(options.uring  ? Engine::kUring
+              : file_.direct ? Engine::kLibaio
+                             : Engine::kThreads),
+      usable_size_(file_.geometry.size),
+      file_generation_(file_.fd),
+      syncs_(
+          &workers_, this, [this] { return fdatasync(file_.fd) == 0 ? 0 : -errno; },
+          [this](int error) { Latch(error); }),
+      workers_(WorkersFor(engine_ == Engine::kThreads)) {
+  geometry_ = file_.geometry;
+  uuid_ = file_.uuid;
+  generation_ = file_generation_.value();
+}
+
+Status File::Prepare(LoopContext& context) {
+  switch (engine_) {
+    case Engine::kLibaio:
+      return context.NeedLibaio();
+    case Engine::kUring:
+      return context.NeedUring();
+    case Engine::kThreads:
+      return Status::Ok();
+  }
+  return Status::Ok();
+}
+
+bool File::Submit(LoopContext& context, IoOp* op) {
+  op->backend = this;
+  op->context = &context;
+  op->transferred = 0;
+  op->result = 0;
+  switch (op->kind) {
+    case wire::Operation::kRead:
+    case wire::Operation::kWrite:
+      if (IsBeyondFile(op->offset + op->length)) {
+        op->result = -EIO;
+        return true;
+      }
+      if (op->kind == wire::Operation::kRead) {
+        op->buffer = context.buffers().Get(op->length);
+        if (op->buffer.data == nullptr) {
+          op->result = -ENOMEM;
+          return true;
+        }
+        op->data = op->buffer.data;
+      }
+      QueueTransfer(op);
+      return false;
+    case wire::Operation::kFlush:
+      syncs_.Add(op);
+      return false;
+    case wire::Operation::kDiscard:
+    case wire::Operation::kWriteZeroes:
+      workers_.Run([this, op] { RunRanges(op); });
+      return false;
+  }
+  op->result = -EINVAL;
+  return true;
+}
+
+void File::QueueTransfer(IoOp* op) {
+  if (engine_ == Engine::kThreads) {
+    workers_.Run([this, op] { RunTransfer(op); });
+    return;
+  }
+  Transfer transfer;
+  transfer.fd = file_.fd;
+  transfer.write = op->kind == wire::Operation::kWrite;
+  transfer.data = op->buffer.data + op->transferred;
+  transfer.length = op->length - op->transferred;
+  transfer.offset = op->offset + op->transferred;
+  transfer.sink = this;
+  transfer.op = op;
+  AsyncIo& io = engine_ == Engine::kUring ? op->context->uring() : op->context->libaio();
+  io.Queue(transfer);
+}
+
+void File::OnTransferred(IoOp* op, int64_t result) {
+  if (result == -EINTR || result == -EAGAIN)
+    result = 0;
+  else if (result == 0)
+    result = -ENODATA;
+  if (result < 0) {
+    Finish(op, static_cast<int>(result));
+    return;
+  }
+  op->transferred += static_cast<uint32_t>(result);
+  if (op->transferred == op->length) {
+    Finish(op, 0);
+    return;
+  }
+  // Short: go on behind it, but not where direct I/O cannot.
+  if (file_.direct && op->transferred % geometry_.logical_block_size != 0) {
+    Finish(op, -ENODATA);
+    return;
+  }
+  QueueTransfer(op);
+  op->context->Kick();
+}
+
+void File::Finish(IoOp* op, int result) {
+  if (result == -ENODATA) {
+    // The file ends before the volume does.
+    NoteSize();
+    result = -EIO;
+  }
+  op->result = result;
+  if (result != 0) LogFirst(-result, *op);
+  if (result == 0 && op->fua) {
+    syncs_.Add(op);
+    return;
+  }
+  op->sink->OnIoDone(op);
+}
+
+void File::RunTransfer(IoOp* op) {
+  const bool write = op->kind == wire::Operation::kWrite;
+  int error = 0;
+  while (op->transferred < op->length && error == 0) {
+    uint8_t* const data = op->buffer.data + op->transferred;
+    const uint32_t length = op->length - op->transferred;
+    const auto offset = static_cast<off_t>(op->offset + op->transferred);
+    const ssize_t n =
+        write ? pwrite(file_.fd, data, length, offset) : pread(file_.fd, data, length, offset);
+    if (n > 0) op->transferred += static_cast<uint32_t>(n);
+    if (n == 0) error = -ENODATA;
+    if (n < 0 && errno != EINTR) error = -errno;
+  }
+  op->context->loop().Post([this, op, error] { Finish(op, error); });
+}
+
+void File::RunRanges(IoOp* op) {
+  for (const wire::Range& range : op->ranges) {
+    if (IsBeyondFile(range.offset + range.length)) {
+      op->result = -EIO;
+    } else {
+      op->result = op->kind == wire::Operation::kDiscard ? Discard(range) : WriteZeroes(range);
+    }
+    if (op->result != 0) {
+      LogFirst(-op->result, *op);
+      break;
+    }
+  }
+  if (op->result == 0 && op->fua) {
+    syncs_.Add(op);
+    return;
+  }
+  op->next = nullptr;
+  PostDone(op);
+}
+
+int File::Allocate(int mode, const wire::Range& range) {
+  int result;
+  do {
+    result = fallocate(file_.fd, mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
+                       static_cast<off_t>(range.length));
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : -errno;
+}
+
+int File::Discard(const wire::Range& range) {
+  if (range.length == 0) return 0;
+  int error;
+  if (file_.block_device) {
+    uint64_t bounds[2] = {range.offset, range.length};
+    error = ioctl(file_.fd, BLKDISCARD, bounds) == 0 ? 0 : -errno;
+  } else {
+    error = Allocate(FALLOC_FL_PUNCH_HOLE, range);
+  }
+  // A storage that will not discard has done all that DISCARD asks for.
+  return error == -EOPNOTSUPP ? 0 : error;
+}
+
+int File::WriteZeroes(const wire::Range& range) {
+  if (range.length == 0) return 0;
+  if ((range.flags & wire::RangeFlag::kUnmap) != 0 && geometry_.discard) {
+    const int error = Allocate(FALLOC_FL_PUNCH_HOLE, range);
+    if (error != -EOPNOTSUPP) return error;
+  }
+  if (zero_range_works_.load(std::memory_order_relaxed)) {
+    const int error = Allocate(FALLOC_FL_ZERO_RANGE, range);
+    if (error != -EOPNOTSUPP) return error;
+    zero_range_works_.store(false, std::memory_order_relaxed);
+  }
+  return WritePlainZeroes(range.offset, range.length);
+}
+
+int File::WritePlainZeroes(uint64_t offset, uint64_t length) {
+  while (length > 0) {
+    const ssize_t n =
+        pwrite(file_.fd, zeroes, std::min<uint64_t>(length, kZeroes), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n == 0 ? -EIO : -errno;
+    offset += static_cast<uint64_t>(n);
+    length -= static_cast<uint64_t>(n);
+  }
+  return 0;
+}
+
+void File::Latch(int error) {
+  generation_.store(file_generation_.Advance(), std::memory_order_release);
+  spdlog::error(
+      "volume '{}': cannot flush {}: {}; writes since the last flush may be lost, and "
+      "flushes of the clients that are connected now fail",
+      name_, options_.path, strerror(-error));
+}
+
+// A write behind the end of a file that shrank would make it long again, with zeros where data was:
+// so the size is looked at now and then, and what lies beyond the least that was seen fails.
+bool File::IsBeyondFile(uint64_t end) {
+  if (!file_.block_device) {
+    const int64_t now = CoarseNowNs();
+    if (size_checked_.exchange(now, std::memory_order_relaxed) != now) NoteSize();
+  }
+  return end > usable_size_.load(std::memory_order_relaxed);
+}
+
+void File::NoteSize() {
+  struct stat info {};
+  if (file_.block_device || fstat(file_.fd, &info) != 0) return;
+  const auto size = static_cast<uint64_t>(info.st_size);
+  uint64_t known = usable_size_.load(std::memory_order_relaxed);
+  while (size < known) {
+    if (!usable_size_.compare_exchange_weak(known, size)) continue;
+    spdlog::error(
+        "volume '{}': {} shrank to {} bytes, below the volume's {}: requests beyond that "
+        "fail; restore the file and restart the proxy",
+        name_, options_.path, size, geometry_.size);
+    return;
+  }
+}
+
+void File::LogFirst(int error, const IoOp& op) {
+  const uint64_t bit = uint64_t{1} << (error & 63);
+  if ((errors_logged_.fetch_or(bit, std::memory_order_relaxed) & bit) != 0) return;
+  spdlog::error(
+      "volume '{}': {} of {} bytes at {} of {} failed: {} (further errors of this kind "
+      "are not logged)",
+      name_, wire::Name(op.kind), op.length, op.offset, options_.path, strerror(error));
+}
+
+Status File::AcquireExclusive() { return LockFile(file_.fd, options_.path, geometry_.read_only); }
+
+void File::ReleaseExclusive() { UnlockFile(file_.fd); }
+
+Status File::StoreOwner(const std::string& text) {
+  if (geometry_.read_only) return Status::Ok();
+  const int error = SetAttribute(file_.fd, "owner", text);
+  if (error == 0) return Status::Ok();
+  return Status(error, std::string("no extended attribute can be set on ") + options_.path + ": " +
+                           strerror(error));
+}
+
+std::string File::LoadOwner() {
+  return geometry_.read_only ? std::string() : GetAttribute(file_.fd, "owner");
+}
+
+Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri) {
+  Result<FileOptions> options = ParseFileOptions(volume, std::move(uri));
+  if (!options.ok()) return options.status();
+  Result<OpenedFile> file = OpenVolumeFile(*options);
+  if (!file.ok()) return file.status();
+  WaitForPredecessor(file->fd, options->path);
+  return std::unique_ptr<Backend>(std::make_unique<File>(*options, std::move(*file)));
+}
+
+}  // namespace cloudblk::proxy

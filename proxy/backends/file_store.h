@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a file volume is, apart from its data: how the file is opened, which disk it is, who holds
+// it. All of this happens at open and close only.
+#ifndef CLOUDBLK_PROXY_BACKENDS_FILE_STORE_H_
+#define CLOUDBLK_PROXY_BACKENDS_FILE_STORE_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "block/status.h"
+#include "proxy/backend.h"
+#include "proxy/backend_uri.h"
+
+namespace cloudblk::proxy {
+
+struct FileOptions {
+  std::string volume;
+  std::string path;
+  std::optional<uint64_t> size;  // bytes
+  std::optional<uint32_t> logical_block_size;
+  bool create = false;
+  bool direct = true;
+  bool read_only = false;
+  bool uring = false;
+};
+
+// EINVAL with one line for the user.
+Result<FileOptions> ParseFileOptions(const std::string& volume, BackendUri uri);
+
+// An open file, closed by the destructor.
+struct OpenedFile {
+  OpenedFile() = default;
+  OpenedFile(OpenedFile&& other) noexcept { *this = std::move(other); }
+  OpenedFile& operator=(OpenedFile&& other) noexcept;
+  ~OpenedFile();
+
+  int fd = -1;
+  bool direct = false;
+  bool block_device = false;
+  Geometry geometry;
+  wire::Uuid uuid;
+};
+
+// Opens (or creates) the file, finds out its geometry and identity, and falls back to buffered I/O
+// where direct I/O is refused, which is logged.
+Result<OpenedFile> OpenVolumeFile(const FileOptions& options);
+
+// Waits a few seconds for another process to let the file go: at start-up that is the predecessor
+// of this one, dying.
+void WaitForPredecessor(int fd, const std::string& path);
+
+// A lock of the open file (F_OFD_SETLK), for writing or, if read_only, against writers. EBUSY.
+// It goes away with the last reference to the open file, which the kernel keeps for I/O that is
+// still under way: who gets the lock knows that nothing of a dead holder can land any more.
+Status LockFile(int fd, const std::string& path, bool read_only);
+void UnlockFile(int fd);
+
+// The generation of a file's volume: changes with the host's boot (unflushed writes are in the
+// host's memory) and with each failed sync, also across restarts of this process.
+class FileGeneration {
+ public:
+  explicit FileGeneration(int fd);
+  uint64_t value() const { return value_; }
+  // A sync failed: a new value, kept with the file where it can be.
+  uint64_t Advance();
+
+ private:
+  void Compute();
+
+  const int fd_;
+  std::string boot_id_;
+  uint64_t failures_ = 0;
+  uint64_t value_ = 0;
+};
+
+// Extended attributes "user.cloudblk.NAME" of the file. Set: 0 or errno; an empty value removes.
+int SetAttribute(int fd, const char* name, const std::string& value);
+std::string GetAttribute(int fd, const char* name);
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_BACKENDS_FILE_STORE_H_

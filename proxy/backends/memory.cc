@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// memory:?size=1G[&logical-block-size=512]: a volume that lives and dies with this process.
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "proxy/backends/backends.h"
+#include "proxy/loop_context.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+// Holes are known by blocks of this many bytes.
+constexpr uint64_t kHoleBlock = 65536;
+
+class Memory final : public Backend {
+ public:
+  // Takes over a fresh private mapping of `geometry.size` bytes.
+  Memory(uint8_t* base, const Geometry& geometry)
+      : base_(base), written_((geometry.size + kHoleBlock - 1) / kHoleBlock) {
+    geometry_ = geometry;
+    uuid_ = RandomUuid();
+    generation_ = Random64();
+  }
+  ~Memory() override { munmap(base_, geometry_.size); }
+
+  Status Prepare(LoopContext&) override { return Status::Ok(); }
+
+  bool Submit(LoopContext& context, IoOp* op) override {
+    op->result = Run(context, op);
+    return true;
+  }
+
+ private:
+  int Run(LoopContext& context, IoOp* op);
+  bool IsHole(uint64_t offset, uint64_t length) const;
+  void MarkWritten(uint64_t offset, uint64_t length);
+  int Deallocate(uint64_t offset, uint64_t length);
+
+  uint8_t* const base_;
+  // Shared by all loops: whether a block may hold anything but zeros.
+  std::vector<std::atomic<bool>> written_;
+};
+
+int Memory::Run(LoopContext& context, IoOp* op) {
+  switch (op->kind) {
+    case wire::Operation::kRead:
+      if (op->hole_allowed && IsHole(op->offset, op->length)) {
+        op->hole = true;
+        return 0;
+      }
+      if (!op->stable_data) {
+        // The reply goes out from the volume itself. What another request writes meanwhile may show
+        // in it, which is as good an order of the two as any.
+        op->data = base_ + op->offset;
+        return 0;
+      }
+      op->buffer = context.buffers().Get(op->length);
+      if (op->buffer.data == nullptr) return -ENOMEM;
+      memcpy(op->buffer.data, base_ + op->offset, op->length);
+      op->data = op->buffer.data;
+      return 0;
+    case wire::Operation::kWrite:
+      MarkWritten(op->offset, op->length);
+      memcpy(base_ + op->offset, op->buffer.data, op->length);
+      return 0;
+    case wire::Operation::kFlush:
+      return 0;
+    case wire::Operation::kDiscard:
+    case wire::Operation::kWriteZeroes:
+      for (const wire::Range& range : op->ranges) {
+        const int error = Deallocate(range.offset, range.length);
+        if (error != 0) return error;
+      }
+      return 0;
+  }
+  return -EINVAL;
+}
+
+bool Memory::IsHole(uint64_t offset, uint64_t length) const {
+  for (uint64_t block = offset / kHoleBlock; block <= (offset + length - 1) / kHoleBlock; ++block) {
+    if (written_[block].load(std::memory_order_acquire)) return false;
+  }
+  return true;
+}
+
+void Memory::MarkWritten(uint64_t offset, uint64_t length) {
+  for (uint64_t block = offset / kHoleBlock; block <= (offset + length - 1) / kHoleBlock; ++block) {
+    if (!written_[block].load(std::memory_order_relaxed)) {
+      written_[block].store(true, std::memory_order_release);
+    }
+  }
+}
+
+// Zeros, and the whole pages among them go back to the host. A block stays marked as written: a
+// write beside the range may be under way on another loop.
+int Memory::Deallocate(uint64_t offset, uint64_t length) {
+  const uint64_t end = offset + length;
+  const uint64_t first_page = std::min((offset + kPage - 1) / kPage * kPage, end);
+  const uint64_t last_page = std::max(end / kPage * kPage, first_page);
+  memset(base_ + offset, 0, first_page - offset);
+  if (last_page > first_page &&
+      madvise(base_ + first_page, last_page - first_page, MADV_DONTNEED) != 0) {
+    return -errno;
+  }
+  memset(base_ + last_page, 0, end - last_page);
+  return 0;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUri uri) {
+  Result<std::optional<uint64_t>> size = uri.TakeSize("size");
+  if (!size.ok()) return size.status();
+  Geometry geometry;
+  Result<uint32_t> block = uri.TakeBlockSize(geometry.logical_block_size);
+  if (!block.ok()) return block.status();
+  geometry.logical_block_size = *block;
+  const Status status = uri.CheckAllTaken();
+  if (!status.ok()) return status;
+  const auto bad = [&](const std::string& what) {
+    return Status(EINVAL,
+                  fmt::format("volume '{}': backend URI '{}': {}", volume, uri.text(), what));
+  };
+  if (!uri.path().empty()) return bad("memory: takes no path; write memory:?size=1G");
+  if (!*size) return bad("size= is missing; write for example memory:?size=1G");
+  geometry.size = **size;
+  geometry.physical_block_size = std::max<uint32_t>(kPage, geometry.logical_block_size);
+  geometry.discard_granularity = kPage;
+  if (geometry.size == 0 || geometry.size % geometry.logical_block_size != 0) {
+    return bad(
+        fmt::format("size must be a multiple of {} bytes and not 0", geometry.logical_block_size));
+  }
+  void* base = mmap(nullptr, geometry.size, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) {
+    return Status(errno, fmt::format("volume '{}': cannot reserve {} bytes of memory: {}", volume,
+                                     geometry.size, strerror(errno)));
+  }
+  return std::unique_ptr<Backend>(std::make_unique<Memory>(static_cast<uint8_t*>(base), geometry));
+}
+
+}  // namespace cloudblk::proxy

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Flushes of one file, merged: those that wait share the next fdatasync.
+#ifndef CLOUDBLK_PROXY_BACKENDS_SYNC_QUEUE_H_
+#define CLOUDBLK_PROXY_BACKENDS_SYNC_QUEUE_H_
+
+#include <functional>
+#include <mutex>
+
+#include "proxy/backend.h"
+#include "proxy/worker_pool.h"
+
+namespace cloudblk::proxy {
+
+class SyncQueue {
+ public:
+  // `sync` makes everything that was done before it is called durable: 0 or -errno. `failed` is
+  // called when it did not, before any operation is told, and changes the generation. Both run on
+  // a thread of `workers`, one at a time.
+  SyncQueue(WorkerPool* workers, const Backend* backend, std::function<int()> sync,
+            std::function<void(int)> failed);
+
+  // Ends `op` (on its loop) after a sync that began after this call. It fails with -EIO if that
+  // sync fails or if any failed since the operation's connection was opened (SPEC.md 10.3).
+  // Any thread.
+  void Add(IoOp* op);
+
+ private:
+  void Work();
+
+  WorkerPool* const workers_;
+  const Backend* const backend_;
+  const std::function<int()> sync_;
+  const std::function<void(int)> failed_;
+  std::mutex mutex_;
+  // Under mutex_.
+  IoOp* waiting_ = nullptr;
+  bool running_ = false;
+};
+
+// Tells the sinks of a list of operations (linked by `next`) that they are done, each on its own
+// loop. Any thread.
+void PostDone(IoOp* list);
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_BACKENDS_SYNC_QUEUE_H_

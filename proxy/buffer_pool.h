@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Aligned I/O buffers of one loop thread, in power-of-two sizes.
+#ifndef CLOUDBLK_PROXY_BUFFER_POOL_H_
+#define CLOUDBLK_PROXY_BUFFER_POOL_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace cloudblk::proxy {
+
+struct Buffer {
+  uint8_t* data = nullptr;
+  uint32_t capacity = 0;  // bytes
+};
+
+// Not thread-safe. What is handed out is bounded by the credits of the connections; what is kept
+// for reuse is bounded by kMaxKept, and by nothing once the loop has been idle (Trim).
+class BufferPool {
+ public:
+  static constexpr uint32_t kAlignment = 4096;
+  static constexpr uint32_t kLargest = 4u << 20;
+  static constexpr size_t kMaxKept = 32u << 20;  // bytes
+
+  BufferPool() = default;
+  BufferPool(const BufferPool&) = delete;
+  BufferPool& operator=(const BufferPool&) = delete;
+  ~BufferPool();
+
+  // At least `length` bytes, aligned to kAlignment; data is null if the host is out of memory.
+  // Precondition: 0 < length <= kLargest.
+  Buffer Get(uint32_t length);
+  // Takes it back and clears it; an empty buffer is ignored.
+  void Put(Buffer* buffer);
+
+  // Frees everything that is kept.
+  void Trim();
+
+  size_t kept() const { return kept_; }              // bytes
+  size_t handed_out() const { return handed_out_; }  // bytes
+  uint64_t gets() const { return gets_; }            // calls of Get so far
+
+ private:
+  static constexpr int kClasses = 11;  // 4 KiB .. 4 MiB
+
+  std::array<std::vector<uint8_t*>, kClasses> free_;
+  size_t kept_ = 0;
+  size_t handed_out_ = 0;
+  uint64_t gets_ = 0;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_BUFFER_POOL_H_

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What one loop thread lends to everything that runs on it: buffers and asynchronous I/O.
+#ifndef CLOUDBLK_PROXY_LOOP_CONTEXT_H_
+#define CLOUDBLK_PROXY_LOOP_CONTEXT_H_
+
+#include <memory>
+
+#include "block/event_loop.h"
+#include "block/status.h"
+#include "proxy/async_io.h"
+#include "proxy/buffer_pool.h"
+
+namespace cloudblk::proxy {
+
+class LoopContext {
+ public:
+  // `loop` must outlive the context. No operation may be under way when it is destroyed.
+  explicit LoopContext(EventLoop* loop);
+
+  EventLoop& loop() { return *loop_; }
+  BufferPool& buffers() { return buffers_; }
+
+  // Makes that kind of I/O available on this loop. At start-up, on any one thread.
+  Status NeedLibaio();
+  Status NeedUring();
+  // Precondition: the matching Need call succeeded.
+  AsyncIo& libaio() { return *libaio_; }
+  AsyncIo& uring() { return *uring_; }
+
+  // Hands everything that is queued to the kernel: one system call per kind of I/O.
+  void Kick();
+
+  // Called when buffers came into use: frees what is kept after the loop was idle for a while.
+  void WatchIdle();
+
+ private:
+  static constexpr int64_t kIdleNs = 2'000'000'000;
+
+  void OnIdleTimer();
+
+  EventLoop* const loop_;
+  BufferPool buffers_;
+  std::unique_ptr<AsyncIo> libaio_;
+  std::unique_ptr<AsyncIo> uring_;
+  // Loop thread only.
+  std::unique_ptr<Timer> idle_timer_;
+  bool idle_armed_ = false;
+  uint64_t gets_seen_ = 0;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_LOOP_CONTEXT_H_

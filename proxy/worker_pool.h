@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Threads for calls that block, which may not run on a loop.
+#ifndef CLOUDBLK_PROXY_WORKER_POOL_H_
+#define CLOUDBLK_PROXY_WORKER_POOL_H_
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace cloudblk::proxy {
+
+// Threads start when there is work for them, up to a limit, and stay. Each backend has its own
+// pool, so that a storage that hangs holds up nobody else's calls.
+class WorkerPool {
+ public:
+  explicit WorkerPool(size_t max_threads) : max_threads_(max_threads) {}
+  WorkerPool(const WorkerPool&) = delete;
+  WorkerPool& operator=(const WorkerPool&) = delete;
+  // Runs what was queued, then ends the threads.
+  ~WorkerPool();
+
+  // Runs fn once on one of the threads. Any thread.
+  void Run(std::function<void()> fn);
+
+ private:
+  void Work();
+
+  const size_t max_threads_;
+  std::mutex mutex_;
+  // All below: under mutex_.
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> queue_;
+  std::vector<std::thread> threads_;
+  size_t idle_ = 0;
+  bool stop_ = false;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_WORKER_POOL_H_
