@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The virtio device: properties, realize and unrealize. */
+#include "cloudblk-device.h"
+
+#include "block/block.h"
+#include "hw/virtio/virtio-bus.h"
+#include "migration/vmstate.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "standard-headers/linux/virtio_blk.h"
+#include "standard-headers/linux/virtio_ids.h"
+
+#include "cloudblk-loop.h"
+#include "cloudblk-pci.h"
+
+/* How long the farewell to the server may take. */
+#define CLOSE_TIMEOUT_MS 200
+
+#define BOOT_SUFFIX "/disk@0,0"
+
+/* ---- Session ----------------------------------------------------------------------------- */
+
+/* Tells the guest of a new size. Main loop. */
+static void config_changed(void *opaque)
+{
+    virtio_notify_config(VIRTIO_DEVICE(opaque));
+}
+
+/* From any of the loops. */
+static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value, const char *text)
+{
+    CloudblkDevice *dev = opaque;
+
+    if (kind == CLOUDBLK_EVENT_RESIZED) {
+        qatomic_set(&dev->capacity, value);
+        qemu_bh_schedule(dev->config_bh);
+    }
+}
+
+static bool open_session(CloudblkDevice *dev, Error **errp)
+{
+    CloudblkConf *conf = &dev->conf;
+    CloudblkOptions options = {
+        .size = sizeof(options),
+        .abi_version = CLOUDBLK_ABI_VERSION,
+        .server = conf->server,
+        .channels = dev->num_loops,
+        .read_only = conf->read_only,
+        .share_rw = conf->share_rw,
+        .takeover = conf->takeover,
+        .payload_crc = conf->payload_crc,
+        .open_timeout_ms = conf->open_timeout_ms,
+        .event = session_event,
+        .event_opaque = dev,
+    };
+    char message[512];
+    unsigned i;
+
+    if (cloudblk_session_open(&options, &dev->session, message, sizeof(message)) < 0) {
+        error_setg(errp, "%s", message);
+        return false;
+    }
+    dev->info.size = sizeof(dev->info);
+    cloudblk_session_info(dev->session, &dev->info);
+    for (i = 0; i < dev->num_loops; i++) {
+        dev->loops[i].channel = cloudblk_session_channel(dev->session, i);
+    }
+    return true;
+}
+
+/* Nothing may be served any more. Returns within CLOSE_TIMEOUT_MS. */
+static void close_session(CloudblkDevice *dev)
+{
+    unsigned i;
+
+    cloudblk_revoke(dev);
+    for (i = 0; i < dev->num_loops; i++) {
+        cloudblk_loop_detach(&dev->loops[i]);
+    }
+    cloudblk_session_close(dev->session, CLOSE_TIMEOUT_MS);
+    dev->session = NULL;
+}
+
+/* QEMU exits without unrealizing devices. Frees the volume for the next one who wants it. */
+static void close_at_exit(Notifier *notifier, void *data)
+{
+    CloudblkDevice *dev = container_of(notifier, CloudblkDevice, exit_notifier);
+
+    /* A regular exit has stopped the VM. After another one, from within an IOThread say, the
+       channels are in use and left as they are: the server notices. */
+    if (!dev->ioeventfd_started && qemu_in_main_thread()) {
+        close_session(dev);
+    }
+}
+
+/* ---- Realize ----------------------------------------------------------------------------- */
+
+static bool block_migration(CloudblkDevice *dev, Error **errp)
+{
+    error_setg(&dev->migration_blocker, "a cloudblk disk (%s) can neither be migrated nor saved "
+               "in a snapshot yet, unplug it first", dev->conf.server);
+    return cloudblk_compat_block_migration(&dev->migration_blocker, errp);
+}
+
+static void add_queues(CloudblkDevice *dev)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    unsigned i;
+
+    virtio_init(vdev, VIRTIO_ID_BLOCK, dev->config_size);
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        dev->queues[i].vq = virtio_add_queue(vdev, dev->conf.queue_size, cloudblk_handle_output);
+    }
+}
+
+static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(qdev);
+    unsigned i;
+
+    if (!cloudblk_config_check(dev, errp) || !cloudblk_loops_init(dev, errp)) {
+        return;
+    }
+    dev->config_bh = qemu_bh_new(config_changed, dev);
+    if (!open_session(dev, errp)) {
+        goto fail;
+    }
+    if (!cloudblk_config_init(dev, errp) || !block_migration(dev, errp)) {
+        close_session(dev);
+        goto fail;
+    }
+    dev->ioeventfd_disabled = !virtio_device_ioeventfd_enabled(VIRTIO_DEVICE(dev));
+    dev->running = runstate_is_running();
+    dev->resume_bh = qemu_bh_new(cloudblk_resume, dev);
+    /* Without the device's depth in the tree and before virtio_init(), which adds virtio's own:
+       see there why */
+    dev->vm_state = qemu_add_vm_change_state_handler(cloudblk_vm_state_changed, dev);
+    add_queues(dev);
+    for (i = 0; i < dev->num_loops; i++) {
+        cloudblk_loop_attach(&dev->loops[i], qemu_get_aio_context());
+    }
+    dev->exit_notifier.notify = close_at_exit;
+    qemu_add_exit_notifier(&dev->exit_notifier);
+    add_boot_device_lchs(qdev, BOOT_SUFFIX, dev->conf.lcyls, dev->conf.lheads, dev->conf.lsecs);
+    return;
+
+fail:
+    qemu_bh_delete(dev->config_bh);
+    cloudblk_loops_cleanup(dev);
+}
+
+static void cloudblk_device_unrealize(DeviceState *qdev)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(qdev);
+    VirtIODevice *vdev = VIRTIO_DEVICE(qdev);
+    unsigned i;
+
+    del_boot_device_lchs(qdev, BOOT_SUFFIX);
+    qemu_remove_exit_notifier(&dev->exit_notifier);
+    if (dev->running) {
+        cloudblk_settle(dev);
+    }
+    close_session(dev);
+    qemu_del_vm_change_state_handler(dev->vm_state);
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        virtio_del_queue(vdev, i);
+    }
+    virtio_cleanup(vdev);
+    qemu_bh_delete(dev->resume_bh);
+    qemu_bh_delete(dev->config_bh);
+    cloudblk_compat_unblock_migration(&dev->migration_blocker);
+    cloudblk_loops_cleanup(dev);
+}
+
+/* ---- Type -------------------------------------------------------------------------------- */
+
+static void cloudblk_device_instance_init(Object *obj)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(obj);
+
+    device_add_bootindex_property(obj, &dev->conf.bootindex, "bootindex", BOOT_SUFFIX,
+                                  DEVICE(obj));
+    object_property_set_description(obj, "bootindex", "place in the boot order");
+}
+
+static const VMStateDescription vmstate_cloudblk = {
+    .name = "cloudblk",
+    .unmigratable = 1,
+};
+
+/* Names, types and defaults are those of virtio-blk-pci, but for the first block. */
+static CLOUDBLK_PROPERTIES cloudblk_properties[] = {
+    DEFINE_PROP_STRING("server", CloudblkDevice, conf.server),
+    DEFINE_PROP_STRING("iothreads", CloudblkDevice, conf.iothreads),
+    DEFINE_PROP_UINT32("open-timeout", CloudblkDevice, conf.open_timeout_ms, 0),
+    DEFINE_PROP_BOOL("takeover", CloudblkDevice, conf.takeover, false),
+    DEFINE_PROP_BOOL("payload-crc", CloudblkDevice, conf.payload_crc, false),
+    DEFINE_PROP_BOOL("read-only", CloudblkDevice, conf.read_only, false),
+
+    DEFINE_PROP_BLOCKSIZE("logical_block_size", CloudblkDevice, conf.logical_block_size),
+    DEFINE_PROP_BLOCKSIZE("physical_block_size", CloudblkDevice, conf.physical_block_size),
+    DEFINE_PROP_SIZE32("min_io_size", CloudblkDevice, conf.min_io_size, 0),
+    DEFINE_PROP_SIZE32("opt_io_size", CloudblkDevice, conf.opt_io_size, 0),
+    DEFINE_PROP_SIZE32("discard_granularity", CloudblkDevice, conf.discard_granularity, -1),
+    DEFINE_PROP_ON_OFF_AUTO("write-cache", CloudblkDevice, conf.write_cache, ON_OFF_AUTO_AUTO),
+    DEFINE_PROP_BOOL("share-rw", CloudblkDevice, conf.share_rw, false),
+    DEFINE_PROP_UINT32("cyls", CloudblkDevice, conf.cyls, 0),
+    DEFINE_PROP_UINT32("heads", CloudblkDevice, conf.heads, 0),
+    DEFINE_PROP_UINT32("secs", CloudblkDevice, conf.secs, 0),
+    DEFINE_PROP_UINT32("lcyls", CloudblkDevice, conf.lcyls, 0),
+    DEFINE_PROP_UINT32("lheads", CloudblkDevice, conf.lheads, 0),
+    DEFINE_PROP_UINT32("lsecs", CloudblkDevice, conf.lsecs, 0),
+    DEFINE_PROP_STRING("serial", CloudblkDevice, conf.serial),
+    DEFINE_PROP_BIT64("config-wce", CloudblkDevice, host_features, VIRTIO_BLK_F_CONFIG_WCE, true),
+    DEFINE_PROP_UINT16("num-queues", CloudblkDevice, conf.num_queues, CLOUDBLK_AUTO_NUM_QUEUES),
+    DEFINE_PROP_UINT16("queue-size", CloudblkDevice, conf.queue_size, 256),
+    DEFINE_PROP_BOOL("seg-max-adjust", CloudblkDevice, conf.seg_max_adjust, true),
+    DEFINE_PROP_LINK("iothread", CloudblkDevice, conf.iothread, TYPE_IOTHREAD, IOThread *),
+    CLOUDBLK_PROP_VQ_MAPPING(CloudblkDevice, conf.iothread_vq_mapping)
+    DEFINE_PROP_BIT64("discard", CloudblkDevice, host_features, VIRTIO_BLK_F_DISCARD, true),
+    DEFINE_PROP_BOOL("report-discard-granularity", CloudblkDevice,
+                     conf.report_discard_granularity, true),
+    DEFINE_PROP_BIT64("write-zeroes", CloudblkDevice, host_features, VIRTIO_BLK_F_WRITE_ZEROES,
+                      true),
+    DEFINE_PROP_UINT32("max-discard-sectors", CloudblkDevice, conf.max_discard_sectors,
+                       BDRV_REQUEST_MAX_SECTORS),
+    DEFINE_PROP_UINT32("max-write-zeroes-sectors", CloudblkDevice, conf.max_write_zeroes_sectors,
+                       BDRV_REQUEST_MAX_SECTORS),
+    CLOUDBLK_PROPERTIES_END
+};
+
+static const CloudblkPropertyText cloudblk_texts[] = {
+    { "server", "URI of the volume: cloudblk://host[:port]/volume, cloudblk+unix:///volume?socket="
+                "PATH, nbd://host[:port]/export" },
+    { "iothreads", "IOThreads that serve the queues in turn, as in io0:io1" },
+    { "open-timeout", "milliseconds that opening the volume may take (0: 15000)" },
+    { "takeover", "fence the volume's present holder and take its place" },
+    { "payload-crc", "checksum the data on the wire, not only the headers" },
+    { "read-only", "refuse writes" },
+    { "logical_block_size", "smallest unit of requests in bytes (0: the volume's)" },
+    { "physical_block_size", "smallest unit without read-modify-write in bytes (0: the volume's)" },
+    { "min_io_size", "preferred granularity of requests in bytes" },
+    { "opt_io_size", "preferred size of large requests in bytes (0: the volume's)" },
+    { "discard_granularity", "alignment of discards in bytes (-1: the volume's)" },
+    { "write-cache", "whether completed writes may wait for a flush (auto: as the volume does)" },
+    { "share-rw", "let others that set it too write to the volume beside this one" },
+    { "cyls", "cylinders of the geometry (0: made up from the size)" },
+    { "heads", "heads of the geometry" },
+    { "secs", "sectors per track of the geometry" },
+    { "lcyls", "cylinders of the geometry told to the firmware" },
+    { "lheads", "heads of the geometry told to the firmware" },
+    { "lsecs", "sectors per track of the geometry told to the firmware" },
+    { "serial", "serial number, at most 20 characters" },
+    { "config-wce", "let the guest switch the write cache" },
+    { "num-queues", "request queues (65535: one per virtual CPU)" },
+    { "queue-size", "entries of a queue, a power of 2" },
+    { "seg-max-adjust", "offer as many segments per request as a queue has room for" },
+    { "iothread", "IOThread that serves all queues" },
+    { "iothread-vq-mapping", "IOThreads and the queues that each serves" },
+    { "discard", "offer discard, if the volume can" },
+    { "report-discard-granularity", "report discard_granularity to the guest" },
+    { "write-zeroes", "offer write-zeroes, if the volume can" },
+    { "max-discard-sectors", "longest range of a discard in sectors" },
+    { "max-write-zeroes-sectors", "longest range of a write-zeroes in sectors" },
+};
+
+void cloudblk_set_property_texts(ObjectClass *klass, const CloudblkPropertyText *texts,
+                                 size_t count)
+{
+    size_t i;
+
+    for (i = 0; i < count; i++) {
+        /* Not every release has every property */
+        if (object_class_property_find(klass, texts[i].name)) {
+            object_class_property_set_description(klass, texts[i].name, texts[i].text);
+        }
+    }
+}
+
+static void cloudblk_device_class_init(ObjectClass *klass, CLOUDBLK_CLASS_DATA *data)
+{
+    DeviceClass *dc = DEVICE_CLASS(klass);
+    VirtioDeviceClass *vdc = VIRTIO_DEVICE_CLASS(klass);
+
+    device_class_set_props(dc, cloudblk_properties);
+    cloudblk_set_property_texts(klass, cloudblk_texts, ARRAY_SIZE(cloudblk_texts));
+    dc->vmsd = &vmstate_cloudblk;
+    dc->desc = "block device on a storage server";
+    set_bit(DEVICE_CATEGORY_STORAGE, dc->categories);
+    vdc->realize = cloudblk_device_realize;
+    vdc->unrealize = cloudblk_device_unrealize;
+    vdc->get_config = cloudblk_get_config;
+    vdc->set_config = cloudblk_set_config;
+    vdc->get_features = cloudblk_get_features;
+    vdc->set_status = cloudblk_set_status;
+    vdc->reset = cloudblk_reset;
+    vdc->start_ioeventfd = cloudblk_start_ioeventfd;
+    vdc->stop_ioeventfd = cloudblk_stop_ioeventfd;
+}
+
+static const TypeInfo cloudblk_device_info = {
+    .name = TYPE_CLOUDBLK_DEVICE,
+    .parent = TYPE_VIRTIO_DEVICE,
+    .instance_size = sizeof(CloudblkDevice),
+    .instance_init = cloudblk_device_instance_init,
+    .class_init = cloudblk_device_class_init,
+};
+
+void cloudblk_register_types(void)
+{
+    static bool registered;
+
+    if (!registered) {
+        registered = true;
+        type_register_static(&cloudblk_device_info);
+        cloudblk_pci_register_types();
+    }
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * cloudblk: a virtio block device whose disk lives on a storage server.
+ *
+ * Each queue is served by one *loop*: an AioContext (an IOThread's or the main loop's) with a
+ * channel of the session. While ioeventfd is on, everything about a queue and its channel happens
+ * in that loop's thread without a lock. Otherwise (ioeventfd off or stopped) it happens in the
+ * main loop's context, that is on any thread that holds the big QEMU lock.
+ */
+#ifndef CLOUDBLK_DEVICE_H
+#define CLOUDBLK_DEVICE_H
+
+#include "qemu-compat.h"
+
+#include "cloudblk.h"
+
+#define TYPE_CLOUDBLK_DEVICE "cloudblk-device"
+OBJECT_DECLARE_SIMPLE_TYPE(CloudblkDevice, CLOUDBLK_DEVICE)
+
+#define CLOUDBLK_AUTO_NUM_QUEUES UINT16_MAX
+/* Ranges of one discard or write-zeroes that the device takes, however many the server does. */
+#define CLOUDBLK_MAX_RANGES 64
+
+typedef struct CloudblkLoop CloudblkLoop;
+
+typedef struct CloudblkQueue {
+    /* Constant after realize */
+    CloudblkDevice *dev;
+    VirtQueue *vq;
+    CloudblkLoop *loop;
+    /* The thread that serves the queue */
+    unsigned filled; /* used elements written, but not yet shown to the guest */
+    struct CloudblkQueue *next_filled;
+} CloudblkQueue;
+
+struct CloudblkLoop {
+    /* Constant after realize */
+    CloudblkDevice *dev;
+    AioContext *context;
+    IOThread *iothread; /* a reference, NULL: the main loop, or held by iothread-vq-mapping */
+    CloudblkChannel *channel;
+    /* Where the channel is attached, NULL: parked. Changes under the big QEMU lock while nobody
+       serves the loop's queues */
+    AioContext *attached;
+    /* The thread that serves the loop's queues */
+    CloudblkQueue *filled; /* queues with used elements to be shown */
+};
+
+typedef struct CloudblkConf {
+    /* Ours */
+    char *server;
+    char *iothreads;
+    uint32_t open_timeout_ms;
+    bool takeover;
+    bool payload_crc;
+    bool read_only;
+    /* As virtio-blk's */
+    IOThread *iothread;
+    CloudblkVqMapping *iothread_vq_mapping;
+    char *serial;
+    uint16_t num_queues;
+    uint16_t queue_size;
+    bool seg_max_adjust;
+    bool report_discard_granularity;
+    bool share_rw;
+    OnOffAuto write_cache;
+    uint32_t max_discard_sectors;
+    uint32_t max_write_zeroes_sectors;
+    uint32_t logical_block_size;
+    uint32_t physical_block_size;
+    uint32_t min_io_size;
+    uint32_t opt_io_size;
+    uint32_t discard_granularity;
+    uint32_t cyls, heads, secs;
+    uint32_t lcyls, lheads, lsecs;
+    int32_t bootindex;
+} CloudblkConf;
+
+struct CloudblkDevice {
+    VirtIODevice parent_obj;
+
+    /* Constant after realize */
+    CloudblkConf conf;
+    uint64_t host_features;
+    size_t config_size;
+    CloudblkSession *session;
+    CloudblkInfo info;
+    CloudblkQueue *queues;
+    CloudblkLoop *loops;
+    unsigned num_loops;
+    bool has_iothread;
+    bool read_only;
+    bool default_write_cache;
+    uint32_t max_ranges;
+    QEMUBH *resume_bh;
+    QEMUBH *config_bh;
+    VMChangeStateEntry *vm_state;
+    Notifier exit_notifier;
+    Error *migration_blocker;
+
+    /* Big QEMU lock */
+    bool running;            /* the VM runs: the device may touch guest memory */
+    bool ioeventfd_started;  /* read by the loops too, which are told after it was set */
+    bool ioeventfd_starting;
+    bool ioeventfd_stopping;
+    bool ioeventfd_disabled; /* the queues are served by the main loop */
+    bool revoking;           /* completions give the buffers up instead of returning them */
+    bool flushing;           /* a flush of our own is in flight, on the first loop */
+
+    /* Shared, atomic */
+    uint64_t capacity;       /* bytes */
+    bool write_cache;        /* completed writes may wait for a flush */
+};
+
+/* Registers the QOM types. Any number of times. */
+void cloudblk_register_types(void);
+
+/* cloudblk-config.c: limits, block sizes and the configuration space. */
+
+/* Checks the properties that can be judged without the volume. */
+bool cloudblk_config_check(CloudblkDevice *dev, Error **errp);
+/* Fills in what the user left open from dev->info and checks the rest. */
+bool cloudblk_config_init(CloudblkDevice *dev, Error **errp);
+void cloudblk_get_config(VirtIODevice *vdev, uint8_t *config);
+void cloudblk_set_config(VirtIODevice *vdev, const uint8_t *config);
+uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features, Error **errp);
+CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev, uint8_t status);
+
+/* cloudblk-run.c: who serves the queues and when. Big QEMU lock held. */
+
+int cloudblk_start_ioeventfd(VirtIODevice *vdev);
+void cloudblk_stop_ioeventfd(VirtIODevice *vdev);
+void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq);
+void cloudblk_reset(VirtIODevice *vdev);
+void cloudblk_vm_state_changed(void *opaque, bool running, RunState state);
+/* Serves what the guest queued while the VM was stopped. */
+void cloudblk_resume(void *opaque);
+/* Gives every request up and parks the channels. Returns at once. */
+void cloudblk_revoke(CloudblkDevice *dev);
+/* Waits for the requests in flight and flushes, within a bound. */
+void cloudblk_settle(CloudblkDevice *dev);
+
+#endif

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The PCI types, which drivers see as virtio-blk's. */
+#include "cloudblk-pci.h"
+
+#include "hw/pci/pci.h"
+#include "hw/virtio/virtio-pci.h"
+
+#define TYPE_CLOUDBLK_PCI "cloudblk-pci-base"
+
+typedef struct CloudblkPCI {
+    VirtIOPCIProxy parent_obj;
+    CloudblkDevice vdev;
+} CloudblkPCI;
+
+DECLARE_INSTANCE_CHECKER(CloudblkPCI, CLOUDBLK_PCI, TYPE_CLOUDBLK_PCI)
+
+static CLOUDBLK_PROPERTIES cloudblk_pci_properties[] = {
+    DEFINE_PROP_UINT32("class", VirtIOPCIProxy, class_code, 0),
+    DEFINE_PROP_BIT("ioeventfd", VirtIOPCIProxy, flags, VIRTIO_PCI_FLAG_USE_IOEVENTFD_BIT, true),
+    DEFINE_PROP_UINT32("vectors", VirtIOPCIProxy, nvectors, DEV_NVECTORS_UNSPECIFIED),
+    CLOUDBLK_PROPERTIES_END
+};
+
+static const CloudblkPropertyText cloudblk_pci_texts[] = {
+    { "class", "PCI class code (0: mass storage)" },
+    { "ioeventfd", "take the guest's kicks without stopping its virtual CPU" },
+    { "vectors", "MSI-X vectors (default: one per queue and one for configuration changes)" },
+};
+
+static void cloudblk_pci_realize(VirtIOPCIProxy *proxy, Error **errp)
+{
+    CloudblkPCI *pci = CLOUDBLK_PCI(proxy);
+    CloudblkConf *conf = &pci->vdev.conf;
+
+    if (conf->num_queues == CLOUDBLK_AUTO_NUM_QUEUES) {
+        conf->num_queues = virtio_pci_optimal_num_queues(0);
+    }
+    if (proxy->nvectors == DEV_NVECTORS_UNSPECIFIED) {
+        proxy->nvectors = conf->num_queues + 1;
+    }
+    qdev_realize(DEVICE(&pci->vdev), BUS(&proxy->bus), errp);
+}
+
+static void cloudblk_pci_class_init(ObjectClass *klass, CLOUDBLK_CLASS_DATA *data)
+{
+    DeviceClass *dc = DEVICE_CLASS(klass);
+    VirtioPCIClass *k = VIRTIO_PCI_CLASS(klass);
+    PCIDeviceClass *pci = PCI_DEVICE_CLASS(klass);
+
+    device_class_set_props(dc, cloudblk_pci_properties);
+    cloudblk_set_property_texts(klass, cloudblk_pci_texts, ARRAY_SIZE(cloudblk_pci_texts));
+    dc->desc = "block device on a storage server, for virtio-blk drivers";
+    set_bit(DEVICE_CATEGORY_STORAGE, dc->categories);
+    k->realize = cloudblk_pci_realize;
+    pci->vendor_id = PCI_VENDOR_ID_REDHAT_QUMRANET;
+    pci->device_id = PCI_DEVICE_ID_VIRTIO_BLOCK;
+    pci->revision = VIRTIO_PCI_ABI_VERSION;
+    pci->class_id = PCI_CLASS_STORAGE_SCSI;
+}
+
+static void cloudblk_pci_instance_init(Object *obj)
+{
+    CloudblkPCI *pci = CLOUDBLK_PCI(obj);
+
+    virtio_instance_init_common(obj, &pci->vdev, sizeof(pci->vdev), TYPE_CLOUDBLK_DEVICE);
+    object_property_add_alias(obj, "bootindex", OBJECT(&pci->vdev), "bootindex");
+}
+
+static const VirtioPCIDeviceTypeInfo cloudblk_pci_info = {
+    .base_name = TYPE_CLOUDBLK_PCI,
+    .generic_name = "cloudblk-pci",
+    .transitional_name = "cloudblk-pci-transitional",
+    .non_transitional_name = "cloudblk-pci-non-transitional",
+    .instance_size = sizeof(CloudblkPCI),
+    .instance_init = cloudblk_pci_instance_init,
+    .class_init = cloudblk_pci_class_init,
+};
+
+void cloudblk_pci_register_types(void)
+{
+    virtio_pci_types_register(&cloudblk_pci_info);
+}

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Requests: from the descriptor chain to the engine, and the answer back into the ring. */
+#include "cloudblk-request.h"
+
+#include "block/block.h"
+#include "hw/virtio/virtio-access.h"
+#include "qemu/iov.h"
+#include "qemu/rcu.h"
+#include "standard-headers/linux/virtio_blk.h"
+
+#include "cloudblk-loop.h"
+
+/* The only place where an errno becomes what the guest is told. */
+static uint8_t status_of(int result)
+{
+    switch (result) {
+    case 0:
+        return VIRTIO_BLK_S_OK;
+    case -ENOTSUP:
+        return VIRTIO_BLK_S_UNSUPP;
+    default:
+        return VIRTIO_BLK_S_IOERR;
+    }
+}
+
+/* Answers the request and frees it. The guest sees it at the next publish. RCU read lock held. */
+static void finish(CloudblkReq *req, int result)
+{
+    CloudblkQueue *queue = req->queue;
+    VirtQueueElement *elem = &req->elem;
+    struct iovec *last = &elem->in_sg[elem->in_num - 1];
+    uint8_t status = status_of(result);
+
+    /* Its last byte, wherever the driver put it: pop refuses empty descriptors */
+    memcpy((uint8_t *)last->iov_base + last->iov_len - 1, &status, sizeof(status));
+    if (!queue->filled) {
+        queue->next_filled = queue->loop->filled;
+        queue->loop->filled = queue;
+    }
+    /* Everything counts as written: after an error nobody knows how much was, and unmapping marks
+       that many bytes dirty for migration */
+    virtqueue_fill(queue->vq, elem, iov_size(elem->in_sg, elem->in_num), queue->filled++);
+    g_free(req);
+}
+
+/* Gives the buffers back without an answer: `stored` bytes of them were written. */
+static void drop(CloudblkReq *req, size_t stored)
+{
+    virtqueue_detach_element(req->queue->vq, &req->elem, stored);
+    g_free(req);
+}
+
+void cloudblk_complete(void *opaque, const CloudblkCompletion *done, uint32_t count)
+{
+    CloudblkLoop *loop = opaque;
+    CloudblkDevice *dev = loop->dev;
+    uint32_t i;
+
+    RCU_READ_LOCK_GUARD();
+    for (i = 0; i < count; i++) {
+        CloudblkReq *req = done[i].opaque;
+
+        if (!req) {
+            /* The device's own flush, see cloudblk_settle() */
+            qatomic_set(&dev->flushing, false);
+        } else if (dev->revoking) {
+            drop(req, done[i].bytes_stored);
+        } else {
+            finish(req, done[i].result);
+        }
+    }
+    cloudblk_loop_publish(loop);
+}
+
+/* ---- Reads and writes -------------------------------------------------------------------- */
+
+static bool range_ok(CloudblkDevice *dev, uint64_t sector, uint64_t length)
+{
+    uint64_t capacity = qatomic_read(&dev->capacity) >> BDRV_SECTOR_BITS;
+    uint64_t sectors = length >> BDRV_SECTOR_BITS;
+    uint32_t block_sectors = dev->conf.logical_block_size >> BDRV_SECTOR_BITS;
+
+    return sectors <= BDRV_REQUEST_MAX_SECTORS &&
+           !(length & (dev->conf.logical_block_size - 1)) &&
+           !(sector & (block_sectors - 1)) &&
+           sector <= capacity && sectors <= capacity - sector;
+}
+
+static int submit(CloudblkReq *req, CloudblkRequest *request)
+{
+    request->opaque = req;
+    return cloudblk_channel_submit(req->queue->loop->channel, request);
+}
+
+/* Reads into all device-writable bytes but the last, which is the status. */
+static int submit_read(CloudblkReq *req, uint64_t sector)
+{
+    VirtQueueElement *elem = &req->elem;
+    struct iovec *last = &elem->in_sg[elem->in_num - 1];
+    uint64_t length = iov_size(elem->in_sg, elem->in_num) - 1;
+    int ret;
+
+    if (!range_ok(req->queue->dev, sector, length)) {
+        return -EINVAL;
+    }
+    if (!length) {
+        return 0;
+    }
+    /* The engine copies the vector, so that it need be right during the call only */
+    last->iov_len--;
+    ret = submit(req, &(CloudblkRequest) {
+        .operation = CLOUDBLK_OP_READ,
+        .offset = sector << BDRV_SECTOR_BITS,
+        .iov = elem->in_sg,
+        .iov_count = elem->in_num - !last->iov_len,
+    });
+    last->iov_len++;
+    return ret < 0 ? ret : -EINPROGRESS;
+}
+
+/* Writes all device-readable bytes behind the header. */
+static int submit_write(CloudblkReq *req, uint64_t sector)
+{
+    CloudblkDevice *dev = req->queue->dev;
+    VirtQueueElement *elem = &req->elem;
+    struct iovec *first = elem->out_sg;
+    uint64_t length = iov_size(elem->out_sg, elem->out_num) - sizeof(struct virtio_blk_outhdr);
+    size_t header = sizeof(struct virtio_blk_outhdr);
+    struct iovec whole;
+    bool fua = dev->info.write_cache && !qatomic_read(&dev->write_cache);
+    int ret;
+
+    if (dev->read_only) {
+        return -EROFS;
+    }
+    if (!range_ok(dev, sector, length)) {
+        return -EINVAL;
+    }
+    if (!length) {
+        return 0;
+    }
+    while (header >= first->iov_len) {
+        header -= first->iov_len;
+        first++;
+    }
+    /* As in submit_read(): cut for the call only */
+    whole = *first;
+    first->iov_base = (uint8_t *)first->iov_base + header;
+    first->iov_len -= header;
+    ret = submit(req, &(CloudblkRequest) {
+        .operation = CLOUDBLK_OP_WRITE,
+        .flags = fua ? CLOUDBLK_REQUEST_FUA : 0,
+        .offset = sector << BDRV_SECTOR_BITS,
+        .iov = first,
+        .iov_count = elem->out_sg + elem->out_num - first,
+    });
+    *first = whole;
+    return ret < 0 ? ret : -EINPROGRESS;
+}
+
+/* ---- Everything else --------------------------------------------------------------------- */
+
+static int submit_flush(CloudblkReq *req)
+{
+    int ret = submit(req, &(CloudblkRequest) { .operation = CLOUDBLK_OP_FLUSH });
+
+    return ret < 0 ? ret : -EINPROGRESS;
+}
+
+/* Answers with the serial number, padded with zeros to the size of the field. */
+static int get_id(CloudblkReq *req)
+{
+    VirtQueueElement *elem = &req->elem;
+    const char *serial = req->queue->dev->conf.serial;
+    char id[VIRTIO_BLK_ID_BYTES] = "";
+    size_t room = iov_size(elem->in_sg, elem->in_num) - 1;
+
+    if (serial) {
+        memcpy(id, serial, MIN(strlen(serial), sizeof(id)));
+    }
+    iov_from_buf(elem->in_sg, elem->in_num, 0, id, MIN(room, sizeof(id)));
+    return 0;
+}
+
+/* One range of a discard or write-zeroes. 0, or what the guest is answered. */
+static int parse_range(CloudblkDevice *dev, bool discard,
+                       const struct virtio_blk_discard_write_zeroes *from, CloudblkRange *range)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    uint64_t sector = virtio_ldq_p(vdev, &from->sector);
+    uint32_t sectors = virtio_ldl_p(vdev, &from->num_sectors);
+    uint32_t flags = virtio_ldl_p(vdev, &from->flags);
+    uint32_t known = discard ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+    uint32_t max = discard ? dev->conf.max_discard_sectors : dev->conf.max_write_zeroes_sectors;
+
+    if (flags & ~known) {
+        return -ENOTSUP;
+    }
+    range->offset = sector << BDRV_SECTOR_BITS;
+    range->length = (uint64_t)sectors << BDRV_SECTOR_BITS;
+    range->flags = flags ? CLOUDBLK_RANGE_UNMAP : 0;
+    return sectors <= max && range_ok(dev, sector, range->length) ? 0 : -EINVAL;
+}
+
+static int submit_ranges(CloudblkReq *req, bool discard)
+{
+    CloudblkDevice *dev = req->queue->dev;
+    VirtQueueElement *elem = &req->elem;
+    struct virtio_blk_discard_write_zeroes from;
+    size_t offset = sizeof(struct virtio_blk_outhdr);
+    size_t size = iov_size(elem->out_sg, elem->out_num);
+    CloudblkRange ranges[CLOUDBLK_MAX_RANGES];
+    bool fua = !discard && dev->info.write_cache && !qatomic_read(&dev->write_cache);
+    uint32_t count = 0;
+    int ret;
+
+    if (!virtio_vdev_has_feature(VIRTIO_DEVICE(dev), discard ? VIRTIO_BLK_F_DISCARD
+                                                             : VIRTIO_BLK_F_WRITE_ZEROES)) {
+        return -ENOTSUP;
+    }
+    if (dev->read_only) {
+        return -EROFS;
+    }
+    if (size == offset || (size - offset) % sizeof(from)) {
+        return -EINVAL;
+    }
+    if ((size - offset) / sizeof(from) > dev->max_ranges) {
+        return -ENOTSUP;
+    }
+    for (; offset < size; offset += sizeof(from)) {
+        iov_to_buf(elem->out_sg, elem->out_num, offset, &from, sizeof(from));
+        ret = parse_range(dev, discard, &from, &ranges[count]);
+        if (ret < 0) {
+            return ret;
+        }
+        count += ranges[count].length != 0;
+    }
+    if (!count) {
+        return 0;
+    }
+    ret = submit(req, &(CloudblkRequest) {
+        .operation = discard ? CLOUDBLK_OP_DISCARD : CLOUDBLK_OP_WRITE_ZEROES,
+        .flags = fua ? CLOUDBLK_REQUEST_FUA : 0,
+        .ranges = ranges,
+        .range_count = count,
+    });
+    return ret < 0 ? ret : -EINPROGRESS;
+}
+
+/* ---- Queues ------------------------------------------------------------------------------ */
+
+/* -EINPROGRESS: the engine has it. Else it is to be answered with that. */
+static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(req->queue->dev);
+    uint64_t sector = virtio_ldq_p(vdev, &header->sector);
+
+    /* The barrier bit is a relic of drivers before virtio 1.0 and never meant anything here */
+    switch (virtio_ldl_p(vdev, &header->type) & ~VIRTIO_BLK_T_BARRIER) {
+    case VIRTIO_BLK_T_IN:
+        return submit_read(req, sector);
+    case VIRTIO_BLK_T_OUT:
+        return submit_write(req, sector);
+    case VIRTIO_BLK_T_FLUSH:
+    case VIRTIO_BLK_T_FLUSH | VIRTIO_BLK_T_OUT:
+        return submit_flush(req);
+    case VIRTIO_BLK_T_GET_ID:
+        return get_id(req);
+    case VIRTIO_BLK_T_DISCARD:
+        return submit_ranges(req, true);
+    case VIRTIO_BLK_T_WRITE_ZEROES:
+        return submit_ranges(req, false);
+    default:
+        return -ENOTSUP;
+    }
+}
+
+/* false: the driver broke the rules so badly that the device stops until it is reset. */
+static bool handle(CloudblkReq *req)
+{
+    VirtQueueElement *elem = &req->elem;
+    struct virtio_blk_outhdr header;
+    int result;
+
+    if (!elem->in_num ||
+        iov_to_buf(elem->out_sg, elem->out_num, 0, &header, sizeof(header)) != sizeof(header)) {
+        virtio_error(VIRTIO_DEVICE(req->queue->dev), "cloudblk: request without %s",
+                     elem->in_num ? "header" : "status");
+        drop(req, 0);
+        return false;
+    }
+    result = start(req, &header);
+    if (result != -EINPROGRESS) {
+        finish(req, result);
+    }
+    return true;
+}
+
+void cloudblk_queue_run(CloudblkQueue *queue)
+{
+    VirtQueue *vq = queue->vq;
+    /* Off already while the loop polls the queue, and then left so */
+    bool suppress = virtio_queue_get_notification(vq);
+    bool healthy = true;
+    CloudblkReq *req;
+
+    RCU_READ_LOCK_GUARD();
+    do {
+        if (suppress) {
+            virtio_queue_set_notification(vq, 0);
+        }
+        while (healthy && (req = virtqueue_pop(vq, sizeof(*req)))) {
+            req->queue = queue;
+            healthy = handle(req);
+        }
+        if (suppress) {
+            virtio_queue_set_notification(vq, 1);
+        }
+    } while (healthy && !virtio_queue_empty(vq));
+
+    cloudblk_channel_kick(queue->loop->channel);
+    cloudblk_loop_publish(queue->loop);
+}

@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who serves the queues and when: ioeventfd, reset, stop and continue.
+ *
+ * The channels follow the queues: they are attached to their IOThreads while ioeventfd is on and
+ * to the main loop otherwise, where all waiting is done and everything is given up. So neither
+ * needs a lock, and no IOThread ever waits for a server.
+ */
+#include "cloudblk-device.h"
+
+#include "exec/memory.h"
+#include "hw/virtio/virtio-bus.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+
+#include "cloudblk-loop.h"
+#include "cloudblk-request.h"
+
+/* How long a stop of the VM may wait for requests in flight and for its flush. What is left then
+   goes on after the VM continues. */
+#define SETTLE_NS (300 * SCALE_MS)
+
+/* ---- ioeventfd --------------------------------------------------------------------------- */
+
+static VirtioBusState *bus_of(CloudblkDevice *dev)
+{
+    return VIRTIO_BUS(qdev_get_parent_bus(DEVICE(dev)));
+}
+
+static int set_guest_notifiers(CloudblkDevice *dev, bool assign)
+{
+    BusState *qbus = qdev_get_parent_bus(DEVICE(dev));
+    VirtioBusClass *k = VIRTIO_BUS_GET_CLASS(qbus);
+
+    /* The main loop injects interrupts directly */
+    return dev->has_iothread ? k->set_guest_notifiers(qbus->parent, dev->conf.num_queues, assign)
+                             : 0;
+}
+
+/* Turns the first `count` host notifiers off. */
+static void clear_host_notifiers(CloudblkDevice *dev, unsigned count)
+{
+    unsigned i;
+
+    /* One transaction: each would otherwise walk all ioeventfds of the machine */
+    memory_region_transaction_begin();
+    for (i = 0; i < count; i++) {
+        virtio_bus_set_host_notifier(bus_of(dev), i, false);
+    }
+    /* The commit still needs the descriptors, hence the second loop */
+    memory_region_transaction_commit();
+    for (i = 0; i < count; i++) {
+        virtio_bus_cleanup_host_notifier(bus_of(dev), i);
+    }
+}
+
+static int set_host_notifiers(CloudblkDevice *dev)
+{
+    unsigned i;
+    int ret = 0;
+
+    memory_region_transaction_begin();
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        ret = virtio_bus_set_host_notifier(bus_of(dev), i, true);
+        if (ret < 0) {
+            break;
+        }
+    }
+    memory_region_transaction_commit();
+    if (ret < 0) {
+        clear_host_notifiers(dev, i);
+    }
+    return ret;
+}
+
+/* In the loop's context, with the channel parked: starts serving. */
+static void start_loop(void *opaque)
+{
+    CloudblkLoop *loop = opaque;
+    CloudblkDevice *dev = loop->dev;
+    unsigned i;
+
+    if (!loop->attached) {
+        cloudblk_loop_attach(loop, loop->context);
+    }
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        VirtQueue *vq = dev->queues[i].vq;
+
+        if (dev->queues[i].loop != loop) {
+            continue;
+        }
+        /* An earlier detach may have come while the queue was polled */
+        if (!virtio_queue_get_notification(vq)) {
+            virtio_queue_set_notification(vq, 1);
+        }
+        virtio_queue_aio_attach_host_notifier(vq, loop->context);
+        /* Take what was queued before somebody listened */
+        event_notifier_set(virtio_queue_get_host_notifier(vq));
+    }
+}
+
+/* In the loop's context: stops serving and parks the channel, unless it can stay. */
+static void stop_loop(void *opaque)
+{
+    CloudblkLoop *loop = opaque;
+    CloudblkDevice *dev = loop->dev;
+    unsigned i;
+
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        VirtQueue *vq = dev->queues[i].vq;
+
+        if (dev->queues[i].loop != loop) {
+            continue;
+        }
+        virtio_queue_aio_detach_host_notifier(vq, loop->context);
+        /* A kick that came in before the detach */
+        virtio_queue_host_notifier_read(virtio_queue_get_host_notifier(vq));
+    }
+    if (loop->context != qemu_get_aio_context()) {
+        cloudblk_loop_detach(loop);
+    }
+}
+
+int cloudblk_start_ioeventfd(VirtIODevice *vdev)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
+    unsigned i;
+    int ret;
+
+    if (dev->ioeventfd_started || dev->ioeventfd_starting) {
+        return 0;
+    }
+    dev->ioeventfd_starting = true;
+    ret = set_guest_notifiers(dev, true);
+    if (ret == 0) {
+        ret = set_host_notifiers(dev);
+        if (ret < 0) {
+            set_guest_notifiers(dev, false);
+        }
+    }
+    dev->ioeventfd_starting = false;
+    if (ret < 0) {
+        warn_report("cloudblk: no notifiers (%s), the main loop serves the queues",
+                    strerror(-ret));
+        dev->ioeventfd_disabled = true;
+        return -ENOSYS;
+    }
+    dev->ioeventfd_started = true;
+    for (i = 0; i < dev->num_loops; i++) {
+        CloudblkLoop *loop = &dev->loops[i];
+
+        if (loop->context != qemu_get_aio_context()) {
+            cloudblk_loop_detach(loop);
+        }
+        cloudblk_compat_run_in(loop->context, start_loop, loop);
+    }
+    return 0;
+}
+
+void cloudblk_stop_ioeventfd(VirtIODevice *vdev)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
+    unsigned i;
+
+    if (dev->ioeventfd_disabled) {
+        /* Another attempt at the next start, unless the user has turned it off */
+        dev->ioeventfd_disabled = !virtio_device_ioeventfd_enabled(vdev);
+        return;
+    }
+    if (!dev->ioeventfd_started || dev->ioeventfd_stopping) {
+        return;
+    }
+    dev->ioeventfd_stopping = true;
+    for (i = 0; i < dev->num_loops; i++) {
+        cloudblk_compat_run_in(dev->loops[i].context, stop_loop, &dev->loops[i]);
+    }
+    clear_host_notifiers(dev, dev->conf.num_queues);
+    dev->ioeventfd_started = false;
+    set_guest_notifiers(dev, false);
+    for (i = 0; i < dev->num_loops; i++) {
+        if (!dev->loops[i].attached) {
+            cloudblk_loop_attach(&dev->loops[i], qemu_get_aio_context());
+        }
+    }
+    dev->ioeventfd_stopping = false;
+}
+
+/* A kick: from a loop while ioeventfd is on, from whoever wrote the register otherwise. */
+void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
+
+    if (!dev->ioeventfd_started) {
+        /* A stopped VM's kick is not lost: all queues are looked at when it continues */
+        if (!dev->running) {
+            return;
+        }
+        /* Some drivers kick before they set DRIVER_OK */
+        if (!dev->ioeventfd_disabled) {
+            virtio_device_start_ioeventfd(vdev);
+            if (!dev->ioeventfd_disabled) {
+                return;
+            }
+        }
+    }
+    cloudblk_queue_run(&dev->queues[virtio_get_queue_index(vq)]);
+}
+
+/* ---- Waiting and giving up, in the main loop --------------------------------------------- */
+
+static uint32_t in_flight(CloudblkDevice *dev)
+{
+    uint32_t count = 0;
+    unsigned i;
+
+    for (i = 0; i < dev->num_loops; i++) {
+        count += cloudblk_channel_in_flight(dev->loops[i].channel);
+    }
+    return count;
+}
+
+static void wake_up(void *opaque)
+{
+}
+
+/* Runs the main loop's context until nothing is in flight or the time is over. */
+static bool drain_until(CloudblkDevice *dev, int64_t deadline)
+{
+    AioContext *context = qemu_get_aio_context();
+    QEMUTimer timer;
+
+    aio_timer_init(context, &timer, QEMU_CLOCK_REALTIME, SCALE_NS, wake_up, NULL);
+    timer_mod_ns(&timer, deadline);
+    while (in_flight(dev) && qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < deadline) {
+        aio_poll(context, true);
+    }
+    timer_del(&timer);
+    return !in_flight(dev);
+}
+
+static void submit_own_flush(CloudblkDevice *dev)
+{
+    /* Without opaque, by which cloudblk_complete() knows it */
+    CloudblkRequest flush = { .operation = CLOUDBLK_OP_FLUSH };
+    int ret = cloudblk_channel_submit(dev->loops[0].channel, &flush);
+
+    if (ret < 0) {
+        warn_report("cloudblk: cannot flush %s: %s", dev->conf.server, strerror(-ret));
+        return;
+    }
+    qatomic_set(&dev->flushing, true);
+    cloudblk_channel_kick(dev->loops[0].channel);
+}
+
+void cloudblk_settle(CloudblkDevice *dev)
+{
+    int64_t deadline = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + SETTLE_NS;
+
+    assert(!dev->ioeventfd_started);
+    if (drain_until(dev, deadline) && dev->info.write_cache && !dev->read_only) {
+        submit_own_flush(dev);
+        drain_until(dev, deadline);
+    }
+}
+
+void cloudblk_revoke(CloudblkDevice *dev)
+{
+    unsigned i;
+
+    assert(!dev->ioeventfd_started);
+    dev->revoking = true;
+    for (i = 0; i < dev->num_loops; i++) {
+        cloudblk_channel_revoke(dev->loops[i].channel);
+    }
+    dev->revoking = false;
+}
+
+void cloudblk_reset(VirtIODevice *vdev)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
+
+    if (dev->session) {
+        cloudblk_revoke(dev);
+    }
+    qatomic_set(&dev->write_cache, dev->default_write_cache);
+}
+
+/* ---- Stop and continue ------------------------------------------------------------------- */
+
+void cloudblk_resume(void *opaque)
+{
+    CloudblkDevice *dev = opaque;
+    unsigned i;
+
+    if (!dev->running || dev->ioeventfd_started) {
+        return;
+    }
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        cloudblk_queue_run(&dev->queues[i]);
+    }
+}
+
+/*
+ * Registered before virtio's own handler, so that it is called before that one starts the queues
+ * and after that one stopped them.
+ */
+void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
+{
+    CloudblkDevice *dev = opaque;
+    unsigned i;
+
+    if (running == dev->running) {
+        return;
+    }
+    dev->running = running;
+    if (!running) {
+        cloudblk_settle(dev);
+    }
+    for (i = 0; i < dev->num_loops; i++) {
+        CloudblkLoop *loop = &dev->loops[i];
+
+        if (running && !loop->attached) {
+            cloudblk_loop_attach(loop, qemu_get_aio_context());
+        } else if (!running && cloudblk_channel_in_flight(loop->channel)) {
+            /* An idle channel stays, to keep its session alive: it has no guest memory to write */
+            cloudblk_loop_detach(loop);
+        }
+    }
+    if (running) {
+        qemu_bh_schedule(dev->resume_bh);
+    }
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What differs between the QEMU releases that the device is built for.
+ *
+ * The only file of hw/ with conditionals on QEMU's version.
+ */
+#ifndef CLOUDBLK_QEMU_COMPAT_H
+#define CLOUDBLK_QEMU_COMPAT_H
+
+#include "qemu/osdep.h"
+
+#define CLOUDBLK_QEMU_AT_LEAST(major, minor) \
+    (QEMU_VERSION_MAJOR > (major) ||         \
+     (QEMU_VERSION_MAJOR == (major) && QEMU_VERSION_MINOR >= (minor)))
+
+#include "block/aio.h"
+#include "block/aio-wait.h"
+#include "hw/qdev-properties.h"
+#include "hw/qdev-properties-system.h"
+#include "hw/virtio/virtio.h"
+#include "migration/blocker.h"
+#include "qapi/error.h"
+
+#if CLOUDBLK_QEMU_AT_LEAST(10, 0)
+#include "system/iothread.h"
+#include "system/runstate.h"
+#include "system/system.h"
+#else
+#include "sysemu/iothread.h"
+#include "sysemu/runstate.h"
+#include "sysemu/sysemu.h"
+#endif
+
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+#include "hw/virtio/iothread-vq-mapping.h"
+#endif
+
+/* A list of properties: constant and without a terminator since 10.0. */
+#if CLOUDBLK_QEMU_AT_LEAST(10, 0)
+#define CLOUDBLK_PROPERTIES const Property
+#define CLOUDBLK_PROPERTIES_END
+#else
+#define CLOUDBLK_PROPERTIES Property
+#define CLOUDBLK_PROPERTIES_END DEFINE_PROP_END_OF_LIST(),
+#endif
+
+/* The last argument of a class_init function. */
+#if CLOUDBLK_QEMU_AT_LEAST(10, 1)
+#define CLOUDBLK_CLASS_DATA const void
+#else
+#define CLOUDBLK_CLASS_DATA void
+#endif
+
+/* What VirtioDeviceClass::set_status returns. */
+#if CLOUDBLK_QEMU_AT_LEAST(10, 1)
+#define CLOUDBLK_SET_STATUS_RESULT int
+#define CLOUDBLK_SET_STATUS_OK 0
+#else
+#define CLOUDBLK_SET_STATUS_RESULT void
+#define CLOUDBLK_SET_STATUS_OK
+#endif
+
+/* The property iothread-vq-mapping, which QEMU has since 9.0. */
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+typedef IOThreadVirtQueueMappingList CloudblkVqMapping;
+#define CLOUDBLK_PROP_VQ_MAPPING(state, field) \
+    DEFINE_PROP_IOTHREAD_VQ_MAPPING_LIST("iothread-vq-mapping", state, field),
+#else
+typedef void CloudblkVqMapping;
+#define CLOUDBLK_PROP_VQ_MAPPING(state, field)
+#endif
+
+/*
+ * Writes the AioContext of each queue that `mapping` gives it and takes references to the
+ * IOThreads, which cloudblk_compat_vq_mapping_release() drops.
+ */
+static inline bool cloudblk_compat_vq_mapping_apply(CloudblkVqMapping *mapping,
+                                                    AioContext **contexts,
+                                                    uint16_t num_queues,
+                                                    Error **errp)
+{
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+    return iothread_vq_mapping_apply(mapping, contexts, num_queues, errp);
+#else
+    g_assert_not_reached();
+#endif
+}
+
+static inline void cloudblk_compat_vq_mapping_release(CloudblkVqMapping *mapping)
+{
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+    iothread_vq_mapping_cleanup(mapping);
+#endif
+}
+
+static inline void cloudblk_compat_set_fd_handler(AioContext *context, int fd, IOHandler *read,
+                                                  IOHandler *write, AioPollFn *poll,
+                                                  IOHandler *poll_ready, void *opaque)
+{
+#if CLOUDBLK_QEMU_AT_LEAST(8, 1)
+    aio_set_fd_handler(context, fd, read, write, poll, poll_ready, opaque);
+#else
+    /* Not external: the answers to requests must also come in while QEMU drains its disks. */
+    aio_set_fd_handler(context, fd, false, read, write, poll, poll_ready, opaque);
+#endif
+}
+
+/* Runs `fn` in `context` and waits for it. Big QEMU lock held. */
+static inline void cloudblk_compat_run_in(AioContext *context, QEMUBHFunc *fn, void *opaque)
+{
+    if (context == qemu_get_aio_context()) {
+        fn(opaque);
+        return;
+    }
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+    aio_wait_bh_oneshot(context, fn, opaque);
+#else
+    /* The wait drops the context's lock, which it expects to be held. */
+    aio_context_acquire(context);
+    aio_wait_bh_oneshot(context, fn, opaque);
+    aio_context_release(context);
+#endif
+}
+
+/* Takes *reason over; it is NULL afterwards if that failed. */
+static inline bool cloudblk_compat_block_migration(Error **reason, Error **errp)
+{
+#if CLOUDBLK_QEMU_AT_LEAST(8, 2)
+    return migrate_add_blocker(reason, errp) == 0;
+#else
+    if (migrate_add_blocker(*reason, errp) < 0) {
+        error_free(*reason);
+        *reason = NULL;
+        return false;
+    }
+    return true;
+#endif
+}
+
+static inline void cloudblk_compat_unblock_migration(Error **reason)
+{
+    if (!*reason) {
+        return;
+    }
+#if CLOUDBLK_QEMU_AT_LEAST(8, 2)
+    migrate_del_blocker(reason);
+#else
+    migrate_del_blocker(*reason);
+    error_free(*reason);
+    *reason = NULL;
+#endif
+}
+
+#endif
