@@ -317,3 +317,5 @@ void cloudblk_register_types(void)
         cloudblk_pci_register_types();
     }
 }
+
+type_init(cloudblk_register_types)
