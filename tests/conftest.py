@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of all Python tests."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from tests.support.disk import CloudblkDisk, PlainDisk  # noqa: E402
+from tests.support.paths import RELEASES, stock_qemu  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--plain",
+        action="store_true",
+        help="run the guest tests on QEMU's own virtio-blk-pci, to tell a mistake of the tests from one of ours",
+    )
+
+
+@pytest.fixture(params=RELEASES)
+def qemu(request):
+    """Command of each stock QEMU."""
+    return stock_qemu(request.param)
+
+
+@pytest.fixture
+def disk_type(request):
+    return PlainDisk if request.config.getoption("--plain") else CloudblkDisk
+
+
+@pytest.fixture
+def disk(disk_type, tmp_path):
+    """A disk of 1 GiB that has nothing on it."""
+    with disk_type(tmp_path / "disk.img", 1 << 30) as made:
+        yield made

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A small Linux guest under TCG, in which a test runs shell scripts."""
+
+import base64
+import time
+
+from .paths import guest_files
+from .qemu import Qemu
+from .stream import Closed, Lines, Timeout
+
+# A guest boots in 3 to 4 seconds; a busy machine may take many times that.
+BOOT_TIMEOUT = 120
+SCRIPT_TIMEOUT = 120
+
+
+class GuestError(Exception):
+    """A script failed in the guest, or the guest did."""
+
+
+class Guest(Qemu):
+    """Boots when entered, and is powered off by poweroff() or killed when left.
+
+    devices are further arguments for QEMU; the first virtio disk is /dev/vda in the guest.
+    """
+
+    def __init__(self, binary, devices, memory="512M", env=None):
+        kernel, initramfs = guest_files()
+        super().__init__(binary, [], env)
+        self._console = self.folder / "console"
+        self._arguments += ["-accel", "tcg,thread=multi", "-smp", "2", "-m", memory]
+        self._arguments += ["-kernel", kernel, "-initrd", initramfs]
+        self._arguments += ["-append", "console=ttyS0 quiet panic=-1"]
+        self._arguments += ["-serial", f"file:{self._console}"]
+        self._arguments += self.socket_chardev("agent") + ["-serial", "chardev:agent"]
+        self._arguments += [str(argument) for argument in devices]
+        self._socket = None
+        self._lines = None
+
+    def start(self):
+        super().start()
+        self._socket = self.accept("agent")
+        self._lines = Lines(self._socket.fileno())
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        with self._explained():
+            self._lines.until(lambda line: line == b"\x01ready", deadline)
+
+    def console(self):
+        """What the guest's kernel said so far."""
+        return self._console.read_text(errors="replace") if self._console.exists() else ""
+
+    def _explained(self):
+        return _Explained(self)
+
+    def send(self, script):
+        """Starts a shell script; its lines are then read with lines() or finish()."""
+        text = base64.encodebytes(script.encode()).decode()
+        self._socket.sendall((text + ".\n").encode())
+
+    def line(self, wanted=lambda line: True, timeout=SCRIPT_TIMEOUT):
+        """The next line of the running script's output for which wanted(line) is true."""
+        deadline = time.monotonic() + timeout
+        with self._explained():
+            while True:
+                line = self._lines.next(deadline).decode(errors="replace")
+                if line.startswith("\x01exit "):
+                    raise GuestError(f"the script ended ({line[1:]}) before the line waited for")
+                if wanted(line):
+                    return line
+
+    def finish(self, timeout=SCRIPT_TIMEOUT):
+        """Exit status and output of the script sent last, without the lines already read and without
+        the newlines at its end."""
+        deadline = time.monotonic() + timeout
+        output = []
+        with self._explained():
+            while True:
+                line = self._lines.next(deadline).decode(errors="replace")
+                if line.startswith("\x01exit "):
+                    return int(line.split()[1]), "\n".join(output).rstrip("\n")
+                output.append(line)
+
+    def run(self, script, timeout=SCRIPT_TIMEOUT):
+        """Output of a script that must succeed (it runs with set -e)."""
+        status, output = self.try_run("set -e\n" + script, timeout)
+        if status:
+            raise GuestError(f"status {status} of:\n{script}\noutput:\n{output}\n{self.report()}")
+        return output
+
+    def try_run(self, script, timeout=SCRIPT_TIMEOUT):
+        """Exit status and output of a script."""
+        self.send(script)
+        return self.finish(timeout)
+
+    def poweroff(self, timeout=60):
+        """Orderly end of the guest; QEMU's exit status must be 0."""
+        self.send("sync\npoweroff -f\n")
+        status = self.wait(timeout)
+        if status:
+            raise GuestError(f"QEMU ended with {status}\n{self.report()}")
+
+    def report(self):
+        return f"guest's console:\n{self.console()[-4000:]}\nQEMU's messages:\n{self.messages()[-4000:]}"
+
+
+class _Explained:
+    """Adds the guest's last words to a timeout or a lost connection."""
+
+    def __init__(self, guest):
+        self._guest = guest
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _, error, traceback):
+        if isinstance(error, (Timeout, Closed)):
+            raise GuestError(f"{error}\n{self._guest.report()}") from error

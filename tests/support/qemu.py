@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A QEMU process under a test: its monitor, its end, its messages."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+from .stream import Closed, Lines, Timeout
+
+
+class QmpError(Exception):
+    """QEMU refused a command."""
+
+
+class Qmp:
+    """One monitor connection. Events that arrive meanwhile are kept."""
+
+    def __init__(self, connection, deadline):
+        self._socket = connection
+        self._lines = Lines(connection.fileno())
+        self.events = []
+        if "QMP" not in json.loads(self._lines.next(deadline)):
+            raise QmpError("no greeting")
+        self.command("qmp_capabilities")
+
+    def command(self, name, timeout=30, **arguments):
+        message = {"execute": name, "arguments": {k.replace("_", "-"): v for k, v in arguments.items()}}
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        deadline = time.monotonic() + timeout
+        while True:
+            answer = json.loads(self._lines.next(deadline))
+            if "error" in answer:
+                raise QmpError(f"{name}: {answer['error']['desc']}")
+            if "return" in answer:
+                return answer["return"]
+            self.events.append(answer)
+
+    def wait_event(self, name, timeout=30):
+        """The first event of that name since the last one waited for."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for index, event in enumerate(self.events):
+                if event["event"] == name:
+                    del self.events[: index + 1]
+                    return event
+            self.events.append(json.loads(self._lines.next(deadline)))
+
+
+def listen(path):
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(str(path))
+    server.listen(1)
+    return server
+
+
+class Qemu:
+    """Runs a QEMU until it is left as a context manager. QEMU connects to us, so there is no race
+    with its start. folder holds its sockets and messages."""
+
+    def __init__(self, binary, arguments, env=None):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="cloudblk-qemu-"))
+        self._binary = binary
+        self._arguments = [str(argument) for argument in arguments]
+        self._env = {**os.environ, **(env or {})}
+        self._listeners = {}
+        self.process = None
+        self.qmp = None
+
+    def socket_chardev(self, name):
+        """Adds a character device that is connected to the test, and gives its arguments."""
+        path = self.folder / name
+        self._listeners[name] = listen(path)
+        return ["-chardev", f"socket,id={name},path={path}"]
+
+    def accept(self, name, timeout=30):
+        """The connection of that character device."""
+        listener = self._listeners.pop(name)
+        deadline = time.monotonic() + timeout
+        listener.settimeout(0.2)
+        try:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                    connection.setblocking(True)
+                    return connection
+                except TimeoutError:
+                    if self.process.poll() is not None:
+                        raise Closed(f"QEMU ended with {self.process.returncode}: {self.messages()}") from None
+                    if time.monotonic() > deadline:
+                        raise Timeout("QEMU did not connect in time") from None
+        finally:
+            listener.close()
+
+    def start(self):
+        monitor = self.socket_chardev("qmp") + ["-mon", "chardev=qmp,mode=control"]
+        command = [self._binary, "-nodefaults", "-display", "none", "-no-reboot"]
+        with open(self.folder / "stderr", "wb") as stderr:
+            self.process = subprocess.Popen(
+                [*command, *self._arguments, *monitor],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env=self._env,
+            )
+        self.qmp = Qmp(self.accept("qmp"), time.monotonic() + 30)
+
+    def messages(self):
+        """What QEMU wrote to its standard output and error so far."""
+        return (self.folder / "stderr").read_text(errors="replace")
+
+    def wait(self, timeout=60):
+        """Exit status, once QEMU has ended by itself."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise Timeout("QEMU did not end in time") from None
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        if self.process:
+            self.process.wait()
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        for listener in self._listeners.values():
+            listener.close()
+        shutil.rmtree(self.folder)
