@@ -1,3 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The device's own sources, compiled for each QEMU release.
-list(APPEND CLOUDBLK_DEVICE_SOURCES)
+list(APPEND CLOUDBLK_DEVICE_SOURCES
+  cloudblk-config.c
+  cloudblk-device.c
+  cloudblk-loop.c
+  cloudblk-pci.c
+  cloudblk-request.c
+  cloudblk-run.c
+)
