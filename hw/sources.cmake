@@ -6,5 +6,4 @@ list(APPEND CLOUDBLK_DEVICE_SOURCES
   cloudblk-loop.c
   cloudblk-pci.c
   cloudblk-request.c
-  cloudblk-run.c
-)
+  cloudblk-run.c)
