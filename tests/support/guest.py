@@ -10,6 +10,7 @@ from .stream import Closed, Lines, Timeout
 
 # A guest boots in 3 to 4 seconds; a busy machine may take many times that.
 BOOT_TIMEOUT = 120
+KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1"
 SCRIPT_TIMEOUT = 120
 
 
@@ -20,16 +21,17 @@ class GuestError(Exception):
 class Guest(Qemu):
     """Boots when entered, and is powered off by poweroff() or killed when left.
 
-    devices are further arguments for QEMU; the first virtio disk is /dev/vda in the guest.
+    devices are further arguments for QEMU; the first virtio disk is /dev/vda in the guest. With
+    from_disk the firmware has to find a boot loader there (boot_disk.make() writes one).
     """
 
-    def __init__(self, binary, devices, memory="512M", env=None):
-        kernel, initramfs = guest_files()
+    def __init__(self, binary, devices, memory="512M", env=None, from_disk=False):
         super().__init__(binary, [], env)
         self._console = self.folder / "console"
         self._arguments += ["-accel", "tcg,thread=multi", "-smp", "2", "-m", memory]
-        self._arguments += ["-kernel", kernel, "-initrd", initramfs]
-        self._arguments += ["-append", "console=ttyS0 quiet panic=-1"]
+        if not from_disk:
+            kernel, initramfs = guest_files()
+            self._arguments += ["-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_COMMAND_LINE]
         self._arguments += ["-serial", f"file:{self._console}"]
         self._arguments += self.socket_chardev("agent") + ["-serial", "chardev:agent"]
         self._arguments += [str(argument) for argument in devices]
