@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Who may write to a volume, as a short text that is kept where the volume lives.
+#ifndef CLOUDBLK_PROXY_OWNER_RECORD_H_
+#define CLOUDBLK_PROXY_OWNER_RECORD_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "proxy-protocol/wire.h"
+
+namespace cloudblk::proxy {
+
+struct OwnerRecord {
+  struct Holder {
+    wire::Uuid session;
+    uint64_t epoch = 0;
+    bool share_rw = false;
+    bool read_only = false;
+    std::optional<wire::Uuid> token;  // released, and waiting to be claimed
+    std::string client_name;
+
+    bool operator==(const Holder&) const = default;
+  };
+  std::vector<Holder> holders;
+  // Who held it last, when nobody does now.
+  std::vector<wire::Uuid> last;
+
+  bool operator==(const OwnerRecord&) const = default;
+};
+
+// One line each; an empty record is an empty text.
+std::string Format(const OwnerRecord& record);
+// Lines that are not understood (of a later release) are left out.
+OwnerRecord ParseOwnerRecord(std::string_view text);
+
+std::string ToString(const wire::Uuid& uuid);  // 8-4-4-4-12
+std::optional<wire::Uuid> ParseUuid(std::string_view text);
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_OWNER_RECORD_H_

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Who may write to a volume: sessions, epochs, incarnations, leases, fencing (SPEC.md 6 to 8, 11).
+#ifndef CLOUDBLK_PROXY_OWNERSHIP_H_
+#define CLOUDBLK_PROXY_OWNERSHIP_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "proxy-protocol/wire.h"
+#include "proxy/backend.h"
+#include "proxy/owner_record.h"
+
+namespace cloudblk::proxy {
+
+struct OwnershipAnswer {
+  wire::Status status = wire::Status::kOk;
+  std::string text;  // for people, unless kOk
+  uint64_t epoch = 0;
+  uint32_t retry_ms = 0;
+};
+
+// A connection as ownership sees it. Its functions are called with the volume's lock held, from any
+// thread, and return at once.
+class Peer {
+ public:
+  // Stop this connection (SPEC.md 7.1), then call Ownership::Gone. `revoked`, unless empty, says
+  // why its session lost the volume.
+  virtual void Stop(const std::string& revoked) = 0;
+  // What became of this connection's Open, Claim or End.
+  virtual void Answer(const OwnershipAnswer& answer) = 0;
+
+  // Whether its requests are to be carried out. Any thread.
+  bool active() const { return active_.load(std::memory_order_acquire); }
+
+ protected:
+  ~Peer() = default;
+
+ private:
+  friend class Ownership;
+  std::atomic<bool> active_{false};
+};
+
+struct OpenRequest {
+  wire::Open open;
+  std::string client_name;
+  std::string address;  // where the client connects from
+};
+
+// One volume's. All methods may be called from any thread; none waits for a connection. What has to
+// wait for connections to be stopped is queued, one after the other.
+class Ownership {
+ public:
+  static constexpr uint32_t kMaxChannels = 64;
+
+  // `clock` is monotonic, in nanoseconds. `backend` must outlive the object.
+  Ownership(std::string volume, Backend* backend, int64_t lease_ns, std::function<int64_t()> clock);
+
+  // Finds out who held the volume before this process started; their lease starts now. At start-up.
+  void Restore();
+
+  // Each is followed by Peer::Answer, unless Gone comes first. A peer has one of them under way.
+  void Open(Peer* peer, const OpenRequest& request);
+  void Claim(Peer* peer, const wire::TokenMessage& message);
+  void End(Peer* peer);  // CLOSE with END_SESSION
+
+  OwnershipAnswer Release(Peer* peer, const wire::TokenMessage& message);
+
+  // The peer is stopped: nothing of it can reach the storage any more, and no more calls to it are
+  // made. Also for peers that never got an answer, or are not known.
+  void Gone(Peer* peer);
+
+ private:
+  struct Channel {
+    uint64_t incarnation = 0;
+    Peer* peer = nullptr;  // null: the connection was lost
+  };
+  // An active session, or one that was and may come back.
+  struct Session {
+    wire::Uuid uuid;
+    uint64_t epoch = 0;
+    uint32_t channel_count = 0;  // 0: not known yet
+    bool share_rw = false;
+    bool read_only = false;
+    std::string client_name;
+    std::string address;
+    std::string since;
+    std::map<uint32_t, Channel> channels;
+    int64_t lost_ns = 0;  // when the last connection was lost; valid while there is none
+    std::optional<wire::Uuid> token;  // released: not active, reserved for who has the token
+
+    bool connected() const;
+  };
+  struct Operation {
+    enum class Kind { kOpen, kClaim, kEnd };
+    Kind kind;
+    Peer* peer;
+    OpenRequest request;         // kOpen
+    wire::TokenMessage message;  // kClaim
+    bool started = false;
+    std::set<Peer*> waiting_for;     // being stopped
+    std::set<Peer*> to_stop;         // by the judgement
+    std::string revoked;             // why, for those of other sessions
+    std::set<Peer*> revoke;          // of to_stop: whom to tell
+    std::vector<wire::Uuid> losers;  // sessions that lose the volume when it is committed
+  };
+
+  // Below: with mutex_ held.
+
+  void Enqueue(Operation operation);
+  void Advance();
+  void Start(Operation* operation);
+  // Whether the operation may be carried out, and what has to be stopped before.
+  OwnershipAnswer Judge(Operation* operation);
+  OwnershipAnswer JudgeOpen(Operation* operation);
+  OwnershipAnswer JudgeOwnSession(const wire::Open& open, const Session* own);
+  OwnershipAnswer JudgeOthers(Operation* operation, const OpenRequest& request, bool takeover);
+  OwnershipAnswer JudgeClaim(Operation* operation);
+  OwnershipAnswer JudgeEnd(Operation* operation);
+  OwnershipAnswer Commit(Operation* operation);
+  OwnershipAnswer CommitOpen(const Operation& operation);
+  OwnershipAnswer CommitClaim(const Operation& operation);
+  OwnershipAnswer CommitEnd(const Operation& operation);
+  void DropLosers(const Operation& operation);
+  void StopAll(Operation* operation, const Session& session, const std::string& revoked);
+  void Activate(Session* session, uint32_t channel, uint64_t incarnation, Peer* peer);
+
+  Session* FindSession(const wire::Uuid& uuid);
+  Session* FindToken(const wire::Uuid& token);
+  Session* SessionOf(const Peer* peer);
+  bool Expired(const Session& session) const;
+  OwnershipAnswer Busy(const Session& holder) const;
+  // A lock of the storage, from before a session is active until none is.
+  OwnershipAnswer Lock();
+  void UnlockIfFree();
+  void LoadRecord();
+  void StoreRecord();
+
+  const std::string volume_;
+  Backend* const backend_;
+  const int64_t lease_ns_;
+  const std::function<int64_t()> clock_;
+
+  std::mutex mutex_;
+  std::map<std::string, Session> sessions_;  // by UUID, as text
+  std::map<Peer*, OpenRequest> observers_;
+  std::set<std::string> fenced_;  // UUIDs that lost the volume to another session
+  std::deque<std::string> fenced_order_;
+  OwnerRecord stored_;
+  std::vector<wire::Uuid> last_;
+  std::deque<Operation> queue_;
+  bool locked_ = false;
+  bool record_kept_ = false;  // the storage is known to keep the record
+  bool record_warned_ = false;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_OWNERSHIP_H_

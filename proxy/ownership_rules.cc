@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The rules by which an OPEN, a CLAIM or the end of a session is granted (SPEC.md 6.5, 7, 11).
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "proxy/ownership.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+OwnershipAnswer Ok() { return {}; }
+
+OwnershipAnswer Refuse(wire::Status status, std::string text, uint64_t epoch = 0) {
+  return {status, std::move(text), epoch, 0};
+}
+
+std::string NameOf(const std::string& client_name) {
+  return client_name.empty() ? "a client without a name" : "'" + client_name + "'";
+}
+
+}  // namespace
+
+OwnershipAnswer Ownership::Judge(Operation* operation) {
+  switch (operation->kind) {
+    case Operation::Kind::kOpen:
+      return JudgeOpen(operation);
+    case Operation::Kind::kClaim:
+      return JudgeClaim(operation);
+    case Operation::Kind::kEnd:
+      return JudgeEnd(operation);
+  }
+  return Refuse(wire::Status::kInvalid, "unknown operation");
+}
+
+OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
+  const wire::Open& open = operation->request.open;
+  const bool takeover = (open.flags & wire::OpenFlag::kTakeover) != 0;
+  if ((open.flags & wire::OpenFlag::kResume) != 0 && open.volume != backend_->uuid()) {
+    return Refuse(
+        wire::Status::kVolumeChanged,
+        fmt::format("volume '{}' is another disk now than the one that was opened", volume_));
+  }
+  if (open.channel_count > kMaxChannels) {
+    return Refuse(wire::Status::kTooMany,
+                  fmt::format("{} channels are asked for; at most {} are possible",
+                              open.channel_count, kMaxChannels));
+  }
+  if ((open.flags & wire::OpenFlag::kActive) == 0) return Ok();
+  OwnershipAnswer answer = Lock();
+  if (answer.status != wire::Status::kOk) return answer;
+  Session* own = FindSession(open.session);
+  answer = JudgeOwnSession(open, own);
+  if (answer.status != wire::Status::kOk) return answer;
+
+  const bool has_token = !open.token.IsNil();
+  Session* released = has_token ? FindToken(open.token) : nullptr;
+  if (own != nullptr && own->token && !has_token && !takeover) return Busy(*own);
+  answer = JudgeOthers(operation, operation->request, takeover);
+  if (answer.status != wire::Status::kOk) return answer;
+  if (has_token && released == nullptr) {
+    return Refuse(wire::Status::kBadToken,
+                  fmt::format("volume '{}' is not reserved for this token (any more)", volume_));
+  }
+  if (released != nullptr && open.epoch <= released->epoch) {
+    return Refuse(wire::Status::kInvalid,
+                  fmt::format("a claim needs an epoch above {}", released->epoch), released->epoch);
+  }
+  if (own == nullptr) return Ok();
+  if (own->epoch < open.epoch) {
+    StopAll(operation, *own, own->token ? operation->revoked : std::string());
+  } else if (const auto channel = own->channels.find(open.channel);
+             channel != own->channels.end() && channel->second.peer != nullptr) {
+    operation->to_stop.insert(channel->second.peer);
+  }
+  return Ok();
+}
+
+OwnershipAnswer Ownership::JudgeOwnSession(const wire::Open& open, const Session* own) {
+  if (own != nullptr && own->epoch > open.epoch) {
+    return Refuse(wire::Status::kStale,
+                  fmt::format("the session is at epoch {} already", own->epoch), own->epoch);
+  }
+  const bool same_epoch = own != nullptr && own->epoch == open.epoch;
+  if (same_epoch) {
+    const auto channel = own->channels.find(open.channel);
+    if (channel != own->channels.end() && channel->second.incarnation >= open.incarnation) {
+      return Refuse(wire::Status::kStale,
+                    fmt::format("channel {} is at incarnation {} already", open.channel,
+                                channel->second.incarnation),
+                    own->epoch);
+    }
+  }
+  // A session that says it was here, on a volume whose last owners are known and are others, is one
+  // that lost it before this process started.
+  const bool lost = (open.flags & wire::OpenFlag::kResume) != 0 && own == nullptr && record_kept_ &&
+                    !last_.empty() && std::ranges::find(last_, open.session) == last_.end();
+  if (lost || fenced_.contains(ToString(open.session))) {
+    return Refuse(wire::Status::kFenced,
+                  fmt::format("another client was given volume '{}' meanwhile", volume_));
+  }
+  if (same_epoch && own->channel_count != 0 && own->channel_count != open.channel_count) {
+    return Refuse(wire::Status::kInvalid, fmt::format("the session has {} channels, not {}",
+                                                      own->channel_count, open.channel_count));
+  }
+  return Ok();
+}
+
+// The other sessions of the volume: those it can be shared with stay, those that may be put aside
+// become losers, any other is in the way.
+OwnershipAnswer Ownership::JudgeOthers(Operation* operation, const OpenRequest& request,
+                                       bool takeover) {
+  const wire::Open& open = request.open;
+  const bool share_rw = (open.flags & wire::OpenFlag::kShareRw) != 0;
+  const bool read_only =
+      backend_->geometry().read_only || (open.flags & wire::OpenFlag::kReadOnly) != 0;
+  const wire::Uuid& token =
+      operation->kind == Operation::Kind::kClaim ? operation->message.token : open.token;
+  operation->revoked = fmt::format("volume '{}' was given to {} ({})", volume_,
+                                   NameOf(request.client_name), request.address);
+  for (const auto& [uuid, session] : sessions_) {
+    if (session.uuid == open.session) continue;
+    if (session.token) {
+      // A wrong token has its own answer.
+      if (token.IsNil() && !takeover) return Busy(session);
+      if (session.token != token && !takeover) continue;
+    } else if (!Expired(session)) {
+      const bool shared = (share_rw && session.share_rw) || (read_only && session.read_only);
+      if (shared) continue;
+      if (!takeover) return Busy(session);
+    }
+    operation->losers.push_back(session.uuid);
+  }
+  for (const wire::Uuid& loser : operation->losers) {
+    StopAll(operation, *FindSession(loser), operation->revoked);
+  }
+  return Ok();
+}
+
+OwnershipAnswer Ownership::JudgeClaim(Operation* operation) {
+  Session* released = FindToken(operation->message.token);
+  if (released == nullptr) {
+    return Refuse(wire::Status::kBadToken,
+                  fmt::format("volume '{}' is not reserved for this token (any more)", volume_));
+  }
+  if (operation->message.epoch <= released->epoch) {
+    return Refuse(wire::Status::kInvalid,
+                  fmt::format("a claim needs an epoch above {}", released->epoch), released->epoch);
+  }
+  if (SessionOf(operation->peer) == released) return Ok();
+  const auto observer = observers_.find(operation->peer);
+  if (observer == observers_.end()) {
+    return Refuse(wire::Status::kInvalid, "only who observes or released the volume may claim it");
+  }
+  const OwnershipAnswer answer = JudgeOthers(operation, observer->second, false);
+  if (answer.status != wire::Status::kOk) return answer;
+  // Migration keeps the session's UUID: its connections at the source have the lower epoch.
+  StopAll(operation, *released, operation->revoked);
+  return Ok();
+}
+
+OwnershipAnswer Ownership::JudgeEnd(Operation* operation) {
+  const auto observer = observers_.find(operation->peer);
+  if (observer != observers_.end()) {
+    const wire::Open& open = observer->second.open;
+    for (const auto& [peer, other] : observers_) {
+      if (peer != operation->peer && other.open.session == open.session &&
+          other.open.epoch == open.epoch) {
+        operation->to_stop.insert(peer);
+      }
+    }
+  }
+  if (const Session* session = SessionOf(operation->peer)) StopAll(operation, *session, {});
+  operation->to_stop.erase(operation->peer);
+  return Ok();
+}
+
+void Ownership::StopAll(Operation* operation, const Session& session, const std::string& revoked) {
+  for (const auto& [index, channel] : session.channels) {
+    if (channel.peer == nullptr) continue;
+    operation->to_stop.insert(channel.peer);
+    if (!revoked.empty()) operation->revoke.insert(channel.peer);
+  }
+}
+
+bool Ownership::Expired(const Session& session) const {
+  return !session.token && !session.connected() && clock_() - session.lost_ns >= lease_ns_;
+}
+
+OwnershipAnswer Ownership::Busy(const Session& holder) const {
+  std::string text = fmt::format("volume '{}' is in use by {} ({}) since {}", volume_,
+                                 NameOf(holder.client_name), holder.address, holder.since);
+  if (holder.token) {
+    text += ", which released it for another host to claim; use takeover to end that";
+    return {wire::Status::kBusy, std::move(text), holder.epoch, 0};
+  }
+  if (holder.connected()) {
+    text += ", which is connected; stop it, or use takeover";
+    return {wire::Status::kBusy, std::move(text), holder.epoch, 0};
+  }
+  const int64_t left_ns = lease_ns_ - (clock_() - holder.lost_ns);
+  const int64_t left_ms = std::max<int64_t>(1, (left_ns + 999'999) / 1'000'000);
+  text += fmt::format(", which is not connected; its lease ends in {:.1f} s: wait, or use takeover",
+                      static_cast<double>(left_ms) / 1000);
+  return {wire::Status::kBusy, std::move(text), holder.epoch, static_cast<uint32_t>(left_ms)};
+}
+
+OwnershipAnswer Ownership::Lock() {
+  if (locked_) return Ok();
+  const cloudblk::Status status = backend_->AcquireExclusive();
+  if (!status.ok()) {
+    return Refuse(wire::Status::kBusy,
+                  fmt::format("volume '{}' is in use: {}", volume_, status.message()));
+  }
+  locked_ = true;
+  LoadRecord();
+  return Ok();
+}
+
+}  // namespace cloudblk::proxy
