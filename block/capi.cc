@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// cloudblk.h over the engine.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/host_loop.h"
+#include "block/include/cloudblk.h"
+#include "block/session.h"
+
+struct CloudblkChannel {
+  cloudblk::Channel* channel;
+  std::unique_ptr<cloudblk::HostLoop> loop;
+};
+
+struct CloudblkSession {
+  std::unique_ptr<cloudblk::Session> session;
+  std::vector<CloudblkChannel> channels;
+};
+
+namespace cloudblk {
+namespace {
+
+constexpr int64_t kNsPerMs = 1'000'000;
+constexpr uint32_t kDefaultOpenTimeoutMs = 15'000;
+constexpr uint32_t kDefaultAnswerTimeoutMs = 30'000;
+
+std::string ClientName(const char* given) {
+  std::string name = given != nullptr ? given : "";
+  if (name.empty()) {
+    char host[256] = "";
+    if (gethostname(host, sizeof(host) - 1) != 0) std::strcpy(host, "unknown host");
+    name = std::string(host) + " pid " + std::to_string(getpid());
+  }
+  name.resize(std::min<size_t>(name.size(), wire::kMaxClientName));
+  return name;
+}
+
+Status Check(const CloudblkOptions& options) {
+  if (options.abi_version != CLOUDBLK_ABI_VERSION || options.size < sizeof(CloudblkOptions)) {
+    return Status(EINVAL, "the program was built for another version of libcloudblk (" +
+                              std::to_string(options.abi_version) + ", this is " +
+                              std::to_string(CLOUDBLK_ABI_VERSION) + "); build it anew");
+  }
+  if (options.server == nullptr) return Status(EINVAL, "no server given; set server=URI");
+  if (options.channels == 0) return Status(EINVAL, "0 channels asked for; ask for at least 1");
+  const std::string name = ClientName(options.client_name);
+  if (!wire::IsText({reinterpret_cast<const uint8_t*>(name.data()), name.size()})) {
+    return Status(EINVAL, "the client name is not UTF-8 of at most 255 bytes; choose another");
+  }
+  return Status::Ok();
+}
+
+uint64_t Seed(const wire::Uuid& uuid) { return wire::Load32(uuid.bytes.data()) | 1u; }
+
+Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
+  const Status status = Check(options);
+  if (!status.ok()) return status;
+  SessionConfig config;
+  config.uuid = RandomUuid();
+  config.jitter_seed = Seed(config.uuid);
+  config.client_name = ClientName(options.client_name);
+  config.channels = options.channels;
+  config.observe = options.observe;
+  config.read_only = options.read_only;
+  config.share_rw = options.share_rw;
+  config.takeover = options.takeover;
+  config.payload_crc = options.payload_crc;
+  const uint32_t answer_ms =
+      options.answer_timeout_ms != 0 ? options.answer_timeout_ms : kDefaultAnswerTimeoutMs;
+  const uint32_t open_ms =
+      options.open_timeout_ms != 0 ? options.open_timeout_ms : kDefaultOpenTimeoutMs;
+  config.answer_timeout_ns = answer_ms * kNsPerMs;
+  config.event = options.event;
+  config.event_opaque = options.event_opaque;
+  return Session::Open(options.server, std::move(config), open_ms * kNsPerMs);
+}
+
+}  // namespace
+}  // namespace cloudblk
+
+extern "C" {
+
+int cloudblk_session_open(const CloudblkOptions* options, CloudblkSession** session, char* error,
+                          size_t error_size) noexcept {
+  cloudblk::Result<std::unique_ptr<cloudblk::Session>> opened = cloudblk::Open(*options);
+  if (!opened.ok()) {
+    if (error_size > 0) {
+      std::string text = opened.status().message();
+      // A server's text may hold line feeds.
+      std::replace_if(
+          text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
+      error[text.copy(error, error_size - 1)] = '\0';
+    }
+    return -opened.status().error();
+  }
+  auto* result = new CloudblkSession{std::move(*opened), {}};
+  for (size_t i = 0; i < result->session->channels(); ++i) {
+    result->channels.push_back({result->session->channel(i), nullptr});
+  }
+  *session = result;
+  return 0;
+}
+
+void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcept {
+  const cloudblk::SessionState& state = session->session->state();
+  const cloudblk::wire::OpenReply& volume = state.volume();
+  CloudblkInfo full{};
+  full.size = info->size;
+  full.logical_block_size = volume.logical_block_size;
+  full.size_bytes = state.size();
+  full.physical_block_size = volume.physical_block_size;
+  full.optimal_io_size = volume.optimal_io_size;
+  full.discard_granularity = volume.discard_granularity;
+  full.max_ranges = volume.max_ranges;
+  if (state.Has(cloudblk::wire::VolumeFlag::kDiscard)) {
+    full.max_discard_bytes = volume.max_discard_length;
+  }
+  if (state.Has(cloudblk::wire::VolumeFlag::kWriteZeroes)) {
+    full.max_write_zeroes_bytes = volume.max_write_zeroes_length;
+  }
+  full.read_only = state.read_only();
+  full.write_cache = state.write_cache();
+  full.rotational = state.Has(cloudblk::wire::VolumeFlag::kRotational);
+  std::ranges::copy(volume.volume.bytes, full.volume_uuid);
+  std::ranges::copy(state.config().uuid.bytes, full.session_uuid);
+  full.generation = state.generation();
+  full.epoch = state.config().epoch;
+  std::memcpy(info, &full, std::min<size_t>(info->size, sizeof(full)));
+}
+
+CloudblkChannel* cloudblk_session_channel(CloudblkSession* session, uint32_t index) noexcept {
+  assert(index < session->channels.size());
+  return &session->channels[index];
+}
+
+void cloudblk_session_close(CloudblkSession* session, uint32_t timeout_ms) noexcept {
+  session->session->Close(timeout_ms * cloudblk::kNsPerMs);
+  delete session;
+}
+
+int cloudblk_channel_attach(CloudblkChannel* channel, const CloudblkLoopOps* ops, void* loop,
+                            CloudblkCompleteFn* complete, void* opaque) noexcept {
+  if (ops->abi_version != CLOUDBLK_ABI_VERSION || ops->size < sizeof(CloudblkLoopOps) ||
+      complete == nullptr || channel->loop != nullptr) {
+    return -EINVAL;
+  }
+  channel->loop = std::make_unique<cloudblk::HostLoop>(ops, loop);
+  channel->channel->Attach({channel->loop.get(), complete, opaque, ops->log});
+  return 0;
+}
+
+void cloudblk_channel_detach(CloudblkChannel* channel) noexcept {
+  channel->channel->Detach();
+  channel->loop.reset();
+}
+
+int cloudblk_channel_submit(CloudblkChannel* channel, const CloudblkRequest* request) noexcept {
+  return channel->channel->Submit(*request);
+}
+
+void cloudblk_channel_kick(CloudblkChannel* channel) noexcept { channel->channel->Kick(); }
+
+uint32_t cloudblk_channel_in_flight(CloudblkChannel* channel) noexcept {
+  return channel->channel->in_flight();
+}
+
+void cloudblk_channel_revoke(CloudblkChannel* channel) noexcept { channel->channel->Revoke(); }
+
+void cloudblk_channel_stats(CloudblkChannel* channel, CloudblkStats* stats) noexcept {
+  CloudblkStats full{};
+  full.size = stats->size;
+  channel->channel->FillStats(&full);
+  std::memcpy(stats, &full, std::min<size_t>(stats->size, sizeof(full)));
+}
+
+}  // extern "C"

@@ -1,0 +1,548 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The connection of a channel: one state machine from connect over handshake to loss and back.
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+
+#include "block/channel.h"
+#include "block/wire_errno.h"
+
+namespace cloudblk {
+namespace {
+
+constexpr int64_t kNsPerMs = 1'000'000;
+constexpr int64_t kBackoffFirst = 10 * kNsPerMs;
+constexpr int64_t kBackoffMost = 2000 * kNsPerMs;
+// A holder that is gone may free the volume before its lease ends.
+constexpr int64_t kBusyRetryMost = 500 * kNsPerMs;
+
+// A read does not sit long behind so much, and a frame's overhead is small beside it.
+constexpr uint32_t kOfferedPayload = 256 << 10;
+constexpr uint32_t kOfferedEntries = 512;
+
+using State = Channel::State;
+
+constexpr uint32_t Bit(State state) { return 1u << static_cast<int>(state); }
+
+// Where each state may lead.
+constexpr std::array<uint32_t, 8> kNext = {
+    /* kIdle */ Bit(State::kConnecting) | Bit(State::kFailed),
+    /* kConnecting */ Bit(State::kHello) | Bit(State::kBackoff) | Bit(State::kIdle),
+    /* kHello */ Bit(State::kOpen) | Bit(State::kBackoff) | Bit(State::kIdle) | Bit(State::kFailed),
+    /* kOpen */ Bit(State::kReady) | Bit(State::kBackoff) | Bit(State::kIdle) | Bit(State::kFailed),
+    /* kReady */ Bit(State::kClosing) | Bit(State::kBackoff) | Bit(State::kIdle) |
+        Bit(State::kFailed),
+    /* kBackoff */ Bit(State::kConnecting) | Bit(State::kIdle) | Bit(State::kFailed),
+    /* kClosing */ Bit(State::kIdle),
+    /* kFailed */ 0,
+};
+
+}  // namespace
+
+std::string_view Name(Channel::State state) {
+  constexpr std::array<std::string_view, 8> kNames = {"idle",  "connecting", "hello",   "open",
+                                                      "ready", "backoff",    "closing", "failed"};
+  return kNames[static_cast<size_t>(state)];
+}
+
+void Channel::SetState(State next) {
+  assert((kNext[static_cast<size_t>(state_)] & Bit(next)) != 0);
+  Log(CLOUDBLK_LOG_DEBUG, std::string(Name(state_)) + " -> " + std::string(Name(next)));
+  if (state_ == State::kReady) session_->ChannelNotReady();
+  state_ = next;
+}
+
+void Channel::Attach(const Host& host) {
+  assert(!attached() && host.loop != nullptr);
+  host_ = host;
+  timer_ = host_.loop->NewTimer([this] { OnTimer(); });
+  // Time that passed while nobody looked counts for nobody.
+  ArmForState();
+  UpdateWatch();
+  ScheduleTurn();
+}
+
+void Channel::Detach() {
+  if (!attached()) return;
+  if (watching_) host_.loop->Unwatch(transport_->fd());
+  watching_ = watching_read_ = watching_write_ = false;
+  timer_.reset();
+  timer_armed_ = false;
+  if (turn_ != nullptr) turn_->channel = nullptr;
+  turn_.reset();
+  host_.loop = nullptr;
+}
+
+void Channel::Start() {
+  assert(state_ == State::kIdle && attached());
+  Connect();
+}
+
+void Channel::Close(bool end_session) {
+  assert(attached() && in_flight() == 0);
+  close_wanted_ = true;
+  close_ends_session_ = end_session;
+  if (state_ == State::kReady) SendClose();
+}
+
+void Channel::Abandon() {
+  assert(in_flight() == 0);
+  DropConnection();
+  if (timer_ != nullptr) timer_->Disarm();
+  close_wanted_ = false;
+  if (state_ != State::kIdle && state_ != State::kFailed) SetState(State::kIdle);
+}
+
+void Channel::Connect() {
+  if (session_->revoked()) return EndSession({EIO, "the session was revoked", false, 0, true});
+  // Counted up even if nothing comes of it: a server that has seen it must never see it again.
+  ++incarnation_;
+  ++attempts_;
+  address_ = session_->address();
+  SetState(State::kConnecting);
+  Result<std::unique_ptr<Transport>> transport = connector_->Connect(address_);
+  if (!transport.ok()) {
+    return Cut({transport.status().error(), transport.status().message(), false, 0, false});
+  }
+  transport_ = std::move(*transport);
+  receiver_.Reset();
+  ArmForState();
+  UpdateWatch();
+}
+
+void Channel::FinishConnect() {
+  const int error = -transport_->ConnectResult();
+  if (error == EINPROGRESS) return;
+  if (error != 0) {
+    return Cut({error, "cannot connect to " + ServerName() + ": " + std::strerror(error), false, 0,
+                false});
+  }
+  SetState(State::kHello);
+  ArmForState();
+  AppendHandshake();
+  Send();
+  UpdateWatch();
+}
+
+// HELLO and OPEN go out together (SPEC.md 4.2): one round trip less.
+void Channel::AppendHandshake() {
+  const SessionConfig& config = session_->config();
+  wire::Hello hello;
+  hello.max_frame_payload = kOfferedPayload;
+  hello.max_frame_entries = kOfferedEntries;
+  hello.features = wire::Feature::kHoleReply;
+  if (config.payload_crc) {
+    hello.features |= wire::Feature::kPayloadCrc;
+    hello.required_features = wire::Feature::kPayloadCrc;
+  }
+  AppendControl(wire::FrameType::kHello, hello, wire::kHelloSize, "", &outbox_);
+
+  wire::Open open;
+  open.session = config.uuid;
+  open.epoch = config.epoch;
+  open.channel = index_;
+  open.channel_count = config.channels;
+  open.incarnation = incarnation_;
+  if (!config.observe) open.flags |= wire::OpenFlag::kActive;
+  if (config.read_only) open.flags |= wire::OpenFlag::kReadOnly;
+  if (config.share_rw) open.flags |= wire::OpenFlag::kShareRw;
+  if (opened_) {
+    open.flags |= wire::OpenFlag::kResume;
+    open.volume = session_->volume().volume;
+    open.generation = session_->generation();
+  } else if (config.takeover && !session_->has_volume()) {
+    // Only the first channel takes over, and only once: a session that lost the volume must not
+    // fence its successor.
+    open.flags |= wire::OpenFlag::kTakeover;
+  }
+  open.volume_name_length = static_cast<uint16_t>(config.volume.size());
+  open.client_name_length = static_cast<uint16_t>(config.client_name.size());
+  AppendControl(wire::FrameType::kOpen, open, wire::kOpenSize, config.volume + config.client_name,
+                &outbox_);
+}
+
+int Channel::OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                       std::span<const uint8_t> payload) {
+  const std::string_view text(reinterpret_cast<const char*>(payload.data()), payload.size());
+  const bool serving = state_ == State::kReady || state_ == State::kClosing;
+  switch (header.type) {
+    case wire::FrameType::kHelloReply:
+      if (state_ == State::kHello) return OnHelloReply(section, text);
+      break;
+    case wire::FrameType::kOpenReply:
+      if (state_ == State::kOpen) return OnOpenReply(section, text);
+      break;
+    case wire::FrameType::kEvent:
+      if (serving) return OnEvent(section, text);
+      break;
+    case wire::FrameType::kPing:
+      if (serving) return OnPing(section);
+      break;
+    case wire::FrameType::kPong:
+      // That it came is all it says.
+      if (serving) return 0;
+      break;
+    case wire::FrameType::kCloseReply:
+      if (state_ != State::kClosing) break;
+      failure_ = {ESHUTDOWN, "closed", false, 0, false};
+      return -ESHUTDOWN;
+    case wire::FrameType::kError:
+      return Violation("the server reports: " + std::string(text));
+    default:
+      break;
+  }
+  return Violation("unexpected " + std::string(wire::Name(header.type)) + " frame");
+}
+
+int Channel::Violation(std::string text) {
+  failure_ = {EPROTO, std::move(text), false, 0, false};
+  return -EPROTO;
+}
+
+int Channel::Refused(wire::Status status, std::string_view text, uint32_t retry_ms) {
+  failure_ = {ErrnoOf(status), std::string(wire::Name(status)), true, retry_ms, false};
+  if (!text.empty()) failure_.text = text;
+  failure_.final = status == wire::Status::kStale || status == wire::Status::kFenced ||
+                   status == wire::Status::kVolumeChanged;
+  return -failure_.error;
+}
+
+int Channel::OnHelloReply(std::span<const uint8_t> section, std::string_view text) {
+  const wire::DecodeError error = wire::Decode(section, &hello_);
+  if (error != wire::DecodeError::kOk) {
+    return Violation("bad HELLO_REPLY: " + std::string(wire::Describe(error)));
+  }
+  if (hello_.status != wire::Status::kOk) return Refused(hello_.status, text, 0);
+  const bool crc = (hello_.features & wire::Feature::kPayloadCrc) != 0;
+  if (hello_.max_frame_payload > kOfferedPayload || hello_.max_frame_entries > kOfferedEntries ||
+      crc != session_->config().payload_crc) {
+    return Violation("HELLO_REPLY grants what was not asked for");
+  }
+  SetState(State::kOpen);
+  return 0;
+}
+
+int Channel::OnOpenReply(std::span<const uint8_t> section, std::string_view text) {
+  wire::OpenReply reply;
+  const wire::DecodeError error = wire::Decode(section, &reply);
+  if (error != wire::DecodeError::kOk) {
+    return Violation("bad OPEN_REPLY: " + std::string(wire::Describe(error)));
+  }
+  if (reply.status != wire::Status::kOk) return Refused(reply.status, text, reply.retry_ms);
+  if (!outbox_.empty()) return Violation("OPEN_REPLY before OPEN was sent");
+  return AcceptOpen(reply);
+}
+
+int Channel::AcceptOpen(const wire::OpenReply& reply) {
+  if (!session_->has_volume()) {
+    session_->SetVolume(reply);
+  } else {
+    const wire::OpenReply& volume = session_->volume();
+    if (reply.volume != volume.volume || reply.logical_block_size != volume.logical_block_size) {
+      failure_ = {ESTALE, "the volume of this name is another one now", true, 0, true};
+      return -ESTALE;
+    }
+    if (session_->SetGeneration(reply.generation)) {
+      Log(CLOUDBLK_LOG_ERROR,
+          "the server may have lost writes that were not flushed; the next flush fails");
+    }
+    if (session_->SetSize(reply.size)) {
+      QueueEvent(CLOUDBLK_EVENT_RESIZED, reply.size, "");
+    }
+  }
+  generation_ = reply.generation;
+  limits_ = LimitsFrom(hello_, reply);
+  receiver_.SetLimits(limits_.frame);
+  outbox_.SetRoom(Outbox::kHeaderRoom +
+                  (limits_.frame.payload_crc ? limits_.frame.max_payload : 0));
+  BecomeReady();
+  return 0;
+}
+
+void Channel::BecomeReady() {
+  SetState(State::kReady);
+  ready_since_ns_ = host_.loop->NowNs();
+  ArmForState();
+  if (opened_) Log(CLOUDBLK_LOG_INFO, "connected again to " + ServerName());
+  opened_ = true;
+  if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
+  if (observer_ != nullptr) observer_->OnReady(this);
+  if (close_wanted_) SendClose();
+}
+
+int Channel::OnEvent(std::span<const uint8_t> section, std::string_view text) {
+  wire::Event event;
+  const wire::DecodeError error = wire::Decode(section, &event);
+  if (error != wire::DecodeError::kOk) {
+    return Violation("bad EVENT: " + std::string(wire::Describe(error)));
+  }
+  switch (event.kind) {
+    case wire::EventKind::kResized:
+      if (event.value > uint64_t{INT64_MAX} || !Aligned(event.value, 0)) {
+        return Violation("EVENT RESIZED with an impossible size");
+      }
+      if (session_->SetSize(event.value)) {
+        QueueEvent(CLOUDBLK_EVENT_RESIZED, event.value, std::string(text));
+      }
+      return 0;
+    case wire::EventKind::kGoingAway:
+      // The connection ends soon, and the reconnect finds who serves the volume then.
+      Log(CLOUDBLK_LOG_INFO, ServerName() + " is about to stop");
+      return 0;
+    case wire::EventKind::kRevoked:
+      failure_ = {ESTALE, std::string(text), false, 0, true};
+      return -ESTALE;
+  }
+  return 0;
+}
+
+int Channel::OnPing(std::span<const uint8_t> section) {
+  wire::Ping ping;
+  if (wire::Decode(section, &ping) != wire::DecodeError::kOk) return Violation("bad PING");
+  if (outbox_.free() < wire::kFrameHeaderSize + wire::kPingSize) {
+    return Violation("more PINGs than answers that it takes");
+  }
+  AppendControl(wire::FrameType::kPong, ping, wire::kPingSize, "", &outbox_);
+  // The pass that we are in ends with a send.
+  return 0;
+}
+
+void Channel::OnReadable() {
+  if (write_waits_for_read()) send_blocked_ = false;
+  if (transport_ != nullptr && state_ != State::kConnecting) Receive();
+  if (transport_ != nullptr && state_ != State::kReady && !send_blocked_) Send();
+  Deliver();
+  Pump();
+  if (attached()) UpdateWatch();
+}
+
+void Channel::OnWritable() {
+  if (state_ == State::kConnecting) {
+    FinishConnect();
+  } else {
+    send_blocked_ = false;
+    if (receive_blocked_) Receive();
+    if (transport_ != nullptr && state_ != State::kReady) Send();
+  }
+  Deliver();
+  Pump();
+  if (attached()) UpdateWatch();
+}
+
+bool Channel::Poll() { return !sent_.empty() && transport_ != nullptr && transport_->Poll(); }
+
+void Channel::Receive() {
+  failure_.error = 0;
+  const uint64_t before = receiver_.received();
+  const int error = receiver_.Run(transport_.get(), this);
+  if (receiver_.received() != before) {
+    silent_since_ns_ = host_.loop->NowNs();
+    pinged_ = false;
+  }
+  receive_blocked_ = transport_->read_wants_write();
+  if (error != 0) {
+    Cut(failure_.error != 0 ? failure_
+                            : ConnectionFailure{-error, receiver_.error(), false, 0, false});
+  } else if (transport_->has_pending()) {
+    ScheduleTurn();
+  }
+}
+
+bool Channel::Send() {
+  if (outbox_.empty()) return true;
+  const int error = outbox_.Send(transport_.get(), &stats_.send_calls);
+  if (error == 0) return true;
+  if (error == -EAGAIN) {
+    send_blocked_ = true;
+  } else {
+    Cut({-error, std::string("sending failed: ") + std::strerror(-error), false, 0, false});
+  }
+  return false;
+}
+
+void Channel::SendClose() {
+  wire::Close close;
+  if (close_ends_session_) close.flags = wire::CloseFlag::kEndSession;
+  AppendControl(wire::FrameType::kClose, close, wire::kCloseSize, "", &outbox_);
+  SetState(State::kClosing);
+  if (!send_blocked_) Send();
+  UpdateWatch();
+}
+
+// The connection is over: what was not answered is sent again over the next one.
+void Channel::Cut(ConnectionFailure failure) {
+  const State was = state_;
+  DropConnection();
+  const int64_t now = attached() ? host_.loop->NowNs() : 0;
+  if (was == State::kClosing) {
+    SetState(State::kIdle);
+    close_wanted_ = false;
+    if (observer_ != nullptr) observer_->OnClosed(this);
+    return;
+  }
+  if (failure.final && opened_) return EndSession(failure);
+  if (was == State::kReady) {
+    if (attached() && now - ready_since_ns_ >= kBackoffMost) attempts_ = 0;
+    ++stats_.reconnects;
+    if (failure.error != ECANCELED) {
+      session_->NoteOutage();
+      Log(CLOUDBLK_LOG_WARNING, "lost " + ServerName() + ": " + failure.text + "; reconnecting");
+      QueueEvent(CLOUDBLK_EVENT_LOST, 0, failure.text);
+    }
+  } else {
+    Log(CLOUDBLK_LOG_DEBUG, ServerName() + ": " + failure.text);
+    session_->AddressFailed(address_, connector_->count());
+  }
+  SetState(State::kBackoff);
+  const int64_t delay = RetryDelay(failure);
+  if (attached()) timer_->Arm(now + delay);
+  if (observer_ != nullptr) observer_->OnFailure(this, failure);
+}
+
+void Channel::DropConnection() {
+  if (watching_) host_.loop->Unwatch(transport_->fd());
+  watching_ = watching_read_ = watching_write_ = false;
+  send_blocked_ = receive_blocked_ = false;
+  outbox_.Clear();
+  transport_.reset();
+  timer_armed_ = false;
+  for (Piece* piece = sent_.front(); piece != nullptr; piece = piece->next) {
+    piece->state = Piece::State::kQueued;
+  }
+  queue_.Prepend(&sent_);
+  credits_used_ = 0;
+  credit_bytes_used_ = 0;
+}
+
+// The server will not let this session in again.
+void Channel::EndSession(const ConnectionFailure& failure) {
+  SetState(State::kFailed);
+  if (timer_ != nullptr) timer_->Disarm();
+  if (session_->Revoke()) {
+    Log(CLOUDBLK_LOG_ERROR, "volume " + session_->config().volume + " is lost: " + failure.text);
+    QueueEvent(CLOUDBLK_EVENT_REVOKED, 0, failure.text);
+  }
+  FailAll(EIO);
+  ScheduleTurn();
+}
+
+int64_t Channel::RetryDelay(const ConnectionFailure& failure) {
+  // The first attempt after a loss is made at once.
+  if (attempts_ == 0) return 0;
+  int64_t delay = std::min(kBackoffMost, kBackoffFirst << std::min<uint32_t>(attempts_ - 1, 20));
+  if (failure.retry_ms != 0) delay = std::min(kBusyRetryMost, failure.retry_ms * kNsPerMs);
+  // Between a half and the whole of it, so that the clients of a server do not come as one.
+  const double share = static_cast<double>(jitter_() - jitter_.min()) /
+                       static_cast<double>(jitter_.max() - jitter_.min());
+  return static_cast<int64_t>(static_cast<double>(delay) * (0.5 + share / 2));
+}
+
+void Channel::UpdateWatch() {
+  if (!attached() || transport_ == nullptr) return;
+  const bool connecting = state_ == State::kConnecting;
+  const bool read = !connecting;
+  const bool write = connecting || receive_blocked_ || (send_blocked_ && !write_waits_for_read());
+  if (watching_ && read == watching_read_ && write == watching_write_) return;
+  host_.loop->Watch(transport_->fd(), read, write, this);
+  watching_ = true;
+  watching_read_ = read;
+  watching_write_ = write;
+}
+
+bool Channel::write_waits_for_read() const {
+  return send_blocked_ && transport_ != nullptr && transport_->write_wants_read();
+}
+
+void Channel::ArmForState() {
+  const SessionConfig& config = session_->config();
+  const int64_t now = host_.loop->NowNs();
+  timer_armed_ = false;
+  switch (state_) {
+    case State::kConnecting:
+      return timer_->Arm(now + config.connect_timeout_ns);
+    case State::kHello:
+    case State::kOpen:
+      return timer_->Arm(now + config.answer_timeout_ns);
+    case State::kBackoff:
+      return timer_->Arm(now);
+    case State::kReady:
+      timer_->Disarm();
+      if (!sent_.empty()) NoteWaiting();
+      return;
+    case State::kIdle:
+    case State::kClosing:
+    case State::kFailed:
+      return timer_->Disarm();
+  }
+}
+
+// Requests wait for answers from now on.
+void Channel::NoteWaiting() {
+  silent_since_ns_ = host_.loop->NowNs();
+  pinged_ = false;
+  // Left armed when the last answer comes: it then fires once and rests, and no request has to pay
+  // for arming and disarming it.
+  if (timer_armed_) return;
+  timer_armed_ = true;
+  timer_->Arm(silent_since_ns_ + session_->config().answer_timeout_ns / 2);
+}
+
+void Channel::OnTimer() {
+  switch (state_) {
+    case State::kBackoff:
+      Connect();
+      break;
+    case State::kConnecting:
+      Cut({ETIMEDOUT, "cannot connect to " + ServerName() + ": no answer in time", false, 0,
+           false});
+      break;
+    case State::kHello:
+    case State::kOpen:
+      Cut({ETIMEDOUT, ServerName() + " accepted the connection and does not answer", false, 0,
+           false});
+      break;
+    case State::kReady:
+      CheckLiveness();
+      break;
+    default:
+      break;
+  }
+  Deliver();
+}
+
+void Channel::CheckLiveness() {
+  timer_armed_ = false;
+  if (sent_.empty()) return;
+  const int64_t timeout = session_->config().answer_timeout_ns;
+  const int64_t silence = host_.loop->NowNs() - silent_since_ns_;
+  if (silence >= timeout) {
+    return Cut({ETIMEDOUT, "no answer for " + std::to_string(timeout / (1000 * kNsPerMs)) + " s",
+                false, 0, false});
+  }
+  timer_armed_ = true;
+  if (silence < timeout / 2) return timer_->Arm(silent_since_ns_ + timeout / 2);
+  timer_->Arm(silent_since_ns_ + timeout);
+  if (pinged_ || outbox_.free() < wire::kFrameHeaderSize + wire::kPingSize) return;
+  pinged_ = true;
+  AppendControl(wire::FrameType::kPing, wire::Ping{incarnation_}, wire::kPingSize, "", &outbox_);
+  Pump();
+}
+
+void Channel::QueueEvent(CloudblkEventKind kind, uint64_t value, std::string text) {
+  events_.push_back({kind, value, std::move(text)});
+  ScheduleTurn();
+}
+
+void Channel::Log(CloudblkLogLevel level, const std::string& text) const {
+  if (host_.log == nullptr) return;
+  const std::string line =
+      session_->config().volume + " channel " + std::to_string(index_) + ": " + text;
+  host_.log(level, line.c_str());
+}
+
+std::string Channel::ServerName() const { return connector_->Name(address_); }
+
+}  // namespace cloudblk

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "block/native_receiver.h"
+
+#include <limits.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+
+namespace cloudblk {
+namespace {
+
+// Holds a whole header section and what is read ahead.
+constexpr size_t kStagingSize = 64 << 10;
+// How much is read without knowing what it is. Data among it is copied, so it is bounded; but a
+// small frame comes whole in one read.
+constexpr size_t kReadAhead = 16 << 10;
+static_assert(wire::kFrameHeaderSize + wire::kMaxHeaderLength + kReadAhead <= kStagingSize);
+
+constexpr size_t kMaxElements = 256;
+constexpr int kReadsPerPass = 16;
+
+}  // namespace
+
+NativeReceiver::NativeReceiver()
+    : staging_(std::make_unique_for_overwrite<uint8_t[]>(kStagingSize)) {
+  iov_.reserve(kMaxElements + 1);
+}
+
+void NativeReceiver::Reset() {
+  limits_ = {};
+  head_ = tail_ = 0;
+  phase_ = Phase::kHeader;
+}
+
+void NativeReceiver::SetLimits(const wire::FrameLimits& limits) {
+  limits_ = limits;
+  if (limits.payload_crc) block_.resize(wire::kCrcBlock);
+}
+
+int NativeReceiver::Fail(int error, std::string text) {
+  error_ = std::move(text);
+  return -error;
+}
+
+int NativeReceiver::Run(Transport* transport, ReceiverSink* sink) {
+  for (int reads = 0; reads < kReadsPerPass; ++reads) {
+    const uint64_t direct = DescribeDestinations();
+    DescribeStaging();
+    const int count = transport->scatters() ? static_cast<int>(iov_.size()) : 1;
+    uint64_t wanted = 0;
+    for (int i = 0; i < count; ++i) wanted += iov_[i].iov_len;
+    const ssize_t n = transport->Readv(iov_.data(), count);
+    ++calls_;
+    if (n == -EAGAIN) return 0;
+    if (n == 0) return Fail(ECONNRESET, "the server closed the connection");
+    if (n < 0) return Fail(static_cast<int>(-n), std::strerror(static_cast<int>(-n)));
+    received_ += n;
+    const uint64_t stored = std::min<uint64_t>(n, direct);
+    tail_ += n - stored;
+    int error = stored > 0 ? StorePayload(stored, sink) : 0;
+    if (error == 0) error = Parse(sink);
+    if (error != 0) return error;
+    // A short read says that there is no more.
+    if (static_cast<uint64_t>(n) < wanted && !transport->has_pending()) return 0;
+  }
+  return 0;
+}
+
+uint64_t NativeReceiver::DescribeDestinations() {
+  iov_.clear();
+  if (phase_ != Phase::kPayload) return 0;
+  assert(available() == 0);
+  if (limits_.payload_crc) {
+    const uint32_t left = block_size_ - block_filled_;
+    iov_.push_back({&block_[block_filled_], left});
+    return left;
+  }
+  uint64_t described;
+  iov_.resize(kMaxElements);
+  size_t used = cursor_.Describe(entry_left_, iov_, &described);
+  uint64_t total = described;
+  bool whole = described == entry_left_;
+  for (size_t i = next_entry_ + 1; i < entries_.size() && whole && used < kMaxElements; ++i) {
+    const Entry& entry = entries_[i];
+    const SgCursor cursor(entry.piece->request->iov,
+                          entry.reply.length > 0 ? entry.piece->begin : 0);
+    used += cursor.Describe(entry.reply.length, std::span(iov_).subspan(used), &described);
+    total += described;
+    whole = described == entry.reply.length;
+  }
+  iov_.resize(used);
+  return total;
+}
+
+void NativeReceiver::DescribeStaging() {
+  if (head_ == tail_) {
+    head_ = tail_ = 0;
+  } else if (kStagingSize - tail_ < kReadAhead) {
+    std::memmove(&staging_[0], &staging_[head_], available());
+    tail_ = available();
+    head_ = 0;
+  }
+  iov_.push_back({&staging_[tail_], kReadAhead});
+}
+
+int NativeReceiver::Parse(ReceiverSink* sink) {
+  // Until a phase needs more bytes than there are.
+  while (true) {
+    const Phase before = phase_;
+    int error = 0;
+    switch (phase_) {
+      case Phase::kHeader:
+        error = ParseHeader(sink);
+        break;
+      case Phase::kControl:
+        error = ParseControl(sink);
+        break;
+      case Phase::kReplies:
+        error = ParseReplies(sink);
+        break;
+      case Phase::kPayload:
+        error = StorePayload(0, sink);
+        break;
+    }
+    if (error != 0 || phase_ == before) return error;
+  }
+}
+
+int NativeReceiver::ParseHeader(ReceiverSink* sink) {
+  if (available() < wire::kFrameHeaderSize) return 0;
+  const wire::DecodeError error =
+      wire::DecodeFrameHeader(Staged(wire::kFrameHeaderSize), limits_, &header_);
+  if (error != wire::DecodeError::kOk) {
+    return Fail(EPROTO, "bad frame: " + std::string(wire::Describe(error)));
+  }
+  head_ += wire::kFrameHeaderSize;
+  ++frames_;
+  if (header_.type != wire::FrameType::kReply) {
+    phase_ = Phase::kControl;
+    return 0;
+  }
+  if (!sink->AcceptsReplies()) return Fail(EPROTO, "unexpected REPLY frame");
+  phase_ = Phase::kReplies;
+  return 0;
+}
+
+int NativeReceiver::ParseControl(ReceiverSink* sink) {
+  const size_t size = header_.header_length + header_.payload_length;
+  if (available() < size) return 0;
+  const auto section = Staged(size).first(header_.header_length);
+  const auto payload = Staged(size).subspan(header_.header_length);
+  if (wire::CheckHeaderSection(header_, section) != wire::DecodeError::kOk) {
+    return Fail(EPROTO,
+                "bad frame: " + std::string(wire::Describe(wire::DecodeError::kBadSectionCrc)));
+  }
+  if (!wire::IsText(payload)) {
+    return Fail(EPROTO, "bad frame: " + std::string(wire::Describe(wire::DecodeError::kBadText)));
+  }
+  head_ += size;
+  phase_ = Phase::kHeader;
+  return sink->OnControl(header_, section, payload);
+}
+
+int NativeReceiver::ParseReplies(ReceiverSink* sink) {
+  if (available() < header_.header_length) return 0;
+  const auto section = Staged(header_.header_length);
+  std::span<const uint8_t> crcs;
+  replies_.resize(header_.count);
+  wire::DecodeError error = wire::CheckHeaderSection(header_, section);
+  if (error == wire::DecodeError::kOk) {
+    error = wire::DecodeReplies(header_, section, limits_, replies_, &crcs);
+  }
+  if (error != wire::DecodeError::kOk) {
+    return Fail(EPROTO, "bad REPLY frame: " + std::string(wire::Describe(error)));
+  }
+  entries_.clear();
+  for (const wire::Reply& reply : replies_) {
+    const char* why = nullptr;
+    Piece* piece = sink->CheckReply(reply, &why);
+    if (piece == nullptr) return Fail(EPROTO, std::string("bad REPLY frame: ") + why);
+    entries_.push_back({piece, reply});
+  }
+  crcs_.assign(crcs.begin(), crcs.end());
+  next_crc_ = 0;
+  head_ += header_.header_length;
+  next_entry_ = 0;
+  phase_ = Phase::kPayload;
+  StartEntry();
+  return 0;
+}
+
+void NativeReceiver::StartEntry() {
+  if (next_entry_ == entries_.size()) return;
+  const Entry& entry = entries_[next_entry_];
+  entry_left_ = entry.reply.length;
+  if (entry_left_ == 0) return;
+  cursor_ = SgCursor(entry.piece->request->iov, entry.piece->begin);
+  if (limits_.payload_crc) StartBlock();
+}
+
+int NativeReceiver::StorePayload(uint64_t direct, ReceiverSink* sink) {
+  while (next_entry_ < entries_.size()) {
+    if (entry_left_ == 0) {
+      sink->OnReply(entries_[next_entry_].piece, entries_[next_entry_].reply);
+      ++next_entry_;
+      StartEntry();
+      continue;
+    }
+    const bool in_place = direct > 0;
+    const uint64_t bytes = in_place ? direct : available();
+    if (bytes == 0) return 0;
+    const uint64_t used =
+        limits_.payload_crc ? FillBlock(in_place, bytes) : StorePlain(in_place, bytes);
+    if (in_place) {
+      direct -= used;
+    } else {
+      head_ += used;
+    }
+    if (limits_.payload_crc && block_filled_ == block_size_) {
+      const int error = FinishBlock();
+      if (error != 0) return error;
+    }
+  }
+  assert(direct == 0);
+  phase_ = Phase::kHeader;
+  return 0;
+}
+
+uint64_t NativeReceiver::StorePlain(bool direct, uint64_t bytes) {
+  const uint64_t n = std::min<uint64_t>(bytes, entry_left_);
+  if (!direct) {
+    cursor_.CopyIn(Staged(n));
+  } else if (n < entry_left_) {
+    cursor_.Advance(n);
+  }
+  NoteStored(n);
+  return n;
+}
+
+void NativeReceiver::StartBlock() {
+  block_size_ = std::min(entry_left_, wire::kCrcBlock);
+  block_filled_ = 0;
+}
+
+uint64_t NativeReceiver::FillBlock(bool direct, uint64_t bytes) {
+  const uint64_t n = std::min<uint64_t>(bytes, block_size_ - block_filled_);
+  if (!direct) std::memcpy(&block_[block_filled_], &staging_[head_], n);
+  block_filled_ += static_cast<uint32_t>(n);
+  return n;
+}
+
+int NativeReceiver::FinishBlock() {
+  const std::span<const uint8_t> data = std::span(block_).first(block_size_);
+  if (wire::Crc32c(0, data) != wire::Load32(&crcs_[next_crc_])) {
+    return Fail(EPROTO, "CRC of data does not match");
+  }
+  next_crc_ += sizeof(uint32_t);
+  cursor_.CopyIn(data);
+  NoteStored(block_size_);
+  if (entry_left_ > 0) StartBlock();
+  return 0;
+}
+
+// `bytes` more of the present entry's data are in the request's memory.
+void NativeReceiver::NoteStored(uint64_t bytes) {
+  entry_left_ -= static_cast<uint32_t>(bytes);
+  const Entry& entry = entries_[next_entry_];
+  Request* request = entry.piece->request;
+  const uint64_t end = entry.piece->begin + (entry.reply.length - entry_left_);
+  request->bytes_stored = std::max(request->bytes_stored, end);
+}
+
+}  // namespace cloudblk

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a channel keeps of each request, and of each piece of it that goes over the wire by itself.
+#ifndef CLOUDBLK_BLOCK_REQUEST_H_
+#define CLOUDBLK_BLOCK_REQUEST_H_
+
+#include <sys/uio.h>
+
+#include <cassert>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "block/include/cloudblk.h"
+#include "proxy-protocol/wire.h"
+
+namespace cloudblk {
+
+inline bool Writes(wire::Operation operation) {
+  return operation == wire::Operation::kWrite || operation == wire::Operation::kDiscard ||
+         operation == wire::Operation::kWriteZeroes;
+}
+inline bool HasRanges(wire::Operation operation) {
+  return operation == wire::Operation::kDiscard || operation == wire::Operation::kWriteZeroes;
+}
+
+// Accepted and not completed.
+struct Request {
+  wire::Operation operation{};
+  bool fua = false;
+  uint64_t offset = 0;                // bytes on the volume; READ, WRITE
+  uint64_t length = 0;                // bytes: of the data, or of all ranges together
+  std::vector<iovec> iov;             // READ, WRITE
+  std::vector<CloudblkRange> ranges;  // DISCARD, WRITE_ZEROES
+  void* opaque = nullptr;
+
+  uint32_t pieces = 0;  // not finished
+  int result = 0;       // the first error of a piece
+  uint64_t bytes_stored = 0;
+  // The volume's generation when the first piece was answered: a later one may come too late for
+  // what that piece wrote.
+  bool answered = false;
+  uint64_t generation = 0;
+
+  Request* previous = nullptr;
+  Request* next = nullptr;
+};
+
+// Bytes [begin, end) of a request, counted over its data or over its ranges one after the other. A
+// request starts as one piece; what the server does not take in one is split when it is sent.
+struct Piece {
+  enum class State : uint8_t { kFree, kQueued, kSent, kAnswering };
+
+  Request* request = nullptr;
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  uint64_t tag = 0;         // while sent
+  uint64_t stream_end = 0;  // while sent: where its last byte stands in Outbox's stream
+  uint64_t flush_mark = 0;  // FLUSH, while sent: SessionState::FlushMark
+  uint32_t slot = 0;        // constant
+  State state = State::kFree;
+
+  uint64_t length() const { return end - begin; }
+  // The bytes that count against the credits.
+  uint64_t credit_bytes() const { return HasRanges(request->operation) ? 0 : length(); }
+
+  Piece* previous = nullptr;
+  Piece* next = nullptr;
+};
+
+// A doubly linked list through `previous` and `next` of its elements, which it does not own.
+template <typename T>
+class LinkedList {
+ public:
+  bool empty() const { return front_ == nullptr; }
+  T* front() const { return front_; }
+
+  void PushBack(T* element) {
+    element->previous = back_;
+    element->next = nullptr;
+    (back_ != nullptr ? back_->next : front_) = element;
+    back_ = element;
+  }
+  void InsertBefore(T* element, T* position) {
+    element->previous = position->previous;
+    element->next = position;
+    (position->previous != nullptr ? position->previous->next : front_) = element;
+    position->previous = element;
+  }
+  void Remove(T* element) {
+    (element->previous != nullptr ? element->previous->next : front_) = element->next;
+    (element->next != nullptr ? element->next->previous : back_) = element->previous;
+    element->previous = element->next = nullptr;
+  }
+  T* PopFront() {
+    T* element = front_;
+    Remove(element);
+    return element;
+  }
+  // Moves all elements of `other` in front of this list's.
+  void Prepend(LinkedList* other) {
+    if (other->empty()) return;
+    if (empty()) {
+      back_ = other->back_;
+    } else {
+      other->back_->next = front_;
+      front_->previous = other->back_;
+    }
+    front_ = other->front_;
+    other->front_ = other->back_ = nullptr;
+  }
+
+ private:
+  T* front_ = nullptr;
+  T* back_ = nullptr;
+};
+
+// Requests that are used again, and keep the memory of their vectors: no allocation in steady
+// state.
+class RequestPool {
+ public:
+  Request* Take() {
+    if (free_.empty()) return &all_.emplace_back();
+    Request* request = free_.back();
+    free_.pop_back();
+    return request;
+  }
+  void Give(Request* request) {
+    request->pieces = 0;
+    request->result = 0;
+    request->bytes_stored = 0;
+    request->answered = false;
+    free_.push_back(request);
+  }
+
+ private:
+  std::deque<Request> all_;
+  std::vector<Request*> free_;
+};
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_BLOCK_REQUEST_H_

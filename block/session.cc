@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "block/session.h"
+
+#include <sys/random.h>
+
+#include <cassert>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "block/epoll_loop.h"
+#include "block/uri.h"
+
+namespace cloudblk {
+namespace {
+
+constexpr int64_t kNsPerS = 1'000'000'000;
+constexpr int64_t kNsPerMs = 1'000'000;
+
+// Whether asking again soon may end otherwise.
+bool MayPass(const ConnectionFailure& failure) {
+  if (failure.refused) {
+    return (failure.error == EBUSY && failure.retry_ms > 0) || failure.error == ECONNREFUSED;
+  }
+  return failure.error == ETIMEDOUT || failure.error == ECONNRESET || failure.error == EPIPE ||
+         failure.error == EAGAIN;
+}
+
+// Whoever waits for the CLOSE_REPLY.
+class Closer final : public ChannelObserver {
+ public:
+  bool closed() const { return closed_; }
+  void OnReady(Channel*) override {}
+  void OnFailure(Channel*, const ConnectionFailure&) override {}
+  void OnClosed(Channel*) override { closed_ = true; }
+
+ private:
+  bool closed_ = false;
+};
+
+Result<std::vector<SocketAddress>> ResolveAll(const std::vector<Endpoint>& endpoints) {
+  std::vector<SocketAddress> all;
+  Status failed;
+  for (const Endpoint& endpoint : endpoints) {
+    Result<std::vector<SocketAddress>> found = Resolve(endpoint);
+    if (found.ok()) {
+      all.insert(all.end(), found->begin(), found->end());
+    } else {
+      failed = found.status();
+    }
+  }
+  // One that cannot be resolved does no harm while there are others.
+  if (all.empty()) return failed;
+  return all;
+}
+
+}  // namespace
+
+wire::Uuid RandomUuid() {
+  wire::Uuid uuid;
+  size_t have = 0;
+  while (have < uuid.bytes.size()) {
+    const ssize_t n = getrandom(&uuid.bytes[have], uuid.bytes.size() - have, 0);
+    if (n > 0) have += n;
+  }
+  uuid.bytes[6] = (uuid.bytes[6] & 0x0f) | 0x40;
+  uuid.bytes[8] = (uuid.bytes[8] & 0x3f) | 0x80;
+  return uuid;
+}
+
+Session::Session(SessionConfig config, std::unique_ptr<Connector> connector)
+    : connector_(std::move(connector)), state_(std::move(config)) {
+  for (uint32_t i = 0; i < state_.config().channels; ++i) {
+    channels_.push_back(std::make_unique<Channel>(&state_, i, connector_.get()));
+  }
+}
+
+Session::~Session() = default;
+
+Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionConfig config,
+                                               int64_t timeout_ns) {
+  Result<ServerUri> uri = ParseServerUri(server);
+  if (!uri.ok()) return uri.status();
+  Result<std::vector<SocketAddress>> addresses = ResolveAll(uri->endpoints);
+  if (!addresses.ok()) return addresses.status();
+  Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
+  if (!loop.ok()) return loop.status();
+
+  config.volume = uri->volume;
+  SocketSettings settings;
+  settings.dead_peer_ms = static_cast<uint32_t>(config.answer_timeout_ns / kNsPerMs);
+  std::unique_ptr<Session> session(new Session(
+      std::move(config), std::make_unique<SocketConnector>(std::move(*addresses), settings)));
+  std::vector<Channel*> channels;
+  for (const auto& channel : session->channels_) channels.push_back(channel.get());
+  SessionOpener opener(&session->state_, std::move(channels));
+
+  EpollLoop& epoll = **loop;
+  const int64_t deadline = epoll.NowNs() + timeout_ns;
+  opener.Start({&epoll, nullptr, nullptr, nullptr});
+  while (!opener.done()) {
+    const int64_t left = deadline - epoll.NowNs();
+    if (left <= 0) {
+      opener.GiveUp(timeout_ns);
+    } else {
+      epoll.RunOnce(left);
+    }
+  }
+  opener.Finish();
+  if (!opener.status().ok()) return opener.status();
+  return session;
+}
+
+void Session::Close(int64_t timeout_ns) {
+  Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
+  if (loop.ok() && !state_.revoked()) {
+    EpollLoop& epoll = **loop;
+    const int64_t deadline = epoll.NowNs() + timeout_ns;
+    Closer closer;
+    Channel* channel = channels_[0].get();
+    channel->set_observer(&closer);
+    channel->Attach({&epoll, nullptr, nullptr, nullptr});
+    channel->Close(true);
+    while (!closer.closed() && channel->state() != Channel::State::kFailed) {
+      const int64_t left = deadline - epoll.NowNs();
+      if (left <= 0) break;
+      epoll.RunOnce(left);
+    }
+    channel->Detach();
+    channel->set_observer(nullptr);
+  }
+  // The server stopped the others' connections when it ended the session.
+  for (const auto& channel : channels_) channel->Abandon();
+}
+
+SessionOpener::SessionOpener(SessionState* state, std::vector<Channel*> channels)
+    : state_(state), channels_(std::move(channels)) {
+  for (Channel* channel : channels_) channel->set_observer(this);
+}
+
+void SessionOpener::Start(const Channel::Host& host) {
+  for (Channel* channel : channels_) channel->Attach(host);
+  channels_[0]->Start();
+}
+
+void SessionOpener::OnReady(Channel* channel) {
+  if (done_) return;
+  ++ready_;
+  failures_ = 0;
+  if (channel == channels_[0] &&
+      channels_[1 % channels_.size()]->state() == Channel::State::kIdle) {
+    for (size_t i = 1; i < channels_.size(); ++i) channels_[i]->Start();
+  }
+  done_ = ready_ == channels_.size();
+}
+
+void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure) {
+  if (done_) return;
+  ++failures_;
+  last_ = failure;
+  last_server_ = channel->connector().Name(channel->address());
+  // Every address gets its chance.
+  if (MayPass(failure) || failures_ < channel->connector().count()) return;
+  done_ = true;
+  status_ = Status(failure.error, Describe(failure));
+}
+
+void SessionOpener::GiveUp(int64_t waited_ns) {
+  done_ = true;
+  const std::string why = last_.error != 0 ? Describe(last_) : "the server does not answer";
+  status_ = Status(last_.refused ? last_.error : ETIMEDOUT,
+                   "gave up after " + std::to_string(waited_ns / kNsPerS) + " s: " + why);
+}
+
+void SessionOpener::Finish() {
+  for (Channel* channel : channels_) {
+    channel->Detach();
+    channel->set_observer(nullptr);
+    if (!status_.ok()) channel->Abandon();
+  }
+}
+
+std::string SessionOpener::Describe(const ConnectionFailure& failure) const {
+  if (failure.refused) {
+    return "server " + last_server_ + " refuses volume '" + state_->config().volume +
+           "': " + failure.text;
+  }
+  if (failure.error == EPROTO) {
+    return "no cloudblk server at " + last_server_ + ": " + failure.text +
+           "; check the port in the server URI";
+  }
+  const std::string text = failure.text.find(last_server_) == std::string::npos
+                               ? last_server_ + ": " + failure.text
+                               : failure.text;
+  return text + "; start cloudblk-proxy there, or correct the server URI";
+}
+
+}  // namespace cloudblk

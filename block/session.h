@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// One opened volume: its channels, how they are opened together and closed.
+#ifndef CLOUDBLK_BLOCK_SESSION_H_
+#define CLOUDBLK_BLOCK_SESSION_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "block/channel.h"
+#include "block/session_state.h"
+#include "block/status.h"
+#include "block/transport.h"
+
+namespace cloudblk {
+
+class Session {
+ public:
+  // Opens the volume with all channels and leaves them detached. Blocks at most timeout_ns.
+  static Result<std::unique_ptr<Session>> Open(std::string_view server, SessionConfig config,
+                                               int64_t timeout_ns);
+
+  // Precondition: every channel is detached and nothing is in flight.
+  ~Session();
+
+  SessionState& state() { return state_; }
+  const SessionState& state() const { return state_; }
+  size_t channels() const { return channels_.size(); }
+  Channel* channel(size_t index) { return channels_[index].get(); }
+
+  // Tells the server that the session is over, and waits for its answer, but at most timeout_ns.
+  // Same preconditions as the destructor, which is all that may follow.
+  void Close(int64_t timeout_ns);
+
+ private:
+  Session(SessionConfig config, std::unique_ptr<Connector> connector);
+
+  const std::unique_ptr<Connector> connector_;
+  SessionState state_;
+  std::vector<std::unique_ptr<Channel>> channels_;
+};
+
+// Opens channels on any loop: the first alone, for it decides, then the others together.
+class SessionOpener final : public ChannelObserver {
+ public:
+  SessionOpener(SessionState* state, std::vector<Channel*> channels);
+
+  // Attaches the channels and starts the first.
+  void Start(const Channel::Host& host);
+  // Opened, or failed for good.
+  bool done() const { return done_; }
+  const Status& status() const { return status_; }
+  // The time is up: fails with what was last wrong.
+  void GiveUp(int64_t waited_ns);
+  // Detaches the channels. After a failure it ends their connections too.
+  void Finish();
+
+  void OnReady(Channel* channel) override;
+  void OnFailure(Channel* channel, const ConnectionFailure& failure) override;
+  void OnClosed(Channel*) override {}
+
+ private:
+  std::string Describe(const ConnectionFailure& failure) const;
+
+  SessionState* const state_;
+  const std::vector<Channel*> channels_;
+  size_t ready_ = 0;
+  size_t failures_ = 0;
+  ConnectionFailure last_;
+  std::string last_server_;
+  bool done_ = false;
+  Status status_;
+};
+
+// A random (version 4) UUID.
+wire::Uuid RandomUuid();
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_BLOCK_SESSION_H_

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What the channels of a session share.
+#ifndef CLOUDBLK_BLOCK_SESSION_STATE_H_
+#define CLOUDBLK_BLOCK_SESSION_STATE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "block/include/cloudblk.h"
+#include "proxy-protocol/wire.h"
+
+namespace cloudblk {
+
+// Constant after construction.
+struct SessionConfig {
+  wire::Uuid uuid;
+  uint64_t epoch = 1;
+  std::string volume;
+  std::string client_name;
+  uint32_t channels = 1;
+  bool observe = false;
+  bool read_only = false;
+  bool share_rw = false;
+  bool takeover = false;
+  bool payload_crc = false;
+  int64_t connect_timeout_ns = 5'000'000'000;
+  int64_t answer_timeout_ns = 30'000'000'000;
+  uint64_t jitter_seed = 1;
+  CloudblkEventFn* event = nullptr;
+  void* event_opaque = nullptr;
+};
+
+class SessionState {
+ public:
+  explicit SessionState(SessionConfig config) : config_(std::move(config)) {}
+
+  const SessionConfig& config() const { return config_; }
+
+  // --- Set by the first OPEN_REPLY, before any channel is used by the host; constant then. -------
+  void SetVolume(const wire::OpenReply& reply);
+  bool has_volume() const { return has_volume_; }
+  const wire::OpenReply& volume() const { return volume_; }
+  bool write_cache() const { return Has(wire::VolumeFlag::kWriteCache); }
+  bool read_only() const { return config_.read_only || Has(wire::VolumeFlag::kReadOnly); }
+  bool Has(uint32_t flag) const { return (volume_.volume_flags & flag) != 0; }
+
+  // --- Any thread. ---------------------------------------------------------------------------
+  uint64_t size() const { return size_.load(std::memory_order_relaxed); }
+  // Whether that is a change.
+  bool SetSize(uint64_t size) { return size_.exchange(size) != size; }
+
+  // The session is over for good: everything fails with -EIO from here on.
+  bool revoked() const { return revoked_.load(std::memory_order_relaxed); }
+  // True for the first who says so.
+  bool Revoke() { return !revoked_.exchange(true); }
+
+  uint64_t generation() const { return generation_.load(); }
+  // A channel was told the volume's generation at its (re)opening. If it is new and writes were
+  // completed that no flush covers, these may be lost (SPEC.md 10.4). Returns whether they may.
+  bool SetGeneration(uint64_t generation);
+  // A write that is durable only after a flush is about to be completed; `generation` is that of
+  // the connection which answered it first.
+  void NoteWrite(uint64_t generation);
+  // What a FLUSH covers that is sent now: hand it to NoteFlush when it was answered OK.
+  uint64_t FlushMark() const { return written_.load(); }
+  void NoteFlush(uint64_t mark);
+  // Whether the next flush must fail instead of being sent. True once for each loss.
+  bool TakeFlushFailure() { return lost_.load() && lost_.exchange(false); }
+
+  // Which of the connector's addresses is in use: all channels go to one server.
+  size_t address() const { return address_.load(); }
+  void AddressFailed(size_t address, size_t count) {
+    address_.compare_exchange_strong(address, (address + 1) % count);
+  }
+
+  // True if that ends an outage: every channel is ready again.
+  bool ChannelReady() {
+    return ready_.fetch_add(1) + 1 == config_.channels && outage_.exchange(false);
+  }
+  void ChannelNotReady() { ready_.fetch_sub(1); }
+  void NoteOutage() { outage_ = true; }
+
+ private:
+  const SessionConfig config_;
+  bool has_volume_ = false;
+  wire::OpenReply volume_;
+
+  std::atomic<uint64_t> size_{0};
+  std::atomic<bool> revoked_{false};
+  std::atomic<size_t> address_{0};
+  std::atomic<uint32_t> ready_{0};  // channels
+  std::atomic<bool> outage_{false};
+
+  // NoteWrite counts and then looks at the generation, SetGeneration sets it and then looks at the
+  // count: whichever comes second sees the other. Both rely on sequential consistency.
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<uint64_t> written_{0};  // completed writes
+  std::atomic<uint64_t> flushed_{0};  // how many of them a flush covered
+  std::atomic<bool> lost_{false};
+};
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_BLOCK_SESSION_STATE_H_

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A position in scattered memory.
+#ifndef CLOUDBLK_BLOCK_SG_LIST_H_
+#define CLOUDBLK_BLOCK_SG_LIST_H_
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace cloudblk {
+
+// Walks over iovecs that it does not own. Precondition of everything that moves: so many bytes are
+// left.
+class SgCursor {
+ public:
+  SgCursor() = default;
+  explicit SgCursor(std::span<const iovec> list) : list_(list) {}
+  SgCursor(std::span<const iovec> list, uint64_t offset) : list_(list) { Advance(offset); }
+
+  void Advance(uint64_t bytes);
+  // Describes the next at most `bytes` bytes in at most out.size() elements, without moving.
+  // Returns the elements used; *described gets the bytes.
+  size_t Describe(uint64_t bytes, std::span<iovec> out, uint64_t* described) const;
+  // Each moves the cursor behind what it touched.
+  void CopyIn(std::span<const uint8_t> from);
+  void CopyOut(std::span<uint8_t> to);
+  void Zero(uint64_t bytes);
+
+ private:
+  template <typename F>
+  void ForEach(uint64_t bytes, F&& f);
+
+  std::span<const iovec> list_;
+  size_t index_ = 0;
+  size_t offset_ = 0;  // in list_[index_]
+};
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_BLOCK_SG_LIST_H_
