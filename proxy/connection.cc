@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The connection's states, from the first byte to the last.
+#include "proxy/connection.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace cloudblk::proxy {
+namespace {
+
+constexpr int64_t kHandshakeNs = 30'000'000'000;
+// Reads of one connection before the others get their turn.
+constexpr int kReadsPerTurn = 4;
+// Answers to PINGs and the like that a client may leave unread.
+constexpr size_t kMaxControl = 64 << 10;
+
+}  // namespace
+
+Connection::Connection(LoopThread* thread, const ServerInfo& info, uint64_t id, UniqueFd fd,
+                       std::string address)
+    : thread_(thread),
+      info_(info),
+      id_(id),
+      address_(std::move(address)),
+      fd_(std::move(fd)),
+      reader_(&thread->context().buffers(), this),
+      writer_(&thread->context().buffers(), this) {}
+
+Connection::~Connection() { assert(finished_ && jobs_in_flight_ == 0 && at_backend_ == 0); }
+
+void Connection::Start() {
+  handshake_timer_ = thread_->loop().NewTimer([this] { OnHandshakeTimer(); });
+  handshake_timer_->Arm(thread_->loop().NowNs() + kHandshakeNs);
+  UpdateWatch();
+}
+
+void Connection::SetState(State next) {
+  const auto legal = [&] {
+    switch (next) {
+      case State::kHello:
+        return false;
+      case State::kOpen:
+        return state_ == State::kHello;
+      case State::kOpening:
+        return state_ == State::kOpen;
+      case State::kReady:
+        return state_ == State::kOpening;
+      case State::kClosing:
+        return state_ == State::kReady;
+      case State::kLeaving:
+        return state_ != State::kLeaving && state_ != State::kStopping;
+      case State::kStopping:
+        return state_ != State::kStopping;
+    }
+    return false;
+  };
+  assert(legal());
+  state_ = next;
+  if (next == State::kReady || next == State::kStopping) handshake_timer_.reset();
+}
+
+void Connection::OnReadable() {
+  thread_->context().WatchIdle();
+  for (int i = 0; i < kReadsPerTurn && reading_; ++i) {
+    const FrameReader::Outcome outcome = reader_.Read(fd_.get());
+    if (outcome == FrameReader::Outcome::kEnd) {
+      const bool expected = state_ == State::kLeaving || state_ == State::kClosing;
+      BeginStop(expected ? "" : "closed by the client");
+    }
+    if (outcome != FrameReader::Outcome::kMore) return;
+  }
+}
+
+void Connection::OnWritable() { MarkDirty(); }
+
+bool Connection::OnMessage(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                           std::span<const uint8_t> payload) {
+  const wire::FrameType type = header.type;
+  if (type == wire::FrameType::kError) {
+    BeginStop(wire::IsText(payload)
+                  ? fmt::format("the client reports an error: {}",
+                                std::string_view(reinterpret_cast<const char*>(payload.data()),
+                                                 payload.size()))
+                  : "the client reports an error");
+    return false;
+  }
+  switch (state_) {
+    case State::kHello:
+      if (type == wire::FrameType::kHello) return OnHello(section);
+      break;
+    case State::kOpen:
+      if (type == wire::FrameType::kOpen) return OnOpen(section, payload);
+      break;
+    case State::kReady:
+      return OnReadyMessage(type, section, payload);
+    case State::kClosing:
+      if (type == wire::FrameType::kPong) return true;
+      break;
+    case State::kLeaving:
+      return true;
+    case State::kOpening:
+    case State::kStopping:
+      break;
+  }
+  return Violation(fmt::format("{} is out of place here", wire::Name(type)));
+}
+
+bool Connection::OnHello(std::span<const uint8_t> section) {
+  wire::Hello hello;
+  const wire::DecodeError error = wire::Decode(section, &hello);
+  if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  wire::HelloReply reply;
+  reply.server = info_.uuid;
+  std::string text;
+  if (hello.version_min > wire::kVersion || hello.version_max < wire::kVersion) {
+    reply.status = wire::Status::kBadVersion;
+    text = fmt::format("this server speaks version {} of the protocol, the client {} to {}",
+                       wire::kVersion, hello.version_min, hello.version_max);
+  } else if ((hello.required_features & ~uint64_t{wire::Feature::kAll}) != 0) {
+    reply.status = wire::Status::kBadFeature;
+    text = fmt::format("this server lacks features that the client requires: {:#x}",
+                       hello.required_features & ~uint64_t{wire::Feature::kAll});
+  }
+  reply.features = hello.features & wire::Feature::kAll;
+  reply.max_frame_payload = std::min(hello.max_frame_payload, wire::kMaxFramePayload);
+  reply.max_frame_entries = std::min(hello.max_frame_entries, wire::kMaxFrameEntries);
+  std::array<uint8_t, wire::kHelloReplySize> out;
+  wire::Encode(reply, out);
+  writer_.AddMessage(wire::FrameType::kHelloReply, out, text);
+  MarkDirty();
+  if (reply.status != wire::Status::kOk) {
+    spdlog::warn("{}: refused: {}", Who(), text);
+    StopReading();
+    SetState(State::kLeaving);
+    return false;
+  }
+  limits_.max_entries = reply.max_frame_entries;
+  limits_.max_payload = reply.max_frame_payload;
+  limits_.payload_crc = (reply.features & wire::Feature::kPayloadCrc) != 0;
+  hole_reply_ = (reply.features & wire::Feature::kHoleReply) != 0;
+  reader_.set_limits(limits_);
+  writer_.set_limits(limits_);
+  SetState(State::kOpen);
+  return true;
+}
+
+bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_t> payload) {
+  OpenRequest request;
+  const wire::DecodeError error = wire::Decode(section, &request.open);
+  if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  const size_t name_length = request.open.volume_name_length;
+  if (payload.size() != name_length + request.open.client_name_length) {
+    return Violation("the names of an OPEN do not fill its payload");
+  }
+  if (!wire::IsText(payload.first(name_length)) || !wire::IsText(payload.subspan(name_length))) {
+    return Violation("a name in OPEN is not UTF-8");
+  }
+  const std::string_view names(reinterpret_cast<const char*>(payload.data()), payload.size());
+  request.client_name = names.substr(name_length);
+  request.address = address_;
+  client_name_ = request.client_name;
+  open_flags_ = request.open.flags;
+  SetState(State::kOpening);
+  const auto found = info_.volumes->find(names.substr(0, name_length));
+  if (found == info_.volumes->end()) {
+    SendOpenReply({wire::Status::kNoSuchVolume,
+                   fmt::format("there is no volume '{}' here; check the name, or start the proxy "
+                               "with --volume {}=...",
+                               names.substr(0, name_length), names.substr(0, name_length)),
+                   0, 0});
+    return false;
+  }
+  volume_ = found->second.get();
+  known_to_ownership_ = true;
+  volume_->ownership.Open(this, request);
+  return true;
+}
+
+void Connection::SendOpenReply(const OwnershipAnswer& answer) {
+  wire::OpenReply reply;
+  reply.status = answer.status;
+  reply.epoch = answer.epoch;
+  reply.retry_ms = answer.retry_ms;
+  if (answer.status == wire::Status::kOk) {
+    const Geometry& geometry = volume_->backend->geometry();
+    const bool read_only = geometry.read_only || (open_flags_ & wire::OpenFlag::kReadOnly) != 0;
+    reply.volume_flags = (read_only ? wire::VolumeFlag::kReadOnly : 0u) |
+                         (geometry.discard ? wire::VolumeFlag::kDiscard : 0u) |
+                         (geometry.write_zeroes ? wire::VolumeFlag::kWriteZeroes : 0u) |
+                         (geometry.write_cache ? wire::VolumeFlag::kWriteCache : 0u) |
+                         (geometry.rotational ? wire::VolumeFlag::kRotational : 0u);
+    generation_ = volume_->backend->generation();
+    reply.volume = volume_->backend->uuid();
+    reply.generation = generation_;
+    reply.size = geometry.size;
+    reply.logical_block_size = geometry.logical_block_size;
+    reply.physical_block_size = geometry.physical_block_size;
+    reply.optimal_io_size = geometry.optimal_io_size;
+    reply.discard_granularity = geometry.discard_granularity;
+    reply.max_discard_length = kMaxDiscardLength;
+    reply.max_write_zeroes_length = kMaxWriteZeroesLength;
+    reply.max_ranges = kMaxRangesOffered;
+    reply.max_channels = Ownership::kMaxChannels;
+    reply.credit_requests = kCreditRequests;
+    reply.credit_bytes = kCreditBytes;
+    reply.lease_ms = volume_->lease_ms;
+  }
+  std::array<uint8_t, wire::kOpenReplySize> out;
+  wire::Encode(reply, out);
+  writer_.AddMessage(wire::FrameType::kOpenReply, out, answer.text);
+  MarkDirty();
+  if (answer.status == wire::Status::kOk) {
+    SetState(State::kReady);
+    return;
+  }
+  spdlog::info("{}: refused: {}", Who(), answer.text);
+  StopReading();
+  SetState(State::kLeaving);
+}
+
+bool Connection::OnReadyMessage(wire::FrameType type, std::span<const uint8_t> section,
+                                std::span<const uint8_t>) {
+  switch (type) {
+    case wire::FrameType::kPing:
+      return OnPing(section);
+    case wire::FrameType::kPong:
+      return true;
+    case wire::FrameType::kRelease:
+      return OnRelease(section);
+    case wire::FrameType::kClaim:
+      return OnClaim(section);
+    case wire::FrameType::kClose:
+      return OnClose(section);
+    default:
+      return Violation(fmt::format("{} is out of place here", wire::Name(type)));
+  }
+}
+
+bool Connection::OnPing(std::span<const uint8_t> section) {
+  wire::Ping ping;
+  const wire::DecodeError error = wire::Decode(section, &ping);
+  if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  if (writer_.control_size() > kMaxControl) {
+    return Violation("PINGs are sent and their answers not read");
+  }
+  std::array<uint8_t, wire::kPingSize> out;
+  wire::Encode(ping, out);
+  writer_.AddMessage(wire::FrameType::kPong, out, {});
+  MarkDirty();
+  return true;
+}
+
+bool Connection::OnRelease(std::span<const uint8_t> section) {
+  wire::TokenMessage message;
+  const wire::DecodeError error = wire::Decode(section, &message);
+  if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  if (jobs_in_flight_ != 0) return Violation("RELEASE with requests unanswered");
+  SendStatus(wire::FrameType::kReleaseReply, volume_->ownership.Release(this, message));
+  return true;
+}
+
+bool Connection::OnClaim(std::span<const uint8_t> section) {
+  wire::TokenMessage message;
+  const wire::DecodeError error = wire::Decode(section, &message);
+  if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  if (call_ != Call::kNone) return Violation("CLAIM while another is under way");
+  call_ = Call::kClaim;
+  volume_->ownership.Claim(this, message);
+  return true;
+}
+
+bool Connection::OnClose(std::span<const uint8_t> section) {
+  wire::Close close;
+  const wire::DecodeError error = wire::Decode(section, &close);
+  if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  if (call_ != Call::kNone) return Violation("CLOSE while a CLAIM is under way");
+  end_session_ = (close.flags & wire::CloseFlag::kEndSession) != 0;
+  SetState(State::kClosing);
+  MarkDirty();
+  return true;
+}
+
+void Connection::SendStatus(wire::FrameType type, const OwnershipAnswer& answer) {
+  std::array<uint8_t, wire::kStatusMessageSize> out;
+  wire::Encode(wire::StatusMessage{answer.status, answer.epoch}, out);
+  writer_.AddMessage(type, out, answer.text);
+  MarkDirty();
+}
+
+void Connection::Stop(const std::string& revoked) {
+  thread_->Post([thread = thread_, id = id_, revoked] {
+    if (Connection* connection = thread->Find(id)) connection->OnStopRequested(revoked);
+  });
+}
+
+void Connection::Answer(const OwnershipAnswer& answer) {
+  thread_->Post([thread = thread_, id = id_, answer] {
+    if (Connection* connection = thread->Find(id)) connection->OnAnswer(answer);
+  });
+}
+
+void Connection::OnAnswer(const OwnershipAnswer& answer) {
+  if (state_ == State::kOpening) {
+    SendOpenReply(answer);
+    return;
+  }
+  const Call call = std::exchange(call_, Call::kNone);
+  if (state_ == State::kReady && call == Call::kClaim) {
+    SendStatus(wire::FrameType::kClaimReply, answer);
+  }
+  if (state_ == State::kClosing && call == Call::kEnd) {
+    SendStatus(wire::FrameType::kCloseReply, answer);
+    SetState(State::kLeaving);
+  }
+}
+
+void Connection::OnStopRequested(const std::string& revoked) {
+  if (state_ == State::kStopping) return;
+  if (!revoked.empty()) {
+    std::array<uint8_t, wire::kEventSize> out;
+    wire::Encode(wire::Event{wire::EventKind::kRevoked, 0}, out);
+    writer_.AddMessage(wire::FrameType::kEvent, out, revoked);
+    // Whether it gets through or not, the next OPEN is told.
+    writer_.Send(fd_.get());
+  }
+  BeginStop(revoked.empty() ? "replaced by a newer connection of its session" : revoked);
+}
+
+void Connection::GoAway() {
+  if (state_ == State::kStopping || state_ == State::kLeaving) return;
+  if (state_ != State::kReady) {
+    BeginStop("the proxy stops");
+    return;
+  }
+  std::array<uint8_t, wire::kEventSize> out;
+  wire::Encode(wire::Event{wire::EventKind::kGoingAway, 0}, out);
+  writer_.AddMessage(wire::FrameType::kEvent, out, {});
+  StopReading();
+  DropUnsubmitted();
+  SetState(State::kLeaving);
+  MarkDirty();
+}
+
+void Connection::OnHandshakeTimer() {
+  // Whoever waits for ownership is not to blame (SPEC.md 4.3).
+  if (state_ == State::kHello || state_ == State::kOpen) {
+    Violation("no volume was opened within 30 seconds");
+  } else if (state_ == State::kLeaving) {
+    BeginStop("does not read what it is sent");
+  }
+}
+
+void Connection::OnBadFrame(wire::DecodeError error) { Violation(wire::Describe(error)); }
+
+bool Connection::Violation(std::string_view text) {
+  if (state_ == State::kStopping) return false;
+  std::array<uint8_t, wire::kStatusMessageSize> out;
+  wire::Encode(wire::StatusMessage{wire::Status::kProtocol, 0}, out);
+  writer_.AddMessage(wire::FrameType::kError, out, text);
+  writer_.Send(fd_.get());
+  BeginStop({});
+  spdlog::warn("{}: dropped: {}", Who(), text);
+  return false;
+}
+
+void Connection::BeginStop(std::string_view why) {
+  if (state_ == State::kStopping) return;
+  if (!why.empty()) spdlog::info("{}: {}", Who(), why);
+  thread_->loop().Unwatch(fd_.get());
+  reading_ = false;
+  SetState(State::kStopping);
+  DropUnsubmitted();
+  writer_.Clear();
+  // Unread bytes would make the kernel reset the connection, and with it what was just sent.
+  std::array<uint8_t, 4096> unread;
+  while (recv(fd_.get(), unread.data(), unread.size(), MSG_DONTWAIT) == ssize_t{unread.size()}) {
+  }
+  fd_.reset();
+  FinishStop();
+}
+
+void Connection::FinishStop() {
+  if (at_backend_ != 0 || finished_) return;
+  finished_ = true;
+  if (known_to_ownership_) volume_->ownership.Gone(this);
+  thread_->Remove(this);
+}
+
+void Connection::StopReading() {
+  reading_ = false;
+  MarkDirty();
+}
+
+void Connection::MarkDirty() {
+  if (dirty_ || state_ == State::kStopping) return;
+  dirty_ = true;
+  thread_->MarkDirty(this);
+}
+
+void Connection::Flush() {
+  dirty_ = false;
+  if (state_ == State::kStopping) return;
+  const int error = writer_.Send(fd_.get());
+  if (error != 0 && error != EAGAIN) {
+    BeginStop(fmt::format("lost: {}", strerror(error)));
+    return;
+  }
+  want_write_ = error == EAGAIN;
+  UpdateWatch();
+  if (!want_write_) OnDrained();
+}
+
+void Connection::OnDrained() {
+  if (jobs_in_flight_ != 0 || !writer_.empty()) return;
+  if (state_ == State::kLeaving) {
+    BeginStop({});
+  } else if (state_ == State::kClosing && call_ == Call::kNone) {
+    if (end_session_) {
+      call_ = Call::kEnd;
+      volume_->ownership.End(this);
+    } else {
+      SendStatus(wire::FrameType::kCloseReply, {});
+      SetState(State::kLeaving);
+    }
+  }
+}
+
+void Connection::UpdateWatch() { thread_->loop().Watch(fd_.get(), reading_, want_write_, this); }
+
+std::string Connection::Who() const {
+  std::string who = volume_ != nullptr ? fmt::format("volume '{}': ", volume_->name) : "";
+  return who + (client_name_.empty() ? address_ : fmt::format("{} ({})", client_name_, address_));
+}
+
+}  // namespace cloudblk::proxy

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// One client's connection: the states of SPEC.md 4, its requests and their answers.
+#ifndef CLOUDBLK_PROXY_CONNECTION_H_
+#define CLOUDBLK_PROXY_CONNECTION_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "block/event_loop.h"
+#include "block/socket.h"
+#include "proxy-protocol/wire.h"
+#include "proxy/frame_reader.h"
+#include "proxy/job.h"
+#include "proxy/loop_thread.h"
+#include "proxy/ownership.h"
+#include "proxy/reply_writer.h"
+#include "proxy/volume.h"
+
+namespace cloudblk::proxy {
+
+// What a channel is granted, and limits of one request (SPEC.md 6.3).
+inline constexpr uint32_t kCreditRequests = 512;
+inline constexpr uint64_t kCreditBytes = 32u << 20;
+inline constexpr uint32_t kMaxRangesOffered = 64;
+inline constexpr uint64_t kMaxDiscardLength = uint64_t{1} << 30;
+inline constexpr uint64_t kMaxWriteZeroesLength = uint64_t{64} << 20;
+
+// Lives on one loop, and all its functions but Peer's run there.
+class Connection final : public FdHandler,
+                         public Peer,
+                         private IoSink,
+                         private FrameSink,
+                         private JobOwner {
+ public:
+  Connection(LoopThread* thread, const ServerInfo& info, uint64_t id, UniqueFd fd,
+             std::string address);
+  ~Connection();
+
+  uint64_t id() const { return id_; }
+  void Start();
+  // Sends what is ready. At the end of a turn.
+  void Flush();
+  // Says goodbye, answers what is in flight, and closes.
+  void GoAway();
+
+  // FdHandler
+  void OnReadable() override;
+  void OnWritable() override;
+
+  // Peer: any thread.
+  void Stop(const std::string& revoked) override;
+  void Answer(const OwnershipAnswer& answer) override;
+
+ private:
+  enum class State {
+    kHello,    // waits for HELLO
+    kOpen,     // waits for OPEN
+    kOpening,  // has an OPEN, which ownership has not answered
+    kReady,
+    kClosing,   // has a CLOSE: answers what is in flight, then says CLOSE_REPLY
+    kLeaving,   // sends what is ready, then stops: after a refusal, or because the proxy stops
+    kStopping,  // socket closed; waits for the storage
+  };
+  enum class Call { kNone, kClaim, kEnd };
+
+  // FrameSink
+  bool OnMessage(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                 std::span<const uint8_t> payload) override;
+  bool OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
+               std::vector<iovec>* pieces) override;
+  bool OnPieces(size_t filled, bool complete) override;
+  void OnBadFrame(wire::DecodeError error) override;
+  // IoSink
+  void OnIoDone(IoOp* op) override;
+  // JobOwner
+  void ReleaseJob(Job* job) override;
+
+  // Messages, by type. False: the reader is to stop.
+  bool OnHello(std::span<const uint8_t> section);
+  bool OnOpen(std::span<const uint8_t> section, std::span<const uint8_t> payload);
+  bool OnReadyMessage(wire::FrameType type, std::span<const uint8_t> section,
+                      std::span<const uint8_t> payload);
+  bool OnPing(std::span<const uint8_t> section);
+  bool OnRelease(std::span<const uint8_t> section);
+  bool OnClaim(std::span<const uint8_t> section);
+  bool OnClose(std::span<const uint8_t> section);
+  void OnAnswer(const OwnershipAnswer& answer);
+  void SendOpenReply(const OwnershipAnswer& answer);
+  void SendStatus(wire::FrameType type, const OwnershipAnswer& answer);
+
+  // Requests.
+  Job* NewJob(const wire::Request& request);
+  bool DecodeRanges(Job* job);
+  // Whether the payloads of the whole batch have the CRCs that came with it.
+  bool CheckPayload() const;
+  wire::Status Judge(const Job& job) const;
+  wire::Status JudgeRanges(const Job& job) const;
+  bool SubmitJob(Job* job);
+  void FinishJob(Job* job);
+
+  void SetState(State next);
+  // Logs and tells the client what it did wrong, then stops. Always false.
+  bool Violation(std::string_view text);
+  void StopReading();
+  void DropUnsubmitted();
+  // SPEC.md 7.1; `why` is for the log and may be empty.
+  void BeginStop(std::string_view why);
+  void FinishStop();
+  void OnStopRequested(const std::string& revoked);
+  void OnHandshakeTimer();
+  // All answers are out: does what the state waited for.
+  void OnDrained();
+  void MarkDirty();
+  void UpdateWatch();
+  std::string Who() const;
+
+  // Constant after construction.
+  LoopThread* const thread_;
+  const ServerInfo& info_;
+  const uint64_t id_;
+  const std::string address_;
+  // Loop thread only.
+  UniqueFd fd_;
+  State state_ = State::kHello;
+  FrameReader reader_;
+  ReplyWriter writer_;
+  std::unique_ptr<Timer> handshake_timer_;
+  bool reading_ = true;
+  bool want_write_ = false;
+  bool dirty_ = false;
+  bool known_to_ownership_ = false;
+  bool finished_ = false;
+  // Negotiated.
+  wire::FrameLimits limits_;
+  bool hole_reply_ = false;
+  // Of the session.
+  Volume* volume_ = nullptr;
+  std::string client_name_;
+  uint32_t open_flags_ = 0;
+  uint64_t generation_ = 0;  // as the client was told
+  Call call_ = Call::kNone;  // under way at ownership
+  bool end_session_ = false;
+  // The frame that is being received.
+  JobQueue batch_;           // not submitted yet, in order
+  size_t batch_pieces_ = 0;  // payloads of those that are
+  std::vector<uint8_t> batch_crcs_;
+  // In flight: received and not answered.
+  uint32_t jobs_in_flight_ = 0;
+  uint64_t bytes_in_flight_ = 0;
+  uint32_t at_backend_ = 0;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_CONNECTION_H_

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The connection's requests: frame to jobs, jobs to the storage, results to replies.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <memory>
+
+#include "proxy/connection.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+wire::Status StatusOf(int result) {
+  switch (-result) {
+    case 0:
+      return wire::Status::kOk;
+    case ENOSPC:
+    case EDQUOT:
+      return wire::Status::kNoSpace;
+    case ENOMEM:
+      return wire::Status::kNoMemory;
+    case EOPNOTSUPP:
+      return wire::Status::kNotSupported;
+    case EROFS:
+      return wire::Status::kReadOnly;
+    default:
+      return wire::Status::kIoError;
+  }
+}
+
+bool IsData(wire::Operation kind) {
+  return kind == wire::Operation::kRead || kind == wire::Operation::kWrite;
+}
+
+bool HasRanges(wire::Operation kind) {
+  return kind == wire::Operation::kDiscard || kind == wire::Operation::kWriteZeroes;
+}
+
+}  // namespace
+
+bool Connection::OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                         std::vector<iovec>* pieces) {
+  if (header.type != wire::FrameType::kRequest || state_ != State::kReady) {
+    return Violation(fmt::format("{} is out of place here", wire::Name(header.type)));
+  }
+  std::span<wire::Request> requests = thread_->scratch();
+  std::span<const uint8_t> crcs;
+  const wire::DecodeError error = wire::DecodeRequests(header, section, limits_, requests, &crcs);
+  if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  batch_crcs_.assign(crcs.begin(), crcs.end());
+  batch_pieces_ = 0;
+  requests = requests.first(header.count);
+  // Before any memory is taken for them.
+  uint64_t bytes = bytes_in_flight_;
+  for (const wire::Request& request : requests)
+    bytes += IsData(request.operation) ? request.length : 0;
+  if (jobs_in_flight_ + header.count > kCreditRequests || bytes > kCreditBytes) {
+    return Violation(fmt::format("more is in flight than granted: {} requests, {} bytes",
+                                 jobs_in_flight_ + header.count, bytes));
+  }
+  for (const wire::Request& request : requests) {
+    Job* job = NewJob(request);
+    if (job->payload_length == 0) continue;
+    job->buffer = thread_->context().buffers().Get(job->payload_length);
+    if (job->buffer.data == nullptr) {
+      BeginStop("out of memory for its requests");
+      return false;
+    }
+    pieces->push_back({job->buffer.data, job->payload_length});
+  }
+  return true;
+}
+
+Job* Connection::NewJob(const wire::Request& request) {
+  Job* job = thread_->jobs().Get();
+  job->kind = request.operation;
+  job->tag = request.tag;
+  job->fua = (request.flags & wire::RequestFlag::kFua) != 0;
+  job->offset = request.offset;
+  job->length = request.length;
+  job->payload_length = request.PayloadLength();
+  job->data_length = IsData(request.operation) ? request.length : 0;
+  job->hole_allowed = hole_reply_;
+  job->stable_data = limits_.payload_crc;
+  job->generation = generation_;
+  job->sink = this;
+  ++jobs_in_flight_;
+  bytes_in_flight_ += job->data_length;
+  batch_.Push(job);
+  return job;
+}
+
+bool Connection::OnPieces(size_t filled, bool complete) {
+  if (limits_.payload_crc) {
+    // None of the frame's requests may be carried out before all of its payload is known to be good
+    // (SPEC.md 9.2).
+    if (!complete) return true;
+    if (!CheckPayload()) return Violation("CRC of a payload does not match");
+  }
+  while (!batch_.empty()) {
+    const size_t needed = batch_pieces_ + (batch_.front()->payload_length != 0 ? 1 : 0);
+    if (needed > filled) break;
+    batch_pieces_ = needed;
+    if (!SubmitJob(batch_.Pop())) return false;
+  }
+  return true;
+}
+
+bool Connection::CheckPayload() const {
+  const uint8_t* expected = batch_crcs_.data();
+  for (const Job* job = batch_.front(); job != nullptr; job = job->next_job) {
+    for (uint32_t at = 0; at < job->payload_length; at += wire::kCrcBlock) {
+      const uint32_t block = std::min(wire::kCrcBlock, job->payload_length - at);
+      if (wire::Crc32c(0, {job->buffer.data + at, block}) != wire::Load32(expected)) return false;
+      expected += 4;
+    }
+  }
+  return true;
+}
+
+// Turns the range list in the job's buffer into host order, in place.
+bool Connection::DecodeRanges(Job* job) {
+  static_assert(sizeof(wire::Range) == wire::kRangeSize && alignof(wire::Range) <= 4096);
+  const size_t count = job->payload_length / wire::kRangeSize;
+  for (size_t i = 0; i < count; ++i) {
+    uint8_t* at = job->buffer.data + i * wire::kRangeSize;
+    wire::Range range;
+    const wire::DecodeError error = wire::Decode({at, wire::kRangeSize}, &range);
+    if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+    if (job->kind == wire::Operation::kDiscard && range.flags != 0) {
+      return Violation("a flag of a DISCARD's range is reserved");
+    }
+    std::construct_at(reinterpret_cast<wire::Range*>(at), range);
+  }
+  job->ranges = {reinterpret_cast<const wire::Range*>(job->buffer.data), count};
+  return true;
+}
+
+bool Connection::SubmitJob(Job* job) {
+  if (HasRanges(job->kind) && !DecodeRanges(job)) {
+    ReleaseJob(job);
+    return false;
+  }
+  job->status = Judge(*job);
+  if (job->status != wire::Status::kOk) {
+    FinishJob(job);
+    return true;
+  }
+  ++at_backend_;
+  if (volume_->backend->Submit(thread_->context(), job)) {
+    OnIoDone(job);
+  } else {
+    // So that the end of the turn hands it to the kernel.
+    MarkDirty();
+  }
+  return true;
+}
+
+// SPEC.md 8.12.
+wire::Status Connection::Judge(const Job& job) const {
+  const Geometry& geometry = volume_->backend->geometry();
+  if (!active()) return wire::Status::kNotActive;
+  const bool read_only = geometry.read_only || (open_flags_ & wire::OpenFlag::kReadOnly) != 0;
+  switch (job.kind) {
+    case wire::Operation::kFlush:
+      return wire::Status::kOk;
+    case wire::Operation::kWrite:
+      if (read_only) return wire::Status::kReadOnly;
+      [[fallthrough]];
+    case wire::Operation::kRead:
+      if (job.offset + job.length > geometry.size) return wire::Status::kOutOfRange;
+      if ((job.offset | job.length) % geometry.logical_block_size != 0) {
+        return wire::Status::kInvalid;
+      }
+      return wire::Status::kOk;
+    case wire::Operation::kDiscard:
+    case wire::Operation::kWriteZeroes:
+      return read_only ? wire::Status::kReadOnly : JudgeRanges(job);
+  }
+  return wire::Status::kNotSupported;
+}
+
+wire::Status Connection::JudgeRanges(const Job& job) const {
+  const Geometry& geometry = volume_->backend->geometry();
+  const bool discard = job.kind == wire::Operation::kDiscard;
+  if (!(discard ? geometry.discard : geometry.write_zeroes)) return wire::Status::kNotSupported;
+  if (job.ranges.size() > kMaxRangesOffered) return wire::Status::kInvalid;
+  for (const wire::Range& range : job.ranges) {
+    if (range.offset + range.length > geometry.size) return wire::Status::kOutOfRange;
+    if ((range.offset | range.length) % geometry.logical_block_size != 0 ||
+        range.length > (discard ? kMaxDiscardLength : kMaxWriteZeroesLength)) {
+      return wire::Status::kInvalid;
+    }
+  }
+  return wire::Status::kOk;
+}
+
+void Connection::OnIoDone(IoOp* op) {
+  Job* job = static_cast<Job*>(op);
+  assert(at_backend_ > 0);
+  --at_backend_;
+  if (state_ == State::kStopping) {
+    ReleaseJob(job);
+    FinishStop();
+    return;
+  }
+  job->status = StatusOf(job->result);
+  FinishJob(job);
+}
+
+void Connection::FinishJob(Job* job) {
+  // A write's data is of no more use while its reply waits.
+  if (job->kind != wire::Operation::kRead || job->ReplyLength() == 0) {
+    thread_->context().buffers().Put(&job->buffer);
+  }
+  writer_.AddReply(job);
+  MarkDirty();
+}
+
+void Connection::ReleaseJob(Job* job) {
+  assert(jobs_in_flight_ > 0 && bytes_in_flight_ >= job->data_length);
+  --jobs_in_flight_;
+  bytes_in_flight_ -= job->data_length;
+  thread_->context().buffers().Put(&job->buffer);
+  thread_->jobs().Put(job);
+}
+
+// What was received and not handed to the storage.
+void Connection::DropUnsubmitted() {
+  while (!batch_.empty()) ReleaseJob(batch_.Pop());
+}
+
+}  // namespace cloudblk::proxy

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The receiving half of a connection: bytes of a socket into frames, with payloads put straight
+// where they belong.
+#ifndef CLOUDBLK_PROXY_FRAME_READER_H_
+#define CLOUDBLK_PROXY_FRAME_READER_H_
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "proxy-protocol/wire.h"
+#include "proxy/buffer_pool.h"
+
+namespace cloudblk::proxy {
+
+// Each returns false to stop the reader for good; it then touches nothing any more.
+class FrameSink {
+ public:
+  // A whole frame that is no REQUEST or REPLY.
+  virtual bool OnMessage(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                         std::span<const uint8_t> payload) = 0;
+  // The header section of a REQUEST or REPLY. Fills `pieces` (empty before) with the places of its
+  // payload, in order, header.payload_length bytes in all.
+  virtual bool OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                       std::vector<iovec>* pieces) = 0;
+  // The first `filled` pieces have arrived. Called at the latest when all have (complete).
+  virtual bool OnPieces(size_t filled, bool complete) = 0;
+  virtual void OnBadFrame(wire::DecodeError error) = 0;
+
+ protected:
+  ~FrameSink() = default;
+};
+
+class FrameReader {
+ public:
+  enum class Outcome {
+    kDrained,  // the socket has no more for now
+    kMore,     // it may have
+    kEnd,      // the peer closed the connection, or it broke
+    kStopped,  // by the sink, or because of a bad frame
+  };
+
+  FrameReader(BufferPool* pool, FrameSink* sink) : pool_(pool), sink_(sink) {}
+  FrameReader(const FrameReader&) = delete;
+  FrameReader& operator=(const FrameReader&) = delete;
+  ~FrameReader() { pool_->Put(&staging_); }
+
+  // What frames are held to from the next one on.
+  void set_limits(const wire::FrameLimits& limits) { limits_ = limits; }
+
+  // One read of the socket, and all frames that it completes.
+  Outcome Read(int fd);
+
+ private:
+  // Bytes that are read beyond the payload at hand, for the next frame's headers.
+  static constexpr uint32_t kStaging = 16384;
+
+  Outcome Stop(wire::DecodeError error);
+  bool EnsureStaging(uint32_t capacity);
+  void TakePayload(size_t bytes);
+  bool ReportPieces();
+  // False: stopped.
+  bool Parse();
+  // One frame's headers, or a whole message, from the staging buffer; *enough is false if they have
+  // not arrived yet.
+  bool ParseHeaders(bool* enough);
+  bool ConsumePayload();
+
+  BufferPool* const pool_;
+  FrameSink* const sink_;
+  wire::FrameLimits limits_;
+  Buffer staging_;
+  uint32_t begin_ = 0;  // of what is staged and not parsed
+  uint32_t end_ = 0;
+  bool stopped_ = false;
+  // The payload under way.
+  bool in_payload_ = false;
+  std::vector<iovec> pieces_;  // what is left of them; filled ones have length 0
+  size_t filled_ = 0;
+  size_t reported_ = 0;
+  std::vector<iovec> vector_;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_FRAME_READER_H_

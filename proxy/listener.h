@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#ifndef CLOUDBLK_PROXY_LISTENER_H_
+#define CLOUDBLK_PROXY_LISTENER_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "block/event_loop.h"
+#include "block/socket.h"
+#include "block/status.h"
+
+namespace cloudblk::proxy {
+
+// Accepts connections at one address, on the loop's thread.
+class Listener final : public FdHandler {
+ public:
+  // `address` says for people where the connection comes from.
+  using AcceptFn = std::function<void(UniqueFd fd, std::string address)>;
+
+  // Listens at once, accepts after Start.
+  static Result<std::unique_ptr<Listener>> Create(const Endpoint& endpoint, EventLoop* loop,
+                                                  AcceptFn accept);
+  // Removes a unix socket's file.
+  ~Listener();
+
+  // With the real port.
+  const Endpoint& endpoint() const { return endpoint_; }
+
+  // On the loop's thread, or before it runs.
+  void Start();
+  void Stop();
+
+  void OnReadable() override;
+  void OnWritable() override {}
+
+ private:
+  Listener(const Endpoint& endpoint, UniqueFd fd, EventLoop* loop, AcceptFn accept);
+
+  const Endpoint endpoint_;
+  EventLoop* const loop_;
+  const AcceptFn accept_;
+  UniqueFd fd_;
+  std::unique_ptr<Timer> pause_;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_LISTENER_H_

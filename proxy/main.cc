@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// cloudblk-proxy: serves volumes to cloudblk devices.
+#include <fmt/format.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "proxy/options.h"
+#include "proxy/server.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+constexpr std::chrono::seconds kShutdownPatience{30};
+constexpr int kUserError = 1;
+constexpr int kUsageError = 2;
+
+// What the command line says, before it is checked.
+struct CommandLine {
+  std::vector<std::string> listen;
+  std::vector<std::string> volumes;
+  std::string config;
+  uint32_t threads = 0;
+  uint32_t lease_s = 0;
+  std::string log_level;
+};
+
+int Fail(const std::string& message, int code) {
+  fmt::print(stderr, "cloudblk-proxy: {}\n", message);
+  return code;
+}
+
+void Describe(CLI::App* app, CommandLine* line) {
+  app->add_option("--listen", line->listen, "Address to serve at (repeatable)")
+      ->type_name("tcp://HOST:PORT|unix:///PATH");
+  app->add_option("--volume", line->volumes, "Volume to serve (repeatable)")
+      ->type_name("NAME=BACKEND-URI");
+  app->add_option("--threads", line->threads, "Loops, each with a thread (default 1)")
+      ->check(CLI::Range(1u, kMaxThreads));
+  app->add_option("--config", line->config, "Settings from a TOML file; the command line wins")
+      ->type_name("FILE");
+  app->add_option("--lease", line->lease_s,
+                  "Seconds for which a volume stays with a client that lost its connection "
+                  "(default 10)")
+      ->check(CLI::Range(1u, kMaxLeaseS));
+  app->add_option("--log-level", line->log_level, "How much is logged (default info)")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
+  app->set_version_flag("--version", std::string("cloudblk-proxy " CLOUDBLK_VERSION));
+  app->footer(
+      "Backend URIs:\n"
+      "  memory:?size=SIZE            lives and dies with this process\n"
+      "  file:///PATH[?OPTION[&...]]  regular file or block device; options: size=SIZE\n"
+      "                               create=on aio=libaio|io_uring direct=on|off\n"
+      "                               read-only=on logical-block-size=BYTES\n"
+      "SIZE is in bytes or with K, M, G, T.");
+}
+
+Result<Options> Collect(const CommandLine& line) {
+  Options options;
+  if (!line.config.empty()) {
+    const Status status = ReadConfig(line.config, &options);
+    if (!status.ok()) return status;
+  }
+  for (const std::string& text : line.listen) {
+    const Result<Endpoint> endpoint = ParseEndpoint(text);
+    if (!endpoint.ok()) return endpoint.status();
+    options.listen.push_back(endpoint.value());
+  }
+  for (const std::string& text : line.volumes) {
+    const Result<VolumeOptions> volume = ParseVolume(text);
+    if (!volume.ok()) return volume.status();
+    options.volumes.push_back(volume.value());
+  }
+  if (line.threads != 0) options.threads = line.threads;
+  if (line.lease_s != 0) options.lease_s = line.lease_s;
+  if (!line.log_level.empty()) options.log_level = line.log_level;
+  const Status status = CheckOptions(options);
+  if (!status.ok()) return status;
+  return options;
+}
+
+int Serve(const Options& options) {
+  // Every thread inherits this: signals are taken here only.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  // A file size limit is an error of the request, not the end of the process.
+  signal(SIGXFSZ, SIG_IGN);
+
+  Result<std::unique_ptr<Server>> server = Server::Create(options);
+  if (!server.ok()) return Fail(server.status().message(), kUserError);
+  (*server)->Start();
+  for (const std::string& address : (*server)->Addresses()) {
+    fmt::print("listening on {}\n", address);
+  }
+  fflush(stdout);
+
+  int signal_number = 0;
+  sigwait(&signals, &signal_number);
+  spdlog::info("stopping on signal {}", signal_number);
+  if (!(*server)->Shutdown(kShutdownPatience)) {
+    spdlog::error("the storage did not answer within {} s; ending without its answers",
+                  kShutdownPatience.count());
+    _exit(kUserError);
+  }
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  CommandLine line;
+  CLI::App app("Serves volumes to cloudblk devices.");
+  Describe(&app, &line);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return Fail(fmt::format("{}; see --help", error.what()), kUsageError);
+  }
+  const Result<Options> options = Collect(line);
+  if (!options.ok()) return Fail(options.status().message(), kUserError);
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("cloudblk-proxy"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  spdlog::set_level(spdlog::level::from_str(options.value().log_level));
+  return Serve(options.value());
+}
+
+}  // namespace
+}  // namespace cloudblk::proxy
+
+int main(int argc, char** argv) { return cloudblk::proxy::Main(argc, argv); }

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#ifndef CLOUDBLK_PROXY_OPTIONS_H_
+#define CLOUDBLK_PROXY_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "block/socket.h"
+#include "block/status.h"
+
+namespace cloudblk::proxy {
+
+struct VolumeOptions {
+  std::string name;
+  std::string backend;  // URI
+};
+
+struct Options {
+  std::vector<Endpoint> listen;
+  std::vector<VolumeOptions> volumes;
+  uint32_t threads = 1;
+  uint32_t lease_s = 10;
+  std::string log_level = "info";
+};
+
+inline constexpr uint32_t kMaxThreads = 256;
+inline constexpr uint32_t kMaxLeaseS = 3600;
+
+// NAME=BACKEND-URI. EINVAL.
+Result<VolumeOptions> ParseVolume(const std::string& text);
+
+// Adds what a TOML file says to *options; a setting of the file replaces the one in *options, lists
+// get longer. The error names file and line.
+Status ReadConfig(const std::string& path, Options* options);
+
+// What no single setting can tell: something to offer, somewhere to listen, no name twice.
+Status CheckOptions(const Options& options);
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_OPTIONS_H_

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "proxy/server.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <future>
+#include <thread>
+#include <utility>
+
+#include "proxy/backends/backends.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+int64_t MonotonicNs() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::Create(const Options& options) {
+  std::unique_ptr<Server> server(new Server);
+  for (const auto step : {&Server::OpenVolumes, &Server::MakeLoops, &Server::MakeListeners}) {
+    const Status status = (server.get()->*step)(options);
+    if (!status.ok()) return status;
+  }
+  return server;
+}
+
+Server::~Server() {
+  listeners_.clear();
+  loops_.clear();
+}
+
+Status Server::OpenVolumes(const Options& options) {
+  for (const VolumeOptions& wanted : options.volumes) {
+    Result<std::unique_ptr<Backend>> backend = OpenBackend(wanted.name, wanted.backend);
+    if (!backend.ok()) return backend.status();
+    auto volume = std::make_unique<Volume>(wanted.name, std::move(*backend), options.lease_s * 1000,
+                                           MonotonicNs);
+    volume->ownership.Restore();
+    volumes_.emplace(wanted.name, std::move(volume));
+  }
+  info_.volumes = &volumes_;
+  info_.uuid = RandomUuid();
+  return Status::Ok();
+}
+
+Status Server::MakeLoops(const Options& options) {
+  for (uint32_t i = 0; i < options.threads; ++i) {
+    Result<std::unique_ptr<LoopThread>> loop = LoopThread::Create(info_);
+    if (!loop.ok()) return loop.status();
+    loops_.push_back(std::move(*loop));
+    for (const auto& [name, volume] : volumes_) {
+      const Status status = volume->backend->Prepare(loops_.back()->context());
+      if (!status.ok()) return Status(status.error(), "volume '" + name + "': " + status.message());
+    }
+  }
+  return Status::Ok();
+}
+
+Status Server::MakeListeners(const Options& options) {
+  for (const Endpoint& endpoint : options.listen) {
+    Result<std::unique_ptr<Listener>> listener = Listener::Create(
+        endpoint, &loops_.front()->loop(),
+        [this](UniqueFd fd, std::string from) { HandOut(std::move(fd), std::move(from)); });
+    if (!listener.ok()) return listener.status();
+    listeners_.push_back(std::move(*listener));
+  }
+  return Status::Ok();
+}
+
+void Server::HandOut(UniqueFd fd, std::string address) {
+  LoopThread& loop = *loops_[next_loop_];
+  next_loop_ = (next_loop_ + 1) % loops_.size();
+  loop.PostAdopt(std::move(fd), std::move(address));
+}
+
+void Server::Start() {
+  for (const auto& listener : listeners_) listener->Start();
+  for (const auto& loop : loops_) loop->Start();
+}
+
+std::vector<std::string> Server::Addresses() const {
+  std::vector<std::string> addresses;
+  for (const auto& listener : listeners_) addresses.push_back(listener->endpoint().ToString());
+  return addresses;
+}
+
+bool Server::Shutdown(std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  // Waits for the first loop, so that a connection that was accepted before is handed out before.
+  std::promise<void> closed;
+  loops_.front()->Post([this, &closed] {
+    for (const auto& listener : listeners_) listener->Stop();
+    closed.set_value();
+  });
+  closed.get_future().wait();
+  for (const auto& loop : loops_) loop->PostGoAway();
+  const auto busy = [](const std::unique_ptr<LoopThread>& loop) {
+    return loop->connections() != 0;
+  };
+  while (std::ranges::any_of(loops_, busy)) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  for (const auto& loop : loops_) loop->Stop();
+  return true;
+}
+
+}  // namespace cloudblk::proxy

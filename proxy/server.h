@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The proxy as a whole: volumes, loops, listeners, and their orderly end.
+#ifndef CLOUDBLK_PROXY_SERVER_H_
+#define CLOUDBLK_PROXY_SERVER_H_
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/status.h"
+#include "proxy/listener.h"
+#include "proxy/loop_thread.h"
+#include "proxy/options.h"
+#include "proxy/volume.h"
+
+namespace cloudblk::proxy {
+
+class Server {
+ public:
+  // Opens the volumes and listens. Nothing is accepted yet.
+  static Result<std::unique_ptr<Server>> Create(const Options& options);
+  // Precondition: never started, or Shutdown returned true.
+  ~Server();
+
+  // Starts the threads and accepts.
+  void Start();
+
+  // Where it listens, with real ports, as ParseEndpoint reads them.
+  std::vector<std::string> Addresses() const;
+
+  // Stops accepting, says goodbye, answers what is in flight, ends the threads. False if that took
+  // longer than `patience`: then the process must end without running destructors.
+  bool Shutdown(std::chrono::milliseconds patience);
+
+ private:
+  Server() = default;
+  Status OpenVolumes(const Options& options);
+  Status MakeLoops(const Options& options);
+  Status MakeListeners(const Options& options);
+  void HandOut(UniqueFd fd, std::string address);
+
+  VolumeMap volumes_;
+  ServerInfo info_;
+  std::vector<std::unique_ptr<LoopThread>> loops_;
+  std::vector<std::unique_ptr<Listener>> listeners_;  // on the first loop
+  size_t next_loop_ = 0;                              // first loop's thread only
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_SERVER_H_

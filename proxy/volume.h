@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#ifndef CLOUDBLK_PROXY_VOLUME_H_
+#define CLOUDBLK_PROXY_VOLUME_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "proxy/backend.h"
+#include "proxy/ownership.h"
+
+namespace cloudblk::proxy {
+
+// A disk that the proxy offers under a name.
+struct Volume {
+  Volume(std::string volume_name, std::unique_ptr<Backend> storage, uint32_t lease,
+         std::function<int64_t()> clock)
+      : name(std::move(volume_name)),
+        lease_ms(lease),
+        backend(std::move(storage)),
+        ownership(name, backend.get(), int64_t{lease} * 1'000'000, std::move(clock)) {}
+
+  const std::string name;
+  const uint32_t lease_ms;
+  const std::unique_ptr<Backend> backend;
+  Ownership ownership;
+};
+
+using VolumeMap = std::map<std::string, std::unique_ptr<Volume>, std::less<>>;
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_VOLUME_H_
