@@ -275,8 +275,8 @@ static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
     }
 }
 
-/* false: the driver broke the rules so badly that the device stops until it is reset. */
-static bool handle(CloudblkReq *req)
+/* If the driver broke the rules too badly for an answer, the device stops until it is reset. */
+static void handle(CloudblkReq *req)
 {
     VirtQueueElement *elem = &req->elem;
     struct virtio_blk_outhdr header;
@@ -287,13 +287,12 @@ static bool handle(CloudblkReq *req)
         virtio_error(VIRTIO_DEVICE(req->queue->dev), "cloudblk: request without %s",
                      elem->in_num ? "header" : "status");
         drop(req, 0);
-        return false;
+        return;
     }
     result = start(req, &header);
     if (result != -EINPROGRESS) {
         finish(req, result);
     }
-    return true;
 }
 
 void cloudblk_queue_run(CloudblkQueue *queue)
@@ -301,7 +300,6 @@ void cloudblk_queue_run(CloudblkQueue *queue)
     VirtQueue *vq = queue->vq;
     /* Off already while the loop polls the queue, and then left so */
     bool suppress = virtio_queue_get_notification(vq);
-    bool healthy = true;
     CloudblkReq *req;
 
     RCU_READ_LOCK_GUARD();
@@ -309,14 +307,15 @@ void cloudblk_queue_run(CloudblkQueue *queue)
         if (suppress) {
             virtio_queue_set_notification(vq, 0);
         }
-        while (healthy && (req = virtqueue_pop(vq, sizeof(*req)))) {
+        while ((req = virtqueue_pop(vq, sizeof(*req)))) {
             req->queue = queue;
-            healthy = handle(req);
+            handle(req);
         }
         if (suppress) {
             virtio_queue_set_notification(vq, 1);
         }
-    } while (healthy && !virtio_queue_empty(vq));
+        /* Nothing is popped from a broken device, but a packed ring still does not look empty */
+    } while (!virtio_device_disabled(VIRTIO_DEVICE(queue->dev)) && !virtio_queue_empty(vq));
 
     cloudblk_channel_kick(queue->loop->channel);
     cloudblk_loop_publish(queue->loop);

@@ -39,6 +39,8 @@ class Machine(Qemu):
         self._socket = None
         self._lines = None
         self._free = 1 << 20
+        # Where the next BARs go
+        self.pci_memory, self.pci_port = 0xE0000000, 0xC000
 
     def start(self):
         super().start()
@@ -87,9 +89,6 @@ class Machine(Qemu):
 class PciDevice:
     """One function on the machine's first PCI bus, its BARs mapped and its bus mastering on."""
 
-    _next_memory = 0xE0000000
-    _next_port = 0xC000
-
     def __init__(self, machine, slot):
         self.machine = machine
         self._address = 0x80000000 | slot << 11
@@ -108,7 +107,7 @@ class PciDevice:
         self.machine.port_out(0xCFC + (offset & 3), size, value)
 
     def _map_bars(self):
-        memory, port, bar = self._next_memory, self._next_port, 0
+        memory, port, bar = self.machine.pci_memory, self.machine.pci_port, 0
         while bar < 6:
             offset = 0x10 + 4 * bar
             self.set_config(offset, 4, 0xFFFFFFFF)
@@ -129,7 +128,7 @@ class PciDevice:
                 bar += 1
                 self.set_config(0x10 + 4 * bar, 4, 0)
             bar += 1
-        PciDevice._next_memory, PciDevice._next_port = memory, port
+        self.machine.pci_memory, self.machine.pci_port = memory, port
 
     def capabilities(self):
         """(ID, offset) of each capability."""

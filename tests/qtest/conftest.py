@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of the tests that drive the device without a guest."""
+
+import json
+
+import pytest
+
+from tests.support.paths import PLUGIN
+from tests.support.proxy import Proxy
+from tests.support.qtest import Machine
+from tests.support.virtio import BlockDriver
+
+VOLUME_SIZE = 64 << 20
+
+
+@pytest.fixture(scope="module")
+def proxy():
+    """A proxy with a volume in memory, d0. The tests of a module use it one after the other."""
+    with Proxy({"d0": f"memory:?size={VOLUME_SIZE}"}) as started:
+        yield started
+
+
+class Bench:
+    """Starts machines with cloudblk disks and ends them with the test."""
+
+    def __init__(self, qemu, proxy):
+        self._qemu, self.proxy = qemu, proxy
+        self._machines = []
+
+    def machine(self, *arguments, device="cloudblk-pci", slot=4, **properties):
+        """arguments: further ones for QEMU. properties: the disk's, with _ for - except where
+        virtio-blk's own name has _."""
+        options = {"driver": device, "id": "disk", "addr": f"{slot:#x}", "server": self.proxy.uri("d0")}
+        for name, value in properties.items():
+            options[name if name in UNDERSCORED else name.replace("_", "-")] = value
+        devices = ["-plugin", PLUGIN, *arguments, "-device", json.dumps(options)]
+        machine = Machine(self._qemu, devices)
+        self._machines.append(machine)
+        machine.start()
+        return machine
+
+    def disk(self, *arguments, device="cloudblk-pci", features=(), queues=1, queue_size=None, **properties):
+        """A machine with a disk that is ready for use."""
+        if queues > 1:
+            properties.setdefault("num_queues", queues)
+        machine = self.machine(*arguments, device=device, **properties)
+        return BlockDriver(machine, 4, features, device == "cloudblk-pci-transitional", queues, queue_size)
+
+    def end(self):
+        while self._machines:
+            self._machines.pop().__exit__()
+
+
+UNDERSCORED = ("logical_block_size", "physical_block_size", "min_io_size", "opt_io_size", "discard_granularity")
+
+
+@pytest.fixture
+def bench(qemu, proxy):
+    made = Bench(qemu, proxy)
+    yield made
+    made.end()

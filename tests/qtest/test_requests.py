@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each request does, and what malformed ones are answered."""
+
+import pytest
+
+from tests.support.virtio import (
+    BLK_CONFIG_WCE,
+    BLK_DISCARD,
+    BLK_FLUSH,
+    BLK_RO,
+    BLK_WRITE_ZEROES,
+    NEEDS_RESET,
+    PACKED,
+    RING_RESET,
+    S_IOERR,
+    S_OK,
+    S_UNSUPP,
+    T_DISCARD,
+    T_FLUSH,
+    T_GET_ID,
+    T_IN,
+    T_OUT,
+    T_WRITE_ZEROES,
+    Request,
+    poll,
+    ranges,
+)
+
+from .conftest import VOLUME_SIZE
+
+SECTORS = VOLUME_SIZE // 512
+UNMAP = 1
+
+
+def run(driver, *arguments, **keywords):
+    return Request(driver, *arguments, **keywords).submit().wait()
+
+
+def read(driver, sector, size):
+    request = Request(driver, T_IN, sector, size)
+    assert request.submit().wait() == S_OK
+    return request.bytes
+
+
+@pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
+@pytest.mark.parametrize(
+    "kind, flags", ((T_DISCARD, 0), (T_WRITE_ZEROES, 0), (T_WRITE_ZEROES, UNMAP)), ids=("discard", "zero", "zero-unmap")
+)
+def test_several_ranges(bench, packed, kind, flags):
+    features = (BLK_DISCARD, BLK_WRITE_ZEROES, *([PACKED] if packed else []))
+    driver = bench.disk(features=features, packed=packed)
+    assert run(driver, T_OUT, 0, b"\xaa" * 65536) == S_OK
+    assert run(driver, kind, 0, ranges((8, 8, flags), (0, 0, flags), (32, 16, flags), (64, 64, flags))) == S_OK
+    expected = bytearray(b"\xaa" * 65536)
+    for first, count in ((8, 8), (32, 16), (64, 64)):
+        expected[512 * first : 512 * (first + count)] = bytes(512 * count)
+    assert read(driver, 0, 65536) == expected
+
+
+@pytest.mark.parametrize("serial", ("", "disk-7", "exactly-twenty-chars", "more-than-twenty-characters"))
+def test_serial(bench, serial):
+    driver = bench.disk(**({"serial": serial} if serial else {}))
+    request = Request(driver, T_GET_ID, 0, 20)
+    assert request.submit().wait() == S_OK
+    assert request.bytes == serial.encode()[:20].ljust(20, b"\0")
+
+
+def test_serial_into_a_short_buffer(bench):
+    driver = bench.disk(serial="abcdefgh")
+    request = Request(driver, T_GET_ID, 0, 4)
+    assert request.submit().wait() == S_OK
+    assert request.bytes == b"abcd"
+
+
+def test_flush(bench):
+    driver = bench.disk(features=(BLK_FLUSH,))
+    assert run(driver, T_OUT, 0, b"f" * 4096) == S_OK
+    assert run(driver, T_FLUSH) == S_OK
+
+
+def test_write_cache_can_be_switched(bench):
+    driver = bench.disk(features=(BLK_FLUSH, BLK_CONFIG_WCE), write_cache="on")
+    assert driver.registers.config(32, 1) == 1
+    driver.registers.set_config(32, 1, 0)
+    assert driver.registers.config(32, 1) == 0
+    assert run(driver, T_OUT, 0, b"w" * 4096) == S_OK
+    driver.start((BLK_FLUSH, BLK_CONFIG_WCE))
+    assert driver.registers.config(32, 1) == 1, "a reset brings the default back"
+
+
+def test_driver_without_flush_gets_write_through(bench):
+    driver = bench.disk(write_cache="on")
+    assert driver.registers.config(32, 1) == 0
+    assert run(driver, T_OUT, 0, b"t" * 512) == S_OK
+
+
+def test_read_only(bench):
+    writer = bench.disk()
+    assert run(writer, T_OUT, 0, b"r" * 512) == S_OK
+    writer.machine.qmp.command("quit")
+    assert writer.machine.wait() == 0
+
+    driver = bench.disk(features=(BLK_RO, BLK_DISCARD, BLK_WRITE_ZEROES), read_only=True)
+    for request in (
+        Request(driver, T_OUT, 0, b"x" * 512),
+        Request(driver, T_DISCARD, 0, ranges((0, 8, 0))),
+        Request(driver, T_WRITE_ZEROES, 0, ranges((0, 8, 0))),
+    ):
+        assert request.submit().wait() == S_IOERR
+    assert run(driver, T_FLUSH) == S_OK
+    assert read(driver, 0, 512) == b"r" * 512
+
+
+def test_blocks_of_4096_bytes(bench):
+    driver = bench.disk(logical_block_size=4096, physical_block_size=4096)
+    assert driver.registers.config(20, 4) == 4096
+    assert run(driver, T_OUT, 8, b"4" * 4096) == S_OK
+    assert run(driver, T_OUT, 4, b"4" * 4096) == S_IOERR
+    assert run(driver, T_OUT, 8, b"4" * 512) == S_IOERR
+
+
+def test_queue_reset_is_not_offered(bench):
+    assert not bench.disk().offered >> RING_RESET & 1
+
+
+# What is wrong with it: type, sector, data, answer
+REFUSED = {
+    "read past the end": (T_IN, SECTORS, 512, S_IOERR),
+    "read across the end": (T_IN, SECTORS - 1, 1024, S_IOERR),
+    "write past the end": (T_OUT, SECTORS, bytes(512), S_IOERR),
+    "sector that overflows": (T_IN, (1 << 64) - 1, 1024, S_IOERR),
+    "sector that overflows in bytes": (T_OUT, 1 << 55, bytes(512), S_IOERR),
+    "odd size": (T_IN, 0, 700, S_IOERR),
+    "unknown type": (77, 0, b"", S_UNSUPP),
+    "SCSI command": (2, 0, bytes(16), S_UNSUPP),
+    "get lifetime": (10, 0, 24, S_UNSUPP),
+    "discard without range": (T_DISCARD, 0, b"", S_IOERR),
+    "discard with half a range": (T_DISCARD, 0, bytes(8), S_IOERR),
+    "discard past the end": (T_DISCARD, 0, ranges((SECTORS - 8, 16, 0)), S_IOERR),
+    "discard with unmap": (T_DISCARD, 0, ranges((0, 8, UNMAP)), S_UNSUPP),
+    "discard with unknown flag": (T_DISCARD, 0, ranges((0, 8, 1 << 31)), S_UNSUPP),
+    "write-zeroes with unknown flag": (T_WRITE_ZEROES, 0, ranges((0, 8, 2)), S_UNSUPP),
+    "write-zeroes whose second range is bad": (T_WRITE_ZEROES, 0, ranges((0, 8, 0), (SECTORS, 1, 0)), S_IOERR),
+    "too many ranges": (T_DISCARD, 0, ranges(*[(i, 1, 0) for i in range(300)]), S_UNSUPP),
+    "too long a range": (T_DISCARD, 0, ranges((0, 0xFFFFFFFF, 0)), S_IOERR),
+}
+
+
+def test_refused_requests(bench):
+    driver = bench.disk(features=(BLK_DISCARD, BLK_WRITE_ZEROES))
+    assert run(driver, T_OUT, 0, b"k" * 65536) == S_OK
+    answers = {}
+    for name, (kind, sector, data, _) in REFUSED.items():
+        answers[name] = run(driver, kind, sector, data)
+    assert answers == {name: answer for name, (*_, answer) in REFUSED.items()}
+    assert read(driver, 0, 65536) == b"k" * 65536
+    assert not driver.registers.status & NEEDS_RESET
+
+
+def test_discard_that_was_not_negotiated(bench):
+    driver = bench.disk()
+    assert run(driver, T_DISCARD, 0, ranges((0, 8, 0))) == S_UNSUPP
+
+
+def test_empty_read_and_write(bench):
+    driver = bench.disk()
+    assert run(driver, T_IN, 0, 0) == S_OK
+    assert run(driver, T_OUT, 0, b"") == S_OK
+
+
+def no_status(driver, request):
+    return request.buffers[:-1]
+
+
+def no_header(driver, request):
+    return request.buffers[-1:]
+
+
+def short_header(driver, request):
+    return [(request.header, 15, False), *request.buffers[-1:]]
+
+
+def status_not_writable(driver, request):
+    return [*request.buffers[:-1], (request.status_at, 1, False)]
+
+
+def empty_descriptor(driver, request):
+    return [request.buffers[0], (request.data, 0, False), request.buffers[-1]]
+
+
+def readable_after_writable(driver, request):
+    return [request.buffers[0], request.buffers[-1], (request.data, 512, False)]
+
+
+@pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
+@pytest.mark.parametrize("iothread", (False, True), ids=("main-loop", "iothread"))
+def test_broken_chains_need_a_reset(bench, packed, iothread):
+    more = {"iothread": "io0"} if iothread else {}
+    features = (PACKED,) if packed else ()
+    driver = bench.disk("-object", "iothread,id=io0", features=features, packed=packed, **more)
+    for broken in (
+        no_status,
+        no_header,
+        short_header,
+        status_not_writable,
+        empty_descriptor,
+        readable_after_writable,
+    ):
+        request = Request(driver, T_OUT, 0, bytes(512))
+        request.buffers = broken(driver, request)
+        request.submit()
+        poll(lambda: driver.registers.status & NEEDS_RESET, f"NEEDS_RESET after {broken.__name__}")
+        assert request.status == 0xFF
+        driver.start(features)
+        assert run(driver, T_OUT, 0, b"again" + bytes(507)) == S_OK
