@@ -4,7 +4,6 @@
 
 #include "block/block.h"
 #include "hw/virtio/virtio-bus.h"
-#include "migration/vmstate.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
@@ -184,11 +183,6 @@ static void cloudblk_device_instance_init(Object *obj)
     object_property_set_description(obj, "bootindex", "place in the boot order");
 }
 
-static const VMStateDescription vmstate_cloudblk = {
-    .name = "cloudblk",
-    .unmigratable = 1,
-};
-
 /* Names, types and defaults are those of virtio-blk-pci, but for the first block. */
 static CLOUDBLK_PROPERTIES cloudblk_properties[] = {
     DEFINE_PROP_STRING("server", CloudblkDevice, conf.server),
@@ -285,7 +279,6 @@ static void cloudblk_device_class_init(ObjectClass *klass, CLOUDBLK_CLASS_DATA *
 
     device_class_set_props(dc, cloudblk_properties);
     cloudblk_set_property_texts(klass, cloudblk_texts, ARRAY_SIZE(cloudblk_texts));
-    dc->vmsd = &vmstate_cloudblk;
     dc->desc = "block device on a storage server";
     set_bit(DEVICE_CATEGORY_STORAGE, dc->categories);
     vdc->realize = cloudblk_device_realize;

@@ -8,6 +8,7 @@ import pytest
 from tests.support.paths import PLUGIN
 from tests.support.proxy import Proxy
 from tests.support.qtest import Machine
+from tests.support.stream import Closed
 from tests.support.virtio import BlockDriver
 
 VOLUME_SIZE = 64 << 20
@@ -33,25 +34,50 @@ class Bench:
         options = {"driver": device, "id": "disk", "addr": f"{slot:#x}", "server": self.proxy.uri("d0")}
         for name, value in properties.items():
             options[name if name in UNDERSCORED else name.replace("_", "-")] = value
+        options = {name: value for name, value in options.items() if value is not None}
         devices = ["-plugin", PLUGIN, *arguments, "-device", json.dumps(options)]
         machine = Machine(self._qemu, devices)
         self._machines.append(machine)
         machine.start()
         return machine
 
-    def disk(self, *arguments, device="cloudblk-pci", features=(), queues=1, queue_size=None, **properties):
+    def fails(self, *arguments, **properties):
+        """Exit status and messages of a QEMU that does not start. {uri} in server: the volume's."""
+        if properties.get("server"):
+            properties["server"] = properties["server"].replace("{uri}", self.proxy.uri("d0"))
+        with pytest.raises(Closed):
+            self.machine(*arguments, **properties)
+        machine = self._machines[-1]
+        return machine.wait(), machine.messages()
+
+    def disk(self, *arguments, device="cloudblk-pci", features=(), queues=1, ring_size=None, **properties):
         """A machine with a disk that is ready for use."""
         if queues > 1:
             properties.setdefault("num_queues", queues)
         machine = self.machine(*arguments, device=device, **properties)
-        return BlockDriver(machine, 4, features, device == "cloudblk-pci-transitional", queues, queue_size)
+        return BlockDriver(machine, 4, features, device == "cloudblk-pci-transitional", queues, ring_size)
+
+    def quit(self):
+        """Ends all machines orderly."""
+        for machine in self._machines:
+            machine.qmp.command("quit")
+            assert machine.wait() == 0
+        self.end()
 
     def end(self):
         while self._machines:
             self._machines.pop().__exit__()
 
 
-UNDERSCORED = ("logical_block_size", "physical_block_size", "min_io_size", "opt_io_size", "discard_granularity")
+UNDERSCORED = {
+    "logical_block_size",
+    "physical_block_size",
+    "min_io_size",
+    "opt_io_size",
+    "discard_granularity",
+    "event_idx",
+    "indirect_desc",
+}
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_legacy_driver(bench, iothread):
 
 
 def test_small_queue_and_non_transitional(bench):
-    driver = bench.disk(device="cloudblk-pci-non-transitional", queue_size=4)
+    driver = bench.disk(device="cloudblk-pci-non-transitional", ring_size=4)
     assert driver.queues[0].size == 4
     for sector in range(9):
         assert Request(driver, T_OUT, sector, bytes([sector]) * 512).submit().wait() == S_OK

@@ -33,7 +33,7 @@ class Machine(Qemu):
             self.memory = mmap.mmap(file.fileno(), ram_size)
         self._arguments += ["-machine", "pc,memory-backend=ram", "-accel", "tcg", "-m", f"{ram_size >> 20}M"]
         self._arguments += ["-object", f"memory-backend-file,id=ram,mem-path={ram},size={ram_size},share=on"]
-        self._arguments += ["-bios", str(rom)]
+        self._arguments += ["-bios", str(rom), "-action", "reboot=reset"]
         self._arguments += self.socket_chardev("qtest") + ["-qtest", "chardev:qtest", "-qtest-log", "/dev/null"]
         self._arguments += [str(argument) for argument in devices]
         self._socket = None

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration space, the features, and the properties as users see them."""
+
+import pytest
+
+from tests.support import virtio
+from tests.support.virtio import BLK_CONFIG_WCE, BLK_DISCARD, BLK_FLUSH, BLK_MQ, BLK_RO, BLK_WRITE_ZEROES
+
+from .conftest import VOLUME_SIZE
+
+# Offset and size of each field (virtio 1.2, 5.2.4)
+FIELDS = {
+    "capacity": (0, 8),
+    "size_max": (8, 4),
+    "seg_max": (12, 4),
+    "cylinders": (16, 2),
+    "heads": (18, 1),
+    "sectors": (19, 1),
+    "blk_size": (20, 4),
+    "physical_block_exp": (24, 1),
+    "alignment_offset": (25, 1),
+    "min_io_size": (26, 2),
+    "opt_io_size": (28, 4),
+    "writeback": (32, 1),
+    "num_queues": (34, 2),
+    "max_discard_sectors": (36, 4),
+    "max_discard_seg": (40, 4),
+    "discard_sector_alignment": (44, 4),
+    "max_write_zeroes_sectors": (48, 4),
+    "max_write_zeroes_seg": (52, 4),
+    "write_zeroes_may_unmap": (56, 1),
+}
+
+# Properties of virtio-blk-pci that have no meaning without QEMU's block layer, or not yet
+ABSENT = {
+    "drive",
+    "backend_defaults",
+    "account-invalid",
+    "account-failed",
+    "stats-intervals",
+    "request-merging",
+    "scsi",
+    "rerror",
+    "werror",
+    "x-enable-wce-if-config-wce",
+}
+OURS = {"server", "iothreads", "open-timeout", "takeover", "payload-crc", "read-only"}
+
+
+def config(driver):
+    return {name: driver.registers.config(*place) for name, place in FIELDS.items()}
+
+
+def offered(driver, *bits):
+    return all(driver.offered >> bit & 1 for bit in bits)
+
+
+def test_defaults(bench):
+    driver = bench.disk()
+    found = config(driver)
+    assert found["capacity"] == VOLUME_SIZE // 512
+    assert found["seg_max"] == 254
+    assert (found["heads"], found["sectors"]) == (16, 63)
+    assert found["cylinders"] == VOLUME_SIZE // 512 // (16 * 63)
+    assert found["blk_size"] == 512
+    assert found["num_queues"] == 1
+    assert found["max_discard_seg"] >= 1 and found["max_discard_sectors"] >= 2048
+    assert found["max_write_zeroes_seg"] >= 1 and found["max_write_zeroes_sectors"] >= 2048
+    assert found["discard_sector_alignment"] >= 1
+    assert found["write_zeroes_may_unmap"] == 1
+    assert offered(driver, virtio.BLK_SEG_MAX, virtio.BLK_GEOMETRY, virtio.BLK_TOPOLOGY, virtio.BLK_BLK_SIZE)
+    assert offered(driver, BLK_FLUSH, BLK_CONFIG_WCE, BLK_DISCARD, BLK_WRITE_ZEROES)
+    assert offered(driver, virtio.INDIRECT, virtio.EVENT_IDX, virtio.VERSION_1)
+    assert not offered(driver, BLK_RO) and not offered(driver, BLK_MQ) and not offered(driver, virtio.PACKED)
+    assert driver.registers.queue_size(0) == 256
+    assert driver.pci.config(0, 4) == 0x10011AF4 and driver.pci.config(10, 2) == 0x0100
+
+
+def test_properties_reach_the_guest(bench):
+    driver = bench.disk(
+        queues=3,
+        queue_size=128,
+        logical_block_size=512,
+        physical_block_size=8192,
+        min_io_size=16384,
+        opt_io_size=1 << 20,
+        discard_granularity=65536,
+        max_discard_sectors=4096,
+        max_write_zeroes_sectors=2048,
+        cyls=100,
+        heads=32,
+        secs=32,
+        write_cache="off",
+        config_wce=False,
+    )
+    found = config(driver)
+    assert found["seg_max"] == 126
+    assert (found["cylinders"], found["heads"], found["sectors"]) == (100, 32, 32)
+    assert (found["blk_size"], found["physical_block_exp"]) == (512, 4)
+    assert (found["min_io_size"], found["opt_io_size"]) == (32, 2048)
+    assert (found["max_discard_sectors"], found["max_write_zeroes_sectors"]) == (4096, 2048)
+    assert found["discard_sector_alignment"] == 128
+    assert found["num_queues"] == 3 and offered(driver, BLK_MQ)
+    assert found["writeback"] == 0
+    assert not offered(driver, BLK_FLUSH) and not offered(driver, BLK_CONFIG_WCE)
+
+
+def test_features_can_be_turned_off(bench):
+    driver = bench.disk(discard=False, write_zeroes=False, seg_max_adjust=False, event_idx=False, indirect_desc=False)
+    for bit in (BLK_DISCARD, BLK_WRITE_ZEROES, virtio.EVENT_IDX, virtio.INDIRECT):
+        assert not offered(driver, bit)
+    assert config(driver)["seg_max"] == 126
+
+
+def test_queues_follow_processors(bench):
+    driver = bench.disk("-smp", "3")
+    assert config(driver)["num_queues"] == 3
+    assert [driver.registers.queue_size(i) for i in range(4)] == [256, 256, 256, 0]
+
+
+def test_read_only_is_shown(bench):
+    assert offered(bench.disk(read_only=True), BLK_RO)
+
+
+def test_configuration_is_only_written_where_allowed(bench):
+    driver = bench.disk(features=(BLK_FLUSH, BLK_CONFIG_WCE))
+    before = config(driver)
+    for name, (offset, size) in FIELDS.items():
+        if name != "writeback":
+            driver.registers.set_config(offset, size, (1 << 8 * size) - 1)
+    driver.registers.set_config(32, 1, 0)
+    assert config(driver) == {**before, "writeback": 0}
+
+
+def test_properties_are_those_of_virtio_blk(bench):
+    qmp = bench.machine().qmp
+    theirs = {p["name"]: p for p in qmp.command("device-list-properties", typename="virtio-blk-pci")}
+    ours = {p["name"]: p for p in qmp.command("device-list-properties", typename="cloudblk-pci")}
+    assert set(theirs) - set(ours) <= ABSENT
+    assert set(ours) - set(theirs) == OURS
+    for name in set(ours) & set(theirs) - {"virtio-backend"}:
+        for key in ("type", "default-value"):
+            assert ours[name].get(key) == theirs[name].get(key), f"{key} of {name}"
+    inherited = {p["name"] for p in qmp.command("device-list-properties", typename="virtio-balloon-pci")}
+    own = set(ours) - inherited | {"class", "ioeventfd", "vectors"}
+    assert not [name for name in own if not ours[name].get("description")]
+
+
+# Properties and what the one line says
+MISTAKES = {
+    "no server": ({"server": None}, "server is not set"),
+    "empty server": ({"server": ""}, "server is not set"),
+    "no such volume": ({"server": "{uri}x"}, "volume"),
+    "bad URI": ({"server": "cloudblk:/nowhere"}, ""),
+    "nobody listens": ({"server": "cloudblk://127.0.0.1:1/d0"}, ""),
+    "no such IOThread": ({"iothreads": "io7"}, "there is no IOThread 'io7'"),
+    "two ways to IOThreads": ({"iothread": "io0", "iothreads": "io0"}, "only one of iothread"),
+    "iothread without ioeventfd": ({"iothread": "io0", "ioeventfd": False}, "ioeventfd"),
+    "no queue": ({"num_queues": 0}, "num-queues"),
+    "too many queues": ({"num_queues": 2000}, "num-queues"),
+    "odd queue size": ({"queue_size": 100}, "queue-size"),
+    "small physical blocks": ({"logical_block_size": 4096, "physical_block_size": 512}, "physical_block_size"),
+    "odd opt_io_size": ({"opt_io_size": 700}, "multiples of the logical block size"),
+    "half a geometry": ({"cyls": 5}, "set cyls"),
+    "max-discard-sectors 0": ({"max_discard_sectors": 0}, "max-discard-sectors"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line(bench, mistake):
+    properties, says = MISTAKES[mistake]
+    status, messages = bench.fails("-object", "iothread,id=io0", **properties)
+    lines = messages.strip().splitlines()
+    assert status == 1 and len(lines) == 1, messages
+    assert says in lines[0]
+
+
+def test_second_machine_is_refused(bench):
+    bench.machine()
+    status, messages = bench.fails()
+    assert status == 1 and len(messages.strip().splitlines()) == 1, messages
+    assert "d0" in messages
