@@ -1,1 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+cloudblk_test(proxy_backend_test
+  SOURCES
+    proxy/backend_test.cc
+    proxy/sync_queue_test.cc
+  LIBS cloudblk_proxy_lib
+)

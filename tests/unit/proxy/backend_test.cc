@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The contract of Backend, held by every backend and every way of doing I/O.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "tests/unit/proxy/support.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+constexpr uint64_t kSize = 8 << 20;
+
+struct Kind {
+  const char* name;
+  const char* options;  // of a file URI; null: memory
+};
+
+std::string UriFor(const Kind& kind, const std::string& path, uint64_t size) {
+  const std::string bytes = std::to_string(size);
+  if (kind.options == nullptr) return "memory:?size=" + bytes;
+  return "file://" + path + "?size=" + bytes + "&create=on" + kind.options;
+}
+
+uint64_t BytesOnDisk(const std::string& path) {
+  struct stat info {};
+  stat(path.c_str(), &info);
+  return static_cast<uint64_t>(info.st_blocks) * 512;
+}
+
+class BackendTest : public testing::TestWithParam<Kind> {
+ protected:
+  bool is_file() const { return GetParam().options != nullptr; }
+  std::string path() const { return folder_ / "disk.img"; }
+
+  TempFolder folder_;
+  Storage storage_{UriFor(GetParam(), path(), kSize)};
+};
+
+class FileTest : public BackendTest {};
+
+TEST_P(BackendTest, TellsItsGeometry) {
+  const Geometry& geometry = storage_.backend().geometry();
+  EXPECT_EQ(geometry.size, kSize);
+  EXPECT_GE(geometry.logical_block_size, 512u);
+  EXPECT_GE(geometry.physical_block_size, geometry.logical_block_size);
+  EXPECT_FALSE(storage_.backend().uuid().IsNil());
+  EXPECT_NE(storage_.backend().generation(), 0u);
+}
+
+TEST_P(BackendTest, StartsWithZeros) {
+  std::vector<uint8_t> data;
+  ASSERT_EQ(storage_.Read(kSize - 65536, 65536, &data), 0);
+  EXPECT_EQ(data, std::vector<uint8_t>(65536));
+}
+
+TEST_P(BackendTest, ReadsBackWhatWasWritten) {
+  uint32_t seed = 0;
+  for (const uint32_t length : {512u, 4096u, 4608u, 65536u, 1u << 20, 4u << 20}) {
+    for (const uint64_t offset : {uint64_t{0}, uint64_t{512}, uint64_t{12288 + 1536}}) {
+      const std::vector<uint8_t> written = Pattern(length, ++seed);
+      ASSERT_EQ(storage_.Write(offset, written), 0);
+      std::vector<uint8_t> read;
+      ASSERT_EQ(storage_.Read(offset, length, &read), 0);
+      ASSERT_EQ(read, written) << length << " at " << offset;
+    }
+  }
+}
+
+TEST_P(BackendTest, WritesNothingBesideTheRange) {
+  const std::vector<uint8_t> around = Pattern(16384, 1);
+  const std::vector<uint8_t> inside = Pattern(512, 2);
+  ASSERT_EQ(storage_.Write(0, around), 0);
+  ASSERT_EQ(storage_.Write(4096 + 512, inside), 0);
+  std::vector<uint8_t> expected = around;
+  std::copy(inside.begin(), inside.end(), expected.begin() + 4096 + 512);
+  std::vector<uint8_t> read;
+  ASSERT_EQ(storage_.Read(0, 16384, &read), 0);
+  EXPECT_EQ(read, expected);
+}
+
+TEST_P(BackendTest, TakesTheLastBlock) {
+  const std::vector<uint8_t> written = Pattern(512, 3);
+  ASSERT_EQ(storage_.Write(kSize - 512, written), 0);
+  std::vector<uint8_t> read;
+  ASSERT_EQ(storage_.Read(kSize - 512, 512, &read), 0);
+  EXPECT_EQ(read, written);
+}
+
+// More than one batch, and more than the kernel is given at a time.
+TEST_P(BackendTest, CarriesOutManyAtOnce) {
+  constexpr size_t kCount = 1500;
+  std::vector<IoOp> ops(kCount);
+  for (size_t i = 0; i < kCount; ++i) {
+    IoOp& op = ops[i];
+    op.kind = wire::Operation::kWrite;
+    op.offset = i * 4096;
+    op.length = 4096;
+    op.buffer = storage_.context().buffers().Get(4096);
+    const std::vector<uint8_t> data = Pattern(4096, static_cast<uint32_t>(i));
+    std::copy(data.begin(), data.end(), op.buffer.data);
+    storage_.Start(&op);
+  }
+  storage_.Wait();
+  for (IoOp& op : ops) {
+    EXPECT_EQ(op.result, 0);
+    storage_.context().buffers().Put(&op.buffer);
+  }
+  for (const size_t i : {size_t{0}, size_t{255}, size_t{1024}, kCount - 1}) {
+    std::vector<uint8_t> read;
+    ASSERT_EQ(storage_.Read(i * 4096, 4096, &read), 0);
+    EXPECT_EQ(read, Pattern(4096, static_cast<uint32_t>(i)));
+  }
+}
+
+TEST_P(BackendTest, WriteZeroesLeavesZerosInEveryRangeAndNothingElse) {
+  for (const uint32_t flags : {0u, uint32_t{wire::RangeFlag::kUnmap}}) {
+    const std::vector<uint8_t> written = Pattern(65536, 4);
+    ASSERT_EQ(storage_.Write(0, written), 0);
+    ASSERT_EQ(storage_.Ranges(wire::Operation::kWriteZeroes,
+                              {{512, 1024, flags}, {8192, 16384, flags}, {40960, 0, flags}}),
+              0);
+    std::vector<uint8_t> expected = written;
+    std::fill_n(expected.begin() + 512, 1024, uint8_t{0});
+    std::fill_n(expected.begin() + 8192, 16384, uint8_t{0});
+    std::vector<uint8_t> read;
+    ASSERT_EQ(storage_.Read(0, 65536, &read), 0);
+    EXPECT_EQ(read, expected) << flags;
+  }
+}
+
+TEST_P(BackendTest, DiscardTouchesNothingBesideItsRanges) {
+  const std::vector<uint8_t> written = Pattern(65536, 5);
+  ASSERT_EQ(storage_.Write(0, written), 0);
+  ASSERT_EQ(storage_.Ranges(wire::Operation::kDiscard, {{4096, 8192, 0}, {32768, 4096, 0}}), 0);
+  std::vector<uint8_t> read;
+  ASSERT_EQ(storage_.Read(0, 65536, &read), 0);
+  for (const auto& [begin, end] : {std::pair{0, 4096}, {12288, 32768}, {36864, 65536}}) {
+    EXPECT_TRUE(std::equal(read.begin() + begin, read.begin() + end, written.begin() + begin));
+  }
+}
+
+TEST_P(BackendTest, FlushesAndWritesThrough) {
+  EXPECT_EQ(storage_.Flush(), 0);
+  EXPECT_EQ(storage_.Write(0, Pattern(4096, 6), true), 0);
+  EXPECT_EQ(storage_.Ranges(wire::Operation::kWriteZeroes, {{0, 4096, 0}}, true), 0);
+  EXPECT_EQ(storage_.Flush(), 0);
+}
+
+TEST_P(BackendTest, AnswersHolesOnlyWhereNothingWasWritten) {
+  ASSERT_EQ(storage_.Write(1 << 20, Pattern(512, 7)), 0);
+  for (const uint64_t offset : {uint64_t{1 << 20}, uint64_t{(1 << 20) - 4096}}) {
+    IoOp op;
+    op.kind = wire::Operation::kRead;
+    op.offset = offset;
+    op.length = 8192;
+    op.hole_allowed = true;
+    ASSERT_EQ(storage_.Run(&op), 0);
+    EXPECT_FALSE(op.hole);
+    storage_.context().buffers().Put(&op.buffer);
+  }
+}
+
+TEST_P(BackendTest, KeepsReadDataStableWhenAsked) {
+  const std::vector<uint8_t> before = Pattern(4096, 8);
+  ASSERT_EQ(storage_.Write(0, before), 0);
+  IoOp op;
+  op.kind = wire::Operation::kRead;
+  op.length = 4096;
+  op.stable_data = true;
+  ASSERT_EQ(storage_.Run(&op), 0);
+  ASSERT_EQ(storage_.Write(0, Pattern(4096, 9)), 0);
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), op.data));
+  storage_.context().buffers().Put(&op.buffer);
+}
+
+TEST_P(FileTest, DiscardGivesSpaceBack) {
+  ASSERT_EQ(storage_.Write(0, Pattern(4 << 20, 10)), 0);
+  ASSERT_EQ(storage_.Flush(), 0);
+  const uint64_t before = BytesOnDisk(path());
+  ASSERT_GE(before, uint64_t{4 << 20});
+  ASSERT_EQ(storage_.Ranges(wire::Operation::kDiscard, {{0, 3 << 20, 0}}), 0);
+  EXPECT_LE(BytesOnDisk(path()), before - (3 << 20) + 65536);
+}
+
+TEST_P(FileTest, WriteZeroesWithUnmapGivesSpaceBack) {
+  ASSERT_EQ(storage_.Write(0, Pattern(4 << 20, 10)), 0);
+  ASSERT_EQ(storage_.Flush(), 0);
+  const uint64_t before = BytesOnDisk(path());
+  ASSERT_EQ(storage_.Ranges(wire::Operation::kWriteZeroes, {{0, 3 << 20, wire::RangeFlag::kUnmap}}),
+            0);
+  EXPECT_LE(BytesOnDisk(path()), before - (3 << 20) + 65536);
+}
+
+TEST_P(FileTest, ReadsBehindTheEndOfAShrunkFileFail) {
+  ASSERT_EQ(storage_.Write(0, Pattern(kSize / 2, 11)), 0);
+  ASSERT_EQ(truncate(path().c_str(), 1 << 20), 0);
+  std::vector<uint8_t> read;
+  EXPECT_EQ(storage_.Read(2 << 20, 4096, &read), -EIO);
+  EXPECT_EQ(storage_.Read((1 << 20) - 4096, 8192, &read), -EIO);
+  EXPECT_EQ(storage_.Read(0, 4096, &read), 0);
+  // A write there would turn what is lost into zeros.
+  EXPECT_EQ(storage_.Write(4 << 20, Pattern(4096, 12)), -EIO);
+  EXPECT_EQ(storage_.Read(3 << 20, 4096, &read), -EIO);
+  EXPECT_EQ(storage_.backend().geometry().size, kSize);
+}
+
+TEST_P(FileTest, AShrinkInTheMiddleOfABlockFailsToo) {
+  ASSERT_EQ(truncate(path().c_str(), (1 << 20) + 100), 0);
+  std::vector<uint8_t> read;
+  EXPECT_EQ(storage_.Read(1 << 20, 512, &read), -EIO);
+  EXPECT_EQ(storage_.Read((1 << 20) - 512, 1024, &read), -EIO);
+}
+
+TEST_P(FileTest, AFullFileSystemIsTold) {
+  if (geteuid() != 0) GTEST_SKIP() << "mounting a small file system needs root";
+  const std::string mount_point = folder_ / "small";
+  std::filesystem::create_directory(mount_point);
+  if (mount("none", mount_point.c_str(), "tmpfs", 0, "size=2m") != 0) {
+    GTEST_SKIP() << "no tmpfs can be mounted here: " << strerror(errno);
+  }
+  {
+    Storage small(UriFor(GetParam(), mount_point + "/disk.img", kSize));
+    ASSERT_TRUE(small.ok());
+    EXPECT_EQ(small.Write(0, Pattern(1 << 20, 13)), 0);
+    EXPECT_EQ(small.Write(2 << 20, Pattern(4 << 20, 14)), -ENOSPC);
+    // What was there before is still there, and room that is made can be used.
+    std::vector<uint8_t> read;
+    EXPECT_EQ(small.Read(0, 1 << 20, &read), 0);
+    EXPECT_EQ(read, Pattern(1 << 20, 13));
+    EXPECT_EQ(small.Ranges(wire::Operation::kDiscard, {{2 << 20, 4 << 20, 0}}), 0);
+    EXPECT_EQ(small.Write(3 << 20, Pattern(65536, 15)), 0);
+    EXPECT_EQ(small.Ranges(wire::Operation::kWriteZeroes, {{0, 65536, 0}}), 0);
+    EXPECT_EQ(small.Read(0, 65536, &read), 0);
+    EXPECT_EQ(read, std::vector<uint8_t>(65536));
+  }
+  EXPECT_EQ(umount(mount_point.c_str()), 0);
+}
+
+std::string NameOf(const testing::TestParamInfo<Kind>& info) { return info.param.name; }
+
+const Kind kFiles[] = {{"Libaio", ""},
+                       {"Uring", "&aio=io_uring"},
+                       {"Buffered", "&direct=off"},
+                       {"BufferedUring", "&direct=off&aio=io_uring"}};
+INSTANTIATE_TEST_SUITE_P(Memory, BackendTest, testing::Values(Kind{"Memory", nullptr}), NameOf);
+INSTANTIATE_TEST_SUITE_P(File, BackendTest, testing::ValuesIn(kFiles), NameOf);
+INSTANTIATE_TEST_SUITE_P(File, FileTest, testing::ValuesIn(kFiles), NameOf);
+
+// --- Opening -------------------------------------------------------------------------------------
+
+std::string OpenError(const std::string& uri) {
+  const Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri);
+  return opened.ok() ? "opened" : opened.status().message();
+}
+
+TEST(OpenBackend, SaysWhatIsWrongWithAUri) {
+  EXPECT_THAT(OpenError("disk.img"), testing::HasSubstr("no scheme"));
+  EXPECT_THAT(OpenError("ftp://x/y"), testing::HasSubstr("unknown scheme 'ftp'"));
+  EXPECT_THAT(OpenError("memory:"), testing::HasSubstr("size= is missing"));
+  EXPECT_THAT(OpenError("memory:?size=big"), testing::HasSubstr("size=big is not a size"));
+  EXPECT_THAT(OpenError("memory:?size=1000"), testing::HasSubstr("multiple of 512"));
+  EXPECT_THAT(OpenError("memory:?size=1M&colour=red"), testing::HasSubstr("option 'colour'"));
+  EXPECT_THAT(OpenError("file://disk.img"), testing::HasSubstr("not absolute"));
+  EXPECT_THAT(OpenError("file:///x?aio=posix"), testing::HasSubstr("libaio or io_uring"));
+  EXPECT_THAT(OpenError("file:///x?create=on"), testing::HasSubstr("create=on needs size="));
+  EXPECT_THAT(OpenError("file:///x?direct=maybe"), testing::HasSubstr("neither direct=on"));
+}
+
+TEST(OpenBackend, AMissingFileIsMadeOnlyOnRequest) {
+  TempFolder folder;
+  const std::string path = folder / "disk.img";
+  EXPECT_THAT(OpenError("file://" + path), testing::HasSubstr("does not exist"));
+  EXPECT_THAT(OpenError("file://" + path + "?size=1M"), testing::HasSubstr("create=on"));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_EQ(OpenError("file://" + path + "?size=1M&create=on"), "opened");
+  EXPECT_EQ(std::filesystem::file_size(path), 1u << 20);
+  EXPECT_LT(BytesOnDisk(path), 65536u);
+}
+
+TEST(OpenBackend, TheSizeOfAnExistingFileIsNotChanged) {
+  TempFolder folder;
+  const std::string uri = "file://" + (folder / "disk.img");
+  ASSERT_EQ(OpenError(uri + "?size=1M&create=on"), "opened");
+  EXPECT_THAT(OpenError(uri + "?size=2M&create=on"), testing::HasSubstr("has 1048576 bytes"));
+  EXPECT_EQ(std::filesystem::file_size(folder / "disk.img"), 1u << 20);
+  EXPECT_EQ(OpenError(uri), "opened");
+}
+
+TEST(OpenBackend, AFileOfOddSizeOrAFolderIsRefused) {
+  TempFolder folder;
+  std::ofstream(folder / "odd.img") << "hello";
+  EXPECT_THAT(OpenError("file://" + (folder / "odd.img")), testing::HasSubstr("not a multiple"));
+  EXPECT_THAT(OpenError("file://" + folder.path()), testing::HasSubstr("directory"));
+}
+
+TEST(OpenBackend, AReadOnlyFileOffersNothingThatWrites) {
+  TempFolder folder;
+  const std::string uri = "file://" + (folder / "disk.img");
+  ASSERT_EQ(OpenError(uri + "?size=1M&create=on"), "opened");
+  Storage storage(uri + "?read-only=on");
+  EXPECT_TRUE(storage.backend().geometry().read_only);
+  EXPECT_FALSE(storage.backend().geometry().discard);
+  std::vector<uint8_t> read;
+  EXPECT_EQ(storage.Read(0, 512, &read), 0);
+}
+
+TEST(OpenBackend, BlocksCanBeLarger) {
+  TempFolder folder;
+  Storage storage("file://" + (folder / "disk.img") + "?size=1M&create=on&logical-block-size=4096");
+  EXPECT_EQ(storage.backend().geometry().logical_block_size, 4096u);
+}
+
+TEST(FileIdentity, IsStableForAFileAndNewForAReplacedOne) {
+  TempFolder folder;
+  const std::string path = folder / "disk.img";
+  const std::string uri = "file://" + path + "?size=1M&create=on";
+  const auto identity = [&] {
+    Storage storage(uri);
+    return std::pair(storage.backend().uuid(), storage.backend().generation());
+  };
+  const auto first = identity();
+  EXPECT_EQ(identity(), first);
+  std::filesystem::rename(path, folder / "old.img");
+  EXPECT_NE(identity().first, first.first);
+  EXPECT_EQ(identity().second, first.second);
+}
+
+TEST(FileIdentity, MemoryIsNewEachTime) {
+  Storage first("memory:?size=1M");
+  Storage second("memory:?size=1M");
+  EXPECT_NE(first.backend().uuid(), second.backend().uuid());
+  EXPECT_NE(first.backend().generation(), second.backend().generation());
+}
+
+TEST(FileLock, OneHolderAtATime) {
+  TempFolder folder;
+  const std::string uri = "file://" + (folder / "disk.img") + "?size=1M&create=on";
+  Storage first(uri);
+  Storage second(uri);
+  ASSERT_TRUE(first.backend().AcquireExclusive().ok());
+  const Status refused = second.backend().AcquireExclusive();
+  EXPECT_EQ(refused.error(), EBUSY);
+  EXPECT_THAT(refused.message(), testing::HasSubstr("another process"));
+  first.backend().ReleaseExclusive();
+  EXPECT_TRUE(second.backend().AcquireExclusive().ok());
+}
+
+TEST(FileLock, ReadersShare) {
+  TempFolder folder;
+  const std::string uri = "file://" + (folder / "disk.img");
+  Storage writer(uri + "?size=1M&create=on");
+  Storage first(uri + "?read-only=on");
+  Storage second(uri + "?read-only=on");
+  ASSERT_TRUE(first.backend().AcquireExclusive().ok());
+  EXPECT_TRUE(second.backend().AcquireExclusive().ok());
+  EXPECT_EQ(writer.backend().AcquireExclusive().error(), EBUSY);
+}
+
+TEST(FileOwner, TheRecordIsKeptWithTheFile) {
+  TempFolder folder;
+  const std::string uri = "file://" + (folder / "disk.img") + "?size=1M&create=on";
+  {
+    Storage storage(uri);
+    const Status stored = storage.backend().StoreOwner("holder somebody");
+    if (!stored.ok()) GTEST_SKIP() << stored.message();
+  }
+  Storage again(uri);
+  EXPECT_EQ(again.backend().LoadOwner(), "holder somebody");
+  EXPECT_TRUE(again.backend().StoreOwner("").ok());
+  EXPECT_EQ(again.backend().LoadOwner(), "");
+}
+
+}  // namespace
+}  // namespace cloudblk::proxy

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What the proxy's tests share.
+#ifndef CLOUDBLK_TESTS_UNIT_PROXY_SUPPORT_H_
+#define CLOUDBLK_TESTS_UNIT_PROXY_SUPPORT_H_
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/epoll_loop.h"
+#include "proxy/backend.h"
+#include "proxy/backends/backends.h"
+#include "proxy/loop_context.h"
+
+namespace cloudblk::proxy {
+
+// A folder that goes away with the object.
+class TempFolder {
+ public:
+  TempFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "cloudblk-XXXXXX").string();
+    path_ = mkdtemp(pattern.data());
+  }
+  ~TempFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// A loop that the test turns by hand.
+class TestLoop {
+ public:
+  TestLoop() : loop_(std::move(EpollLoop::Create().value())) {}
+  EpollLoop& operator*() { return *loop_; }
+  EpollLoop* get() { return loop_.get(); }
+
+  // Turns until `done`; false if that takes unreasonably long.
+  bool TurnUntil(const std::function<bool()>& done) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (!done()) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      loop_->RunOnce(100'000'000);
+    }
+    return true;
+  }
+
+ private:
+  std::unique_ptr<EpollLoop> loop_;
+};
+
+// Carries out operations one after the other, or several at once, and waits for them.
+class Storage : private IoSink {
+ public:
+  explicit Storage(const std::string& uri) : context_(loop_.get()) {
+    Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri);
+    if (!opened.ok()) {
+      ADD_FAILURE() << opened.status().message();
+      return;
+    }
+    backend_ = std::move(*opened);
+    const Status prepared = backend_->Prepare(context_);
+    EXPECT_TRUE(prepared.ok()) << prepared.message();
+  }
+
+  Backend& backend() { return *backend_; }
+  LoopContext& context() { return context_; }
+  bool ok() const { return backend_ != nullptr; }
+
+  void Start(IoOp* op) {
+    op->sink = this;
+    op->generation = backend_->generation();
+    ++under_way_;
+    if (backend_->Submit(context_, op)) OnIoDone(op);
+  }
+  void Wait() {
+    context_.Kick();
+    EXPECT_TRUE(loop_.TurnUntil([this] { return under_way_ == 0; }));
+  }
+  int Run(IoOp* op) {
+    Start(op);
+    Wait();
+    return op->result;
+  }
+
+  int Write(uint64_t offset, const std::vector<uint8_t>& data, bool fua = false) {
+    IoOp op;
+    op.kind = wire::Operation::kWrite;
+    op.offset = offset;
+    op.length = static_cast<uint32_t>(data.size());
+    op.fua = fua;
+    op.buffer = context_.buffers().Get(op.length);
+    std::copy(data.begin(), data.end(), op.buffer.data);
+    const int result = Run(&op);
+    context_.buffers().Put(&op.buffer);
+    return result;
+  }
+  int Read(uint64_t offset, uint32_t length, std::vector<uint8_t>* data) {
+    IoOp op;
+    op.kind = wire::Operation::kRead;
+    op.offset = offset;
+    op.length = length;
+    const int result = Run(&op);
+    if (result == 0) data->assign(op.data, op.data + length);
+    context_.buffers().Put(&op.buffer);
+    return result;
+  }
+  int Flush() {
+    IoOp op;
+    op.kind = wire::Operation::kFlush;
+    return Run(&op);
+  }
+  int Ranges(wire::Operation kind, const std::vector<wire::Range>& ranges, bool fua = false) {
+    IoOp op;
+    op.kind = kind;
+    op.ranges = ranges;
+    op.fua = fua;
+    return Run(&op);
+  }
+
+ private:
+  void OnIoDone(IoOp*) override { --under_way_; }
+
+  TestLoop loop_;
+  LoopContext context_;
+  std::unique_ptr<Backend> backend_;
+  int under_way_ = 0;
+};
+
+// Bytes that differ from place to place and from seed to seed.
+inline std::vector<uint8_t> Pattern(size_t length, uint32_t seed) {
+  std::vector<uint8_t> data(length);
+  uint32_t state = seed * 2654435761u + 1;
+  for (uint8_t& byte : data) {
+    state = state * 1664525 + 1013904223;
+    byte = static_cast<uint8_t>(state >> 24);
+  }
+  return data;
+}
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_TESTS_UNIT_PROXY_SUPPORT_H_
