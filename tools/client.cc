@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "tools/client.h"
+
+#include "block/epoll_ops.h"
+
+namespace cloudblk {
+namespace {
+
+constexpr uint32_t kCloseTimeoutMs = 5000;
+
+struct OneResult final : Waiter {
+  void OnDone(int r) override {
+    result = r;
+    done = true;
+  }
+  int result = 0;
+  bool done = false;
+};
+
+}  // namespace
+
+Client::Client(std::unique_ptr<EpollLoop> loop) : loop_(std::move(loop)) {}
+
+Result<std::unique_ptr<Client>> Client::Open(const ClientOptions& options) {
+  auto loop = EpollLoop::Create();
+  if (!loop.ok()) return loop.status();
+  std::unique_ptr<Client> client(new Client(std::move(*loop)));
+  CloudblkOptions open{};
+  open.size = sizeof(open);
+  open.abi_version = CLOUDBLK_ABI_VERSION;
+  open.server = options.server.c_str();
+  open.channels = 1;
+  open.observe = options.observe;
+  open.read_only = options.read_only;
+  open.share_rw = options.share_rw;
+  open.takeover = options.takeover;
+  open.payload_crc = options.payload_crc;
+  open.open_timeout_ms = options.open_timeout_ms;
+  char error[512];
+  const int result = cloudblk_session_open(&open, &client->session_, error, sizeof(error));
+  if (result < 0) return Status(-result, error);
+  client->channel_ = cloudblk_session_channel(client->session_, 0);
+  const int attached = cloudblk_channel_attach(client->channel_, EpollLoopOps(),
+                                               client->loop_.get(), OnComplete, nullptr);
+  if (attached < 0) return Status(-attached, "cannot attach to the loop");
+  return client;
+}
+
+Client::~Client() {
+  if (session_ == nullptr) return;
+  if (cloudblk_channel_in_flight(channel_) > 0) cloudblk_channel_revoke(channel_);
+  cloudblk_channel_detach(channel_);
+  cloudblk_session_close(session_, kCloseTimeoutMs);
+}
+
+void Client::OnComplete(void*, const CloudblkCompletion* done, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) static_cast<Waiter*>(done[i].opaque)->OnDone(done[i].result);
+}
+
+CloudblkInfo Client::info() const {
+  CloudblkInfo info{};
+  info.size = sizeof(info);
+  cloudblk_session_info(session_, &info);
+  return info;
+}
+
+CloudblkStats Client::stats() const {
+  CloudblkStats stats{};
+  stats.size = sizeof(stats);
+  cloudblk_channel_stats(channel_, &stats);
+  return stats;
+}
+
+int Client::Submit(const CloudblkRequest& request) {
+  return cloudblk_channel_submit(channel_, &request);
+}
+
+int Client::Read(uint64_t offset, std::span<uint8_t> data, Waiter* waiter) {
+  const iovec iov{data.data(), data.size()};
+  CloudblkRequest request{};
+  request.operation = CLOUDBLK_OP_READ;
+  request.offset = offset;
+  request.iov = &iov;
+  request.iov_count = 1;
+  request.opaque = waiter;
+  return Submit(request);
+}
+
+int Client::Write(uint64_t offset, std::span<const uint8_t> data, Waiter* waiter) {
+  const iovec iov{const_cast<uint8_t*>(data.data()), data.size()};
+  CloudblkRequest request{};
+  request.operation = CLOUDBLK_OP_WRITE;
+  request.offset = offset;
+  request.iov = &iov;
+  request.iov_count = 1;
+  request.opaque = waiter;
+  return Submit(request);
+}
+
+void Client::Kick() { cloudblk_channel_kick(channel_); }
+
+int Client::Await(CloudblkRequest request) {
+  OneResult waiter;
+  request.opaque = static_cast<Waiter*>(&waiter);
+  const int accepted = Submit(request);
+  if (accepted < 0) return accepted;
+  Kick();
+  while (!waiter.done) Turn();
+  return waiter.result;
+}
+
+int Client::Flush() {
+  CloudblkRequest request{};
+  request.operation = CLOUDBLK_OP_FLUSH;
+  return Await(request);
+}
+
+int Client::Discard(uint64_t offset, uint64_t length) {
+  const CloudblkRange range{offset, length, 0};
+  CloudblkRequest request{};
+  request.operation = CLOUDBLK_OP_DISCARD;
+  request.range_count = 1;
+  request.ranges = &range;
+  return Await(request);
+}
+
+}  // namespace cloudblk

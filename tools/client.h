@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// One opened volume as the commands use it: a session with one channel on a loop of this thread.
+#ifndef CLOUDBLK_TOOLS_CLIENT_H_
+#define CLOUDBLK_TOOLS_CLIENT_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "block/epoll_loop.h"
+#include "block/include/cloudblk.h"
+#include "block/status.h"
+
+namespace cloudblk {
+
+struct ClientOptions {
+  std::string server;
+  bool observe = false;
+  bool read_only = false;
+  bool share_rw = false;
+  bool takeover = false;
+  bool payload_crc = false;
+  uint32_t open_timeout_ms = 0;
+};
+
+// Who gets the result of a request. Must live until then.
+class Waiter {
+ public:
+  // result: 0 or -errno. May submit.
+  virtual void OnDone(int result) = 0;
+
+ protected:
+  ~Waiter() = default;
+};
+
+class Client {
+ public:
+  static Result<std::unique_ptr<Client>> Open(const ClientOptions& options);
+  // Gives up what is in flight and tells the server that the session is over.
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  CloudblkInfo info() const;
+  CloudblkStats stats() const;
+  int64_t NowNs() const { return loop_->NowNs(); }
+
+  // 0 or -errno, as cloudblk_channel_submit. Data must live until the waiter was told.
+  int Read(uint64_t offset, std::span<uint8_t> data, Waiter* waiter);
+  int Write(uint64_t offset, std::span<const uint8_t> data, Waiter* waiter);
+  int Submit(const CloudblkRequest& request);
+  // Sends what was submitted.
+  void Kick();
+  // Waits for something to happen and lets it happen; at most timeout_ns where that is >= 0.
+  void Turn(int64_t timeout_ns = -1) { loop_->RunOnce(timeout_ns); }
+
+  // One request without data, waited for. 0 or -errno.
+  int Flush();
+  int Discard(uint64_t offset, uint64_t length);
+
+ private:
+  explicit Client(std::unique_ptr<EpollLoop> loop);
+  int Await(CloudblkRequest request);
+  static void OnComplete(void* opaque, const CloudblkCompletion* done, uint32_t count);
+
+  std::unique_ptr<EpollLoop> loop_;
+  CloudblkSession* session_ = nullptr;
+  CloudblkChannel* channel_ = nullptr;
+};
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_TOOLS_CLIENT_H_

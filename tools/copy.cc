@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "tools/copy.h"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "tools/progress.h"
+
+namespace cloudblk {
+namespace {
+
+constexpr size_t kChunk = 256 << 10;  // bytes
+constexpr size_t kDepth = 16;
+
+// One request in flight and its data.
+struct Chunk final : Waiter {
+  void OnDone(int r) override {
+    result = r;
+    busy = false;
+  }
+  std::vector<uint8_t> data = std::vector<uint8_t>(kChunk);
+  size_t skip = 0;    // bytes at the front that nobody asked for
+  size_t length = 0;  // bytes behind them that somebody did
+  int result = 0;
+  bool busy = false;
+};
+
+// A ring: chunks are started and finished in the order of the bytes.
+class Ring {
+ public:
+  // Whatever the reason to leave: no buffer goes while a request may still use it.
+  explicit Ring(Client* client) : client_(client) {}
+  ~Ring() {
+    for (Chunk& chunk : chunks_) {
+      while (chunk.busy) client_->Turn();
+    }
+  }
+  bool empty() const { return head_ == tail_; }
+  bool full() const { return head_ - tail_ == kDepth; }
+  Chunk& Next() { return chunks_[head_ % kDepth]; }
+  void Push() { ++head_; }
+  // Waits for the oldest chunk.
+  Chunk& Pop() {
+    Chunk& chunk = chunks_[tail_++ % kDepth];
+    while (chunk.busy) client_->Turn();
+    return chunk;
+  }
+
+ private:
+  Client* const client_;
+  std::array<Chunk, kDepth> chunks_;
+  size_t head_ = 0;
+  size_t tail_ = 0;
+};
+
+Status Errno(int error, const std::string& what) {
+  return Status(error, fmt::format("{}: {}", what, strerror(error)));
+}
+
+Status WriteAll(int fd, std::span<const uint8_t> data, const std::string& path) {
+  while (!data.empty()) {
+    const ssize_t n = write(fd, data.data(), data.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Errno(errno, "cannot write to " + path);
+    data = data.subspan(static_cast<size_t>(n));
+  }
+  return Status::Ok();
+}
+
+// Fills `data` unless the file ends before. Returns the bytes read.
+Result<size_t> ReadUpTo(int fd, std::span<uint8_t> data, const std::string& path) {
+  size_t done = 0;
+  while (done < data.size()) {
+    const ssize_t n = read(fd, data.data() + done, data.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Errno(errno, "cannot read " + path);
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  return done;
+}
+
+Result<UniqueFd> OpenFile(const std::string& path, bool output) {
+  if (path == "-") return UniqueFd(dup(output ? STDOUT_FILENO : STDIN_FILENO));
+  UniqueFd fd(output ? open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)
+                     : open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return Errno(errno, "cannot open " + path);
+  return fd;
+}
+
+// Takes what the ring's oldest chunk read to the file. Returns its bytes.
+Result<uint64_t> Drain(Ring* ring, int fd, const std::string& path) {
+  Chunk& chunk = ring->Pop();
+  if (chunk.result < 0) return Errno(-chunk.result, "a read of the volume failed");
+  const Status written =
+      WriteAll(fd, std::span(chunk.data).subspan(chunk.skip, chunk.length), path);
+  if (!written.ok()) return written;
+  return chunk.length;
+}
+
+}  // namespace
+
+Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length,
+                         const std::string& path) {
+  const CloudblkInfo info = client->info();
+  if (offset > info.size_bytes || length > info.size_bytes - offset) {
+    return Status(EINVAL, fmt::format("offset {} and length {} go beyond the end of the volume "
+                                      "({} bytes)",
+                                      offset, length, info.size_bytes));
+  }
+  auto file = OpenFile(path, true);
+  if (!file.ok()) return file.status();
+  Progress progress(length);
+  Ring ring(client);
+  uint64_t started = 0;
+  uint64_t finished = 0;
+  while (finished < length) {
+    while (started < length && !ring.full()) {
+      Chunk& chunk = ring.Next();
+      const uint64_t at = offset + started;
+      chunk.skip = at % info.logical_block_size;
+      chunk.length = std::min<uint64_t>(kChunk - chunk.skip, length - started);
+      const size_t blocks = (chunk.skip + chunk.length + info.logical_block_size - 1) /
+                            info.logical_block_size * info.logical_block_size;
+      const int accepted =
+          client->Read(at - chunk.skip, std::span(chunk.data).first(blocks), &chunk);
+      if (accepted < 0) return Errno(-accepted, "the volume refused a read");
+      chunk.busy = true;
+      ring.Push();
+      started += chunk.length;
+    }
+    client->Kick();
+    auto drained = Drain(&ring, file->get(), path);
+    if (!drained.ok()) return drained.status();
+    finished += *drained;
+    progress.Update(finished);
+  }
+  return length;
+}
+
+Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const std::string& path) {
+  const CloudblkInfo info = client->info();
+  if (offset % info.logical_block_size != 0 || offset > info.size_bytes) {
+    return Status(EINVAL, fmt::format("offset {} must be a multiple of {} within the volume's {} "
+                                      "bytes",
+                                      offset, info.logical_block_size, info.size_bytes));
+  }
+  auto file = OpenFile(path, false);
+  if (!file.ok()) return file.status();
+  struct stat stat {};
+  const bool sized = fstat(file->get(), &stat) == 0 && S_ISREG(stat.st_mode);
+  Progress progress(length != UINT64_MAX ? length
+                    : sized              ? static_cast<uint64_t>(stat.st_size)
+                                         : 0);
+  Ring ring(client);
+  uint64_t done = 0;
+  while (done < length) {
+    if (ring.full()) {
+      const int result = ring.Pop().result;
+      if (result < 0) return Errno(-result, "a write to the volume failed");
+    }
+    Chunk& chunk = ring.Next();
+    const auto room = static_cast<size_t>(std::min<uint64_t>(kChunk, length - done));
+    auto got = ReadUpTo(file->get(), std::span(chunk.data).first(room), path);
+    if (!got.ok()) return got.status();
+    if (*got == 0) break;
+    if (*got % info.logical_block_size != 0) {
+      return Status(EINVAL,
+                    fmt::format("the input's length is not a multiple of the volume's block "
+                                "size of {} bytes; its last {} bytes were not written",
+                                info.logical_block_size, *got % info.logical_block_size));
+    }
+    if (*got > info.size_bytes - offset - done) {
+      return Status(ENOSPC,
+                    fmt::format("the input is longer than the volume: {} bytes were written "
+                                "up to its end",
+                                done));
+    }
+    const int accepted = client->Write(offset + done, std::span(chunk.data).first(*got), &chunk);
+    if (accepted < 0) return Errno(-accepted, "the volume refused a write");
+    chunk.busy = true;
+    ring.Push();
+    client->Kick();
+    done += *got;
+    progress.Update(done);
+  }
+  while (!ring.empty()) {
+    const int result = ring.Pop().result;
+    if (result < 0) return Errno(-result, "a write to the volume failed");
+  }
+  if (length != UINT64_MAX && done < length) {
+    return Status(EINVAL, fmt::format("the input ended after {} of {} bytes", done, length));
+  }
+  const int flushed = client->Flush();
+  if (flushed < 0) return Errno(-flushed, "the flush failed: what was written may not be durable");
+  return done;
+}
+
+}  // namespace cloudblk

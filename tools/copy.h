@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Bytes between a volume and a file, a pipe or a terminal, with several requests in flight.
+#ifndef CLOUDBLK_TOOLS_COPY_H_
+#define CLOUDBLK_TOOLS_COPY_H_
+
+#include <cstdint>
+#include <string>
+
+#include "block/status.h"
+#include "tools/client.h"
+
+namespace cloudblk {
+
+// Copies volume[offset, offset+length) to the file `path` ("-": stdout), which is created or
+// truncated. Returns the bytes copied. Any offset and length within the volume.
+Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length, const std::string& path);
+
+// Copies the file `path` ("-": stdin) to the volume at `offset`, all of it or `length` bytes where
+// that is not UINT64_MAX, and flushes. offset, and what is copied, in whole logical blocks.
+// Returns the bytes copied.
+Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const std::string& path);
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_TOOLS_COPY_H_

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// cloudblk: look at, copy and measure volumes from the command line.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "tools/bench.h"
+#include "tools/client.h"
+#include "tools/copy.h"
+#include "tools/progress.h"
+
+namespace cloudblk {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  ClientOptions client;
+  uint64_t offset = 0;
+  uint64_t length = UINT64_MAX;
+  std::string file = "-";
+  uint32_t pings = 4;
+  BenchOptions bench;
+  bool json = false;
+};
+
+std::string Hex(const uint8_t (&bytes)[16]) {
+  std::string out;
+  for (size_t i = 0; i < 16; ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) out += '-';
+    out += fmt::format("{:02x}", bytes[i]);
+  }
+  return out;
+}
+
+void Print(const Options& options, const Json& json, const std::string& text) {
+  // A copy to stdout owns stdout.
+  if (options.json) {
+    fmt::print("{}\n", json.dump(2));
+  } else {
+    fmt::print("{}", text);
+  }
+}
+
+int Fail(const Status& status) {
+  fmt::print(stderr, "cloudblk: {}\n", status.message());
+  return 1;
+}
+
+int FailErrno(int result, const char* what) {
+  return Fail(Status(-result, fmt::format("{}: {}", what, strerror(-result))));
+}
+
+int Info(Client* client, const Options& options) {
+  const CloudblkInfo info = client->info();
+  const Json json = {
+      {"size", info.size_bytes},
+      {"logical-block-size", info.logical_block_size},
+      {"physical-block-size", info.physical_block_size},
+      {"optimal-io-size", info.optimal_io_size},
+      {"discard-granularity", info.discard_granularity},
+      {"max-discard", info.max_discard_bytes},
+      {"max-write-zeroes", info.max_write_zeroes_bytes},
+      {"read-only", info.read_only},
+      {"write-cache", info.write_cache},
+      {"rotational", info.rotational},
+      {"uuid", Hex(info.volume_uuid)},
+      {"generation", info.generation},
+  };
+  std::string text;
+  for (const auto& [key, value] : json.items()) {
+    text +=
+        fmt::format("{:<20} {}", key, value.is_string() ? value.get<std::string>() : value.dump());
+    text += key == "size" ? fmt::format(" ({})\n", HumanBytes(static_cast<double>(info.size_bytes)))
+                          : "\n";
+  }
+  Print(options, json, text);
+  return 0;
+}
+
+int Ping(const Options& options) {
+  Histogram times;
+  for (uint32_t i = 0; i < options.pings; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    auto client = Client::Open(options.client);
+    if (!client.ok()) return Fail(client.status());
+    const auto took = std::chrono::steady_clock::now() - start;
+    const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(took).count();
+    times.Add(static_cast<uint64_t>(ns));
+    if (!options.json) {
+      fmt::print("{} answered in {:.3f} ms\n", options.client.server,
+                 static_cast<double>(ns) / 1e6);
+    }
+  }
+  const Json json = {{"count", options.pings},
+                     {"median-ms", static_cast<double>(times.Percentile(50)) / 1e6},
+                     {"max-ms", static_cast<double>(times.max()) / 1e6}};
+  if (options.json) Print(options, json, "");
+  return 0;
+}
+
+int Read(Client* client, Options options) {
+  const uint64_t size = client->info().size_bytes;
+  if (options.length == UINT64_MAX) options.length = size - std::min(size, options.offset);
+  auto done = CopyOut(client, options.offset, options.length, options.file);
+  if (!done.ok()) return Fail(done.status());
+  if (options.file != "-") {
+    Print(options, {{"bytes", *done}}, fmt::format("{} bytes read\n", *done));
+  }
+  return 0;
+}
+
+int Write(Client* client, const Options& options) {
+  auto done = CopyIn(client, options.offset, options.length, options.file);
+  if (!done.ok()) return Fail(done.status());
+  Print(options, {{"bytes", *done}}, fmt::format("{} bytes written and flushed\n", *done));
+  return 0;
+}
+
+int Discard(Client* client, const Options& options) {
+  const int result = client->Discard(options.offset, options.length);
+  if (result < 0) return FailErrno(result, "the discard failed");
+  Print(options, {{"bytes", options.length}}, fmt::format("{} bytes discarded\n", options.length));
+  return 0;
+}
+
+int Flush(Client* client, const Options& options) {
+  const int result = client->Flush();
+  if (result < 0) return FailErrno(result, "the flush failed");
+  Print(options, {{"flushed", true}}, "flushed\n");
+  return 0;
+}
+
+int Bench(Client* client, const Options& options) {
+  auto result = RunBench(client, options.bench);
+  if (!result.ok()) return Fail(result.status());
+  const BenchResult& r = *result;
+  const auto total = static_cast<double>(r.reads + r.writes);
+  const auto us = [&](double percent) {
+    return static_cast<double>(r.latency.Percentile(percent)) / 1e3;
+  };
+  const double iops = total / r.seconds;
+  const double rate = iops * static_cast<double>(options.bench.size);
+  const auto per_io = [&](uint64_t calls) {
+    return static_cast<double>(calls) / std::max(1.0, total);
+  };
+  const Json json = {
+      {"pattern", options.bench.pattern},
+      {"size", options.bench.size},
+      {"depth", options.bench.depth},
+      {"seconds", r.seconds},
+      {"reads", r.reads},
+      {"writes", r.writes},
+      {"iops", iops},
+      {"bytes-per-second", rate},
+      {"latency-us",
+       {{"mean", r.latency.mean() / 1e3},
+        {"p50", us(50)},
+        {"p90", us(90)},
+        {"p99", us(99)},
+        {"p99.9", us(99.9)},
+        {"max", static_cast<double>(r.latency.max()) / 1e3}}},
+      {"verified-reads", r.verified},
+      {"send-calls-per-io", per_io(r.stats.send_calls)},
+      {"receive-calls-per-io", per_io(r.stats.receive_calls)},
+      {"reconnects", r.stats.reconnects},
+  };
+  std::string text = fmt::format(
+      "{} of {} bytes, depth {}: {:.0f} IOPS, {}/s\n"
+      "latency (us): mean {:.1f}, p50 {:.1f}, p90 {:.1f}, p99 {:.1f}, p99.9 {:.1f}, max {:.1f}\n"
+      "system calls per request: {:.3f} send, {:.3f} receive; reconnects: {}\n",
+      options.bench.pattern, options.bench.size, options.bench.depth, iops, HumanBytes(rate),
+      r.latency.mean() / 1e3, us(50), us(90), us(99), us(99.9),
+      static_cast<double>(r.latency.max()) / 1e3, per_io(r.stats.send_calls),
+      per_io(r.stats.receive_calls), r.stats.reconnects);
+  if (options.bench.verify) text += fmt::format("verified: {} reads\n", r.verified);
+  Print(options, json, text);
+  return 0;
+}
+
+// The options that every command has.
+CLI::App* AddCommand(CLI::App* app, Options* o, const char* name, const char* help) {
+  CLI::App* command = app->add_subcommand(name, help);
+  command->add_option("server", o->client.server, "cloudblk://HOST[:PORT]/VOLUME and the like")
+      ->required();
+  command->add_option("--timeout", o->client.open_timeout_ms, "Give up opening after so many ms");
+  return command;
+}
+
+void AddActive(CLI::App* command, Options* o) {
+  command->add_flag("--share-rw", o->client.share_rw,
+                    "Allow others that say so too at the same time");
+  command->add_flag("--takeover", o->client.takeover, "Fence the present holder of the volume");
+  command->add_flag("--payload-crc", o->client.payload_crc, "Checksum the data on the wire");
+}
+
+void AddExtent(CLI::App* command, Options* o) {
+  const CLI::AsSizeValue size(false);
+  command->add_option("--offset", o->offset, "First byte (512, 4k, 1M, ...)")->transform(size);
+  command->add_option("--length", o->length, "Bytes; the rest if not given")->transform(size);
+}
+
+void AddBench(CLI::App* command, Options* o) {
+  const CLI::AsSizeValue size(false);
+  BenchOptions* b = &o->bench;
+  command->add_option("--pattern", b->pattern,
+                      "read, write, rw, randread, randwrite or randrw; writes destroy the content");
+  command->add_option("--size", b->size, "Bytes of a request")->transform(size);
+  command->add_option("--depth", b->depth, "Requests in flight");
+  command->add_option("--seconds", b->seconds, "How long");
+  command->add_option("--count", b->count, "How many requests, instead of --seconds");
+  command->add_option("--range", b->range, "Only the first so many bytes")->transform(size);
+  command->add_option("--seed", b->seed, "Of the offsets and the content");
+  command->add_flag("--verify", b->verify, "Check all content that this run wrote");
+}
+
+int Run(CLI::App* command, Options options) {
+  const std::string name = command->get_name();
+  if (name == "ping") return Ping(options);
+  auto client = Client::Open(options.client);
+  if (!client.ok()) return Fail(client.status());
+  if (name == "info") return Info(client->get(), options);
+  if (name == "read") return Read(client->get(), options);
+  if (name == "write") return Write(client->get(), options);
+  if (name == "discard") return Discard(client->get(), options);
+  if (name == "flush") return Flush(client->get(), options);
+  return Bench(client->get(), options);
+}
+
+int Main(int argc, char** argv) {
+  // A reader of our stdout that went away is an error of write(), not the end of a session.
+  signal(SIGPIPE, SIG_IGN);
+  Options o;
+  CLI::App app("cloudblk: look at, copy and measure volumes");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_flag("--json", o.json, "Print the result as JSON");
+  AddCommand(&app, &o, "info", "Show what a volume is");
+  AddCommand(&app, &o, "ping", "Connect, open to observe, and tell how long that took")
+      ->add_option("--count", o.pings, "How often");
+  CLI::App* read = AddCommand(&app, &o, "read", "Copy from a volume to a file or stdout");
+  read->add_option("file", o.file, "Where to; - is stdout");
+  CLI::App* write =
+      AddCommand(&app, &o, "write", "Copy from a file or stdin to a volume, and flush");
+  write->add_option("file", o.file, "Where from; - is stdin");
+  CLI::App* discard = AddCommand(&app, &o, "discard", "Let the content of a range go");
+  CLI::App* flush = AddCommand(&app, &o, "flush", "Make completed writes durable");
+  CLI::App* bench = AddCommand(&app, &o, "bench", "Measure IOPS and latency");
+  for (CLI::App* command : {read, write, discard, flush, bench}) AddActive(command, &o);
+  for (CLI::App* command : {read, write, discard}) AddExtent(command, &o);
+  AddBench(bench, &o);
+  CLI11_PARSE(app, argc, argv);
+  CLI::App* command = app.get_subcommands().front();
+  o.client.observe = command->get_name() == "info" || command->get_name() == "ping";
+  o.client.read_only = command == read || (command == bench && o.bench.pattern.ends_with("read"));
+  if (command == discard && o.length == UINT64_MAX) {
+    return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));
+  }
+  return Run(command, o);
+}
+
+}  // namespace
+}  // namespace cloudblk
+
+int main(int argc, char** argv) { return cloudblk::Main(argc, argv); }
