@@ -266,7 +266,11 @@ void Channel::BecomeReady() {
   SetState(State::kReady);
   ready_since_ns_ = host_.loop->NowNs();
   ArmForState();
-  if (opened_) Log(CLOUDBLK_LOG_INFO, "connected again to " + ServerName());
+  if (opened_) {
+    Log(CLOUDBLK_LOG_INFO, "connected again to " + ServerName());
+  } else {
+    attempts_ = 0;
+  }
   opened_ = true;
   if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
   if (observer_ != nullptr) observer_->OnReady(this);
@@ -430,7 +434,8 @@ void Channel::EndSession(const ConnectionFailure& failure) {
 }
 
 int64_t Channel::RetryDelay(const ConnectionFailure& failure) {
-  // The first attempt after a loss is made at once.
+  // The first attempt after a loss is made at once. Not so when connections break as soon as they
+  // are made: only an answer, or some time, starts the count anew.
   if (attempts_ == 0) return 0;
   int64_t delay = std::min(kBackoffMost, kBackoffFirst << std::min<uint32_t>(attempts_ - 1, 20));
   if (failure.retry_ms != 0) delay = std::min(kBusyRetryMost, failure.retry_ms * kNsPerMs);

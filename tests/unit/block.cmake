@@ -1,8 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+add_library(cloudblk_block_fakes STATIC
+  ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/channel_fixture.cc
+  ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/fake_server.cc
+  ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/manual_loop.cc
+  ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/memory_link.cc
+)
+target_link_libraries(cloudblk_block_fakes PUBLIC cloudblk_engine GTest::gtest)
+
 cloudblk_test(block_test
   SOURCES
+    block/channel_test.cc
     block/epoll_loop_test.cc
     block/socket_test.cc
     block/uri_test.cc
-  LIBS cloudblk_engine
+  LIBS cloudblk_block_fakes
 )

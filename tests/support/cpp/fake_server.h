@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A small server of the native protocol for tests of the engine: answers by itself, or holds what
+// it gets until the test decides. It checks that the client keeps to SPEC.md, and fails the test
+// if not.
+#ifndef CLOUDBLK_TESTS_SUPPORT_CPP_FAKE_SERVER_H_
+#define CLOUDBLK_TESTS_SUPPORT_CPP_FAKE_SERVER_H_
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "proxy-protocol/wire.h"
+#include "tests/support/cpp/memory_link.h"
+
+namespace cloudblk::testing {
+
+class FakeServer {
+ public:
+  // A request that was received.
+  struct Seen {
+    wire::Request request;
+    std::string data;                 // WRITE
+    std::vector<wire::Range> ranges;  // DISCARD, WRITE_ZEROES
+    uint32_t connection = 0;          // counted from 0
+    uint32_t frame = 0;               // of that connection
+  };
+
+  explicit FakeServer(uint64_t size);
+
+  // Serves the link from now on: call Step until it returns false.
+  void Accept(std::shared_ptr<MemoryLink> link);
+  bool Step();
+
+  // Answers what is held, in one frame: pending[first], and `count` in all. Status other than OK:
+  // nothing is carried out.
+  void Answer(size_t first, size_t count = 1, wire::Status status = wire::Status::kOk);
+  // Raw bytes to the newest connection.
+  void Send(std::string_view bytes);
+  void SendReply(const std::vector<wire::Reply>& replies, std::string_view payload);
+  void SendEvent(wire::EventKind kind, uint64_t value, std::string_view text);
+  // Ends the newest connection.
+  void Cut();
+
+  template <typename Message>
+  static std::string Frame(wire::FrameType type, const Message& message, size_t section_size,
+                           std::string_view payload);
+  static std::string ReplyFrame(const std::vector<wire::Reply>& replies, std::string_view payload,
+                                bool crc);
+
+  // What it says. Change before a client connects.
+  wire::HelloReply hello;
+  wire::OpenReply open;
+  std::string refusal;  // text with a status other than OK
+
+  // How it behaves. May be changed at any time.
+  bool hold = false;          // do not answer by itself
+  bool reverse = false;       // answer the requests of a frame in reverse order
+  bool one_by_one = false;    // a frame for each answer
+  bool holes = false;         // answer reads of zeros with HOLE
+  bool silent = false;        // read, but say nothing at all
+  bool deaf = false;          // do not even read
+  bool corrupt_data = false;  // send data that does not match its CRC, once
+
+  std::string disk;
+  std::vector<Seen> seen;    // every request
+  std::deque<Seen> pending;  // not answered, of the newest connection
+  std::vector<wire::Open> opens;
+  std::vector<std::string> opened_names;  // volume and client name
+  uint32_t pings = 0;
+  uint32_t closes = 0;
+  std::vector<uint32_t> close_flags;
+  std::shared_ptr<MemoryLink> link() const { return link_; }
+  uint32_t connections() const { return connections_; }
+
+ private:
+  void Parse();
+  bool ParseFrame();
+  void OnFrame(const wire::FrameHeader& header, std::span<const uint8_t> section,
+               std::span<const uint8_t> payload);
+  void OnHello(std::span<const uint8_t> section);
+  void OnOpen(std::span<const uint8_t> section, std::string_view payload);
+  void OnRequests(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                  std::string_view payload);
+  void CheckRules(const Seen& added) const;
+  void CarryOut(const Seen& seen);
+  bool crc() const { return (hello.features & wire::Feature::kPayloadCrc) != 0; }
+
+  std::shared_ptr<MemoryLink> link_;
+  std::string input_;
+  bool ready_ = false;
+  uint32_t connections_ = 0;
+  uint32_t frames_ = 0;
+  std::map<uint32_t, uint64_t> incarnations_;  // by channel
+};
+
+template <typename Message>
+std::string FakeServer::Frame(wire::FrameType type, const Message& message, size_t section_size,
+                              std::string_view payload) {
+  std::string frame(wire::kFrameHeaderSize + section_size, '\0');
+  const std::span<uint8_t> bytes(reinterpret_cast<uint8_t*>(frame.data()), frame.size());
+  wire::Encode(message, bytes.subspan(wire::kFrameHeaderSize));
+  wire::FrameHeader header;
+  header.type = type;
+  header.header_length = static_cast<uint32_t>(section_size);
+  header.payload_length = static_cast<uint32_t>(payload.size());
+  wire::SealFrame(header, bytes);
+  return frame + std::string(payload);
+}
+
+}  // namespace cloudblk::testing
+
+#endif  // CLOUDBLK_TESTS_SUPPORT_CPP_FAKE_SERVER_H_

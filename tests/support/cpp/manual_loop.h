@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// An event loop for tests: its clock moves only when told, and its descriptors are numbers.
+#ifndef CLOUDBLK_TESTS_SUPPORT_CPP_MANUAL_LOOP_H_
+#define CLOUDBLK_TESTS_SUPPORT_CPP_MANUAL_LOOP_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "block/event_loop.h"
+
+namespace cloudblk::testing {
+
+struct Readiness {
+  bool readable = false;
+  bool writable = false;
+};
+
+class ManualLoop final : public EventLoop {
+ public:
+  ~ManualLoop() override;
+
+  void Watch(int fd, bool readable, bool writable, FdHandler* handler) override;
+  void Unwatch(int fd) override;
+  std::unique_ptr<Timer> NewTimer(std::function<void()> fn) override;
+  void Defer(std::function<void()> fn) override { deferred_.push_back(std::move(fn)); }
+  void Post(std::function<void()> fn) override { deferred_.push_back(std::move(fn)); }
+  int64_t NowNs() const override { return now_; }
+
+  // How ready a descriptor is. It is asked in each turn while the descriptor is watched.
+  void SetReadiness(int fd, std::function<Readiness()> readiness);
+  void ForgetReadiness(int fd) { readiness_.erase(fd); }
+  // Something else that runs in each turn; returns whether it did anything.
+  void AddStep(std::function<bool()> step) { steps_.push_back(std::move(step)); }
+
+  // Turns until nothing happens any more, timers that are due included. Fails the test if that
+  // does not end.
+  void Run();
+  // Moves the clock and runs, stopping at each timer on the way.
+  void Advance(int64_t ns);
+  // When the next timer is due; negative: none is armed.
+  int64_t next_timer() const { return timers_.empty() ? -1 : timers_.begin()->first; }
+  bool watches(int fd) const { return watches_.contains(fd); }
+
+ private:
+  class ManualTimer;
+  struct WatchEntry {
+    bool readable;
+    bool writable;
+    FdHandler* handler;
+  };
+  bool Turn();
+
+  int64_t now_ = 1'000'000'000;
+  std::map<int, WatchEntry> watches_;
+  std::map<int, std::function<Readiness()>> readiness_;
+  std::vector<std::function<bool()>> steps_;
+  std::vector<std::function<void()>> deferred_;
+  std::set<std::pair<int64_t, ManualTimer*>> timers_;
+};
+
+}  // namespace cloudblk::testing
+
+#endif  // CLOUDBLK_TESTS_SUPPORT_CPP_MANUAL_LOOP_H_

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Requests over one healthy connection.
+#include "block/channel.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+#include "tests/support/cpp/channel_fixture.h"
+
+namespace cloudblk::testing {
+namespace {
+
+using ::testing::ElementsAre;
+
+TEST(ChannelOpen, HandshakeGoesOutInOneAndCarriesTheSession) {
+  ChannelFixture f;
+  f.Open();
+  ASSERT_TRUE(f.ready());
+  ASSERT_EQ(f.server.opens.size(), 1u);
+  const wire::Open& open = f.server.opens[0];
+  EXPECT_EQ(open.session, f.state.config().uuid);
+  EXPECT_EQ(open.epoch, 1u);
+  EXPECT_EQ(open.incarnation, 1u);
+  EXPECT_EQ(open.flags, uint32_t{wire::OpenFlag::kActive});
+  EXPECT_TRUE(open.volume.IsNil());
+  EXPECT_EQ(f.server.opened_names[0], "disktest");
+  EXPECT_EQ(f.times_ready, 1);
+  EXPECT_EQ(f.state.size(), 4u << 20);
+}
+
+TEST(ChannelIo, ReadsAndWrites) {
+  ChannelFixture f;
+  f.Open();
+  const std::string data = Pattern(12288, 1);
+  f.server.disk.replace(8192, data.size(), data);
+  Io* read = f.Read(8192, 12288, {512, 3000, 5000});
+  Io* write = f.Write(65536, Pattern(4096, 2), {1, 511, 100});
+  f.channel.Kick();
+  f.Run();
+  EXPECT_EQ(read->completions, 1);
+  EXPECT_EQ(read->result, 0);
+  EXPECT_EQ(read->bytes_stored, 12288u);
+  EXPECT_EQ(read->Data(), data);
+  EXPECT_EQ(write->result, 0);
+  EXPECT_EQ(f.server.disk.substr(65536, 4096), Pattern(4096, 2));
+  EXPECT_EQ(f.channel.in_flight(), 0u);
+}
+
+TEST(ChannelIo, ABatchIsOneFrameOneSendOneReceiveAndOneCompletion) {
+  ChannelFixture f;
+  f.Open();
+  CloudblkStats before{}, after{};
+  f.channel.FillStats(&before);
+  for (int i = 0; i < 32; ++i) f.Read(i * 4096, 4096);
+  f.channel.Kick();
+  f.Run();
+  f.channel.FillStats(&after);
+  EXPECT_EQ(after.frames_sent - before.frames_sent, 1u);
+  EXPECT_EQ(after.send_calls - before.send_calls, 1u);
+  EXPECT_EQ(after.requests - before.requests, 32u);
+  EXPECT_EQ(after.bytes_read - before.bytes_read, 32u * 4096);
+  EXPECT_LE(after.receive_calls - before.receive_calls, 2u);
+  EXPECT_THAT(f.batches, ElementsAre(32));
+}
+
+TEST(ChannelIo, WithoutKickItGoesOutAtTheEndOfTheTurn) {
+  ChannelFixture f;
+  f.Open();
+  Io* io = f.Read(0, 4096);
+  EXPECT_TRUE(f.server.seen.empty());
+  f.Run();
+  EXPECT_EQ(io->completions, 1);
+}
+
+TEST(ChannelIo, CompleteMaySubmit) {
+  ChannelFixture f;
+  f.Open();
+  int more = 10;
+  f.on_complete = [&] {
+    if (more-- > 0) f.Read(4096, 4096);
+  };
+  f.Read(0, 4096);
+  f.channel.Kick();
+  f.Run();
+  EXPECT_EQ(f.ios.size(), 11u);
+  EXPECT_EQ(f.channel.in_flight(), 0u);
+}
+
+TEST(ChannelIo, AnswersInAnyOrder) {
+  ChannelFixture f;
+  f.server.reverse = true;
+  f.server.one_by_one = true;
+  f.Open();
+  f.server.disk = Pattern(f.server.disk.size(), 3);
+  std::vector<Io*> reads;
+  for (int i = 0; i < 16; ++i) reads.push_back(f.Read(i * 512, 512 * (i + 1)));
+  f.channel.Kick();
+  f.Run();
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(reads[i]->Data(), f.server.disk.substr(i * 512, 512 * (i + 1)));
+  }
+}
+
+TEST(ChannelIo, FlushFuaDiscardAndWriteZeroes) {
+  ChannelFixture f;
+  f.Open();
+  f.server.disk = Pattern(f.server.disk.size(), 4);
+  f.Flush();
+  f.Write(0, Pattern(512, 5), {}, CLOUDBLK_REQUEST_FUA);
+  f.Ranges(CLOUDBLK_OP_DISCARD, {{4096, 4096, 0}, {16384, 512, 0}});
+  f.Ranges(CLOUDBLK_OP_WRITE_ZEROES, {{32768, 8192, CLOUDBLK_RANGE_UNMAP}}, CLOUDBLK_REQUEST_FUA);
+  f.channel.Kick();
+  f.Run();
+  for (const auto& io : f.ios) EXPECT_EQ(io->result, 0);
+  ASSERT_EQ(f.server.seen.size(), 4u);
+  EXPECT_EQ(f.server.seen[0].request.operation, wire::Operation::kFlush);
+  EXPECT_EQ(f.server.seen[1].request.flags, wire::RequestFlag::kFua);
+  ASSERT_EQ(f.server.seen[2].ranges.size(), 2u);
+  EXPECT_EQ(f.server.seen[2].ranges[1].offset, 16384u);
+  EXPECT_EQ(f.server.seen[3].ranges[0].flags, wire::RangeFlag::kUnmap);
+  EXPECT_EQ(f.server.seen[3].request.flags, wire::RequestFlag::kFua);
+  EXPECT_EQ(f.server.disk.substr(32768, 8192), std::string(8192, '\0'));
+}
+
+TEST(ChannelIo, ErrorsOfTheServerArriveAsErrno) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  const std::pair<wire::Status, int> cases[] = {
+      {wire::Status::kIoError, EIO},     {wire::Status::kNoSpace, ENOSPC},
+      {wire::Status::kInvalid, EINVAL},  {wire::Status::kNotSupported, ENOTSUP},
+      {wire::Status::kReadOnly, EROFS},  {wire::Status::kOutOfRange, ERANGE},
+      {wire::Status::kNoMemory, ENOMEM}, {wire::Status::kNotActive, EPERM},
+  };
+  for (const auto& [status, error] : cases) {
+    Io* io = f.Read(0, 4096);
+    f.Run();
+    f.server.Answer(0, 1, status);
+    f.Run();
+    EXPECT_EQ(io->result, -error);
+    EXPECT_EQ(io->bytes_stored, 0u);
+  }
+}
+
+TEST(ChannelIo, AHoleIsZeros) {
+  ChannelFixture f;
+  f.server.holes = true;
+  f.Open();
+  f.server.disk.replace(8192, 4096, Pattern(4096, 6));
+  Io* hole = f.Read(0, 4096, {100, 1000});
+  Io* data = f.Read(8192, 4096);
+  f.Run();
+  EXPECT_EQ(hole->Data(), std::string(4096, '\0'));
+  EXPECT_EQ(hole->bytes_stored, 4096u);
+  EXPECT_EQ(data->Data(), Pattern(4096, 6));
+}
+
+TEST(ChannelIo, RefusesBadRequestsAndKeepsNothing) {
+  FixtureOptions options;
+  ChannelFixture f(options);
+  f.Open();
+  std::string memory(8192, 'x');
+  iovec iov{memory.data(), 4096};
+  const auto with = [&](CloudblkOperation operation, uint64_t offset, size_t length,
+                        uint32_t flags) {
+    iov.iov_len = length;
+    return f.TrySubmit({operation, flags, offset, &iov, 1, 0, nullptr, nullptr});
+  };
+  EXPECT_EQ(with(CLOUDBLK_OP_READ, 1, 512, 0), -EINVAL);
+  EXPECT_EQ(with(CLOUDBLK_OP_READ, 0, 511, 0), -EINVAL);
+  EXPECT_EQ(with(CLOUDBLK_OP_READ, 0, 0, 0), -EINVAL);
+  EXPECT_EQ(with(CLOUDBLK_OP_WRITE, f.state.size(), 512, 0), -EINVAL);
+  EXPECT_EQ(with(CLOUDBLK_OP_WRITE, f.state.size() - 512, 1024, 0), -EINVAL);
+  EXPECT_EQ(with(CLOUDBLK_OP_WRITE, UINT64_MAX - 511, 512, 0), -EINVAL);
+  EXPECT_EQ(with(CLOUDBLK_OP_READ, 0, 512, CLOUDBLK_REQUEST_FUA), -EINVAL);
+  EXPECT_EQ(with(static_cast<CloudblkOperation>(9), 0, 512, 0), -EINVAL);
+  const auto range = [&](CloudblkOperation operation, CloudblkRange range) {
+    return f.TrySubmit({operation, 0, 0, nullptr, 0, 1, &range, nullptr});
+  };
+  EXPECT_EQ(range(CLOUDBLK_OP_DISCARD, {0, 0, 0}), -EINVAL);
+  EXPECT_EQ(range(CLOUDBLK_OP_DISCARD, {0, 512, CLOUDBLK_RANGE_UNMAP}), -EINVAL);
+  EXPECT_EQ(range(CLOUDBLK_OP_WRITE_ZEROES, {f.state.size(), 512, 0}), -EINVAL);
+  EXPECT_EQ(range(CLOUDBLK_OP_WRITE_ZEROES, {512, 513, 0}), -EINVAL);
+  EXPECT_EQ(f.TrySubmit({CLOUDBLK_OP_DISCARD, 0, 0, nullptr, 0, 0, nullptr, nullptr}), -EINVAL);
+  f.Run();
+  EXPECT_TRUE(f.server.seen.empty());
+  EXPECT_EQ(f.channel.in_flight(), 0u);
+}
+
+TEST(ChannelIo, RefusesWhatTheVolumeCannot) {
+  ChannelFixture f;
+  f.server.open.volume_flags = wire::VolumeFlag::kReadOnly;
+  f.Open();
+  std::string memory(512, 'x');
+  iovec iov{memory.data(), 512};
+  CloudblkRange range{0, 512, 0};
+  EXPECT_EQ(f.TrySubmit({CLOUDBLK_OP_WRITE, 0, 0, &iov, 1, 0, nullptr, nullptr}), -EROFS);
+  EXPECT_EQ(f.TrySubmit({CLOUDBLK_OP_DISCARD, 0, 0, nullptr, 0, 1, &range, nullptr}), -EROFS);
+  ChannelFixture g;
+  g.server.open.volume_flags = 0;
+  g.Open();
+  EXPECT_EQ(g.TrySubmit({CLOUDBLK_OP_DISCARD, 0, 0, nullptr, 0, 1, &range, nullptr}), -ENOTSUP);
+  EXPECT_EQ(g.TrySubmit({CLOUDBLK_OP_WRITE_ZEROES, 0, 0, nullptr, 0, 1, &range, nullptr}),
+            -ENOTSUP);
+  ChannelFixture h(FixtureOptions{.observe = true});
+  h.Open();
+  EXPECT_EQ(h.server.opens[0].flags, 0u);
+  EXPECT_EQ(h.TrySubmit({CLOUDBLK_OP_READ, 0, 0, &iov, 1, 0, nullptr, nullptr}), -ENOTSUP);
+}
+
+TEST(ChannelCredits, RequestsBeyondThemWaitInOrder) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.server.open.credit_requests = 4;
+  f.Open();
+  for (int i = 0; i < 10; ++i) f.Read(i * 4096, 4096);
+  f.Run();
+  EXPECT_EQ(f.server.pending.size(), 4u);
+  f.server.Answer(1, 2);
+  f.Run();
+  EXPECT_EQ(f.server.pending.size(), 4u);
+  f.server.hold = false;
+  while (!f.server.pending.empty()) f.server.Answer(0);
+  f.Run();
+  ASSERT_EQ(f.server.seen.size(), 10u);
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(f.server.seen[i].request.offset, i * 4096u);
+}
+
+TEST(ChannelCredits, BytesCountToo) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.server.open.credit_bytes = 256 << 10;
+  f.Open();
+  for (int i = 0; i < 5; ++i) f.Write(i * 131072, Pattern(131072, i));
+  f.Run();
+  EXPECT_EQ(f.server.pending.size(), 2u);
+  f.server.Answer(0);
+  f.Run();
+  EXPECT_EQ(f.server.pending.size(), 2u);
+  while (!f.server.pending.empty()) {
+    f.server.Answer(0);
+    f.Run();
+  }
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(f.server.disk.substr(i * 131072, 131072), Pattern(131072, i));
+  }
+}
+
+TEST(ChannelPieces, LongRequestsAreSplitToWhatTheServerTakes) {
+  ChannelFixture f;
+  f.server.hello.max_frame_payload = 5000;
+  f.server.open.logical_block_size = 4096;
+  f.server.one_by_one = true;
+  f.server.reverse = true;
+  f.Open();
+  f.server.disk = Pattern(f.server.disk.size(), 8);
+  Io* read = f.Read(4096, 40960, {1000, 20000});
+  Io* write = f.Write(131072, Pattern(40960, 9), {5000, 6000, 7000});
+  f.Run();
+  EXPECT_EQ(read->completions, 1);
+  EXPECT_EQ(read->bytes_stored, 40960u);
+  EXPECT_EQ(read->Data(), f.server.disk.substr(4096, 40960));
+  EXPECT_EQ(write->completions, 1);
+  EXPECT_EQ(f.server.disk.substr(131072, 40960), Pattern(40960, 9));
+  EXPECT_EQ(f.server.seen.size(), 20u);
+}
+
+TEST(ChannelPieces, OneFailedPieceFailsTheRequestOnce) {
+  ChannelFixture f;
+  f.server.hello.max_frame_payload = 4096;
+  f.server.hold = true;
+  f.Open();
+  Io* io = f.Read(0, 12288);
+  f.Run();
+  ASSERT_EQ(f.server.pending.size(), 3u);
+  f.server.Answer(1, 1, wire::Status::kIoError);
+  f.server.Answer(1);
+  f.Run();
+  EXPECT_EQ(io->completions, 0);
+  f.server.Answer(0);
+  f.Run();
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(io->result, -EIO);
+  EXPECT_EQ(io->bytes_stored, 12288u);
+}
+
+TEST(ChannelPieces, RangesAreSplitByLengthAndNumber) {
+  ChannelFixture f;
+  f.server.open.max_ranges = 3;
+  f.server.open.max_discard_length = 10000;  // 9728 in whole blocks
+  f.Open();
+  f.server.disk = Pattern(f.server.disk.size(), 10);
+  std::string expected = f.server.disk;
+  const std::vector<CloudblkRange> ranges = {{0, 30720, 0}, {65536, 512, 0}, {131072, 20480, 0}};
+  for (const CloudblkRange& range : ranges) {
+    expected.replace(range.offset, range.length, std::string(range.length, '\0'));
+  }
+  Io* io = f.Ranges(CLOUDBLK_OP_DISCARD, ranges);
+  f.Run();
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(io->result, 0);
+  EXPECT_EQ(f.server.disk, expected);
+  EXPECT_EQ(f.server.seen.size(), 3u);  // 4 + 1 + 3 ranges
+}
+
+TEST(ChannelPieces, ManyElementsAreMoreThanOneSystemCallTakes) {
+  ChannelFixture f;
+  f.Open();
+  const std::vector<size_t> elements(2999, 50);
+  Io* write = f.Write(0, Pattern(153600, 11), elements);
+  f.Run();
+  EXPECT_EQ(write->result, 0);
+  Io* read = f.Read(0, 153600, elements);
+  f.Run();
+  EXPECT_EQ(read->Data(), Pattern(153600, 11));
+}
+
+TEST(ChannelFrames, HoldNoMoreThanNegotiated) {
+  ChannelFixture f;
+  f.server.hello.max_frame_entries = 3;
+  f.server.hello.max_frame_payload = 8192;
+  f.server.hold = true;
+  f.Open();
+  for (int i = 0; i < 7; ++i) f.Read(i * 4096, 4096);
+  for (int i = 0; i < 3; ++i) f.Write((16 + i) * 4096, Pattern(4096, i));
+  f.Run();
+  std::vector<uint32_t> frames;
+  for (const auto& seen : f.server.seen) frames.push_back(seen.frame);
+  EXPECT_THAT(frames, ElementsAre(0, 0, 0, 1, 1, 1, 2, 2, 2, 3));
+}
+
+TEST(ChannelOverlap, AnOverlappingWriteWaitsAndSoDoThoseBehindIt) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  f.Write(0, Pattern(8192, 1));
+  f.Write(4096, Pattern(8192, 2));                        // waits for the first
+  f.Ranges(CLOUDBLK_OP_WRITE_ZEROES, {{8192, 4096, 0}});  // waits for the second
+  f.Write(65536, Pattern(4096, 3));                       // free
+  f.Read(0, 4096);                                        // free
+  f.Flush();                                              // free
+  f.Run();
+  EXPECT_EQ(f.server.pending.size(), 4u);
+  f.server.Answer(0);
+  f.Run();
+  ASSERT_EQ(f.server.seen.size(), 5u);
+  EXPECT_EQ(f.server.seen[4].request.offset, 4096u);
+  while (!f.server.pending.empty()) {
+    f.server.Answer(0);
+    f.Run();
+  }
+  ASSERT_EQ(f.server.seen.size(), 6u);
+  EXPECT_EQ(f.server.disk.substr(4096, 4096), Pattern(8192, 2).substr(0, 4096));
+  EXPECT_EQ(f.server.disk.substr(8192, 4096), std::string(4096, '\0'));
+}
+
+TEST(ChannelCrc, DataIsSummedBothWays) {
+  ChannelFixture f(FixtureOptions{.payload_crc = true});
+  f.server.hello.features |= wire::Feature::kPayloadCrc;
+  f.Open();
+  ASSERT_TRUE(f.ready());
+  // Several blocks, not a multiple of one, in small elements.
+  const size_t length = 3 * 65536 + 1536;
+  const std::vector<size_t> elements(100, 700);
+  Io* write = f.Write(512, Pattern(length, 1), elements);
+  f.Ranges(CLOUDBLK_OP_DISCARD, {{1 << 20, 4096, 0}});
+  f.Run();
+  EXPECT_EQ(write->result, 0);
+  Io* read = f.Read(512, length, elements);
+  Io* small = f.Read(0, 512);
+  f.Run();
+  EXPECT_EQ(read->Data(), Pattern(length, 1));
+  EXPECT_EQ(small->Data(), std::string(512, '\0'));
+}
+
+TEST(ChannelCrc, CorruptDataIsNeverStoredAndReadAgain) {
+  ChannelFixture f(FixtureOptions{.payload_crc = true});
+  f.server.hello.features |= wire::Feature::kPayloadCrc;
+  f.Open();
+  f.server.disk.replace(0, 4096, Pattern(4096, 1));
+  f.server.corrupt_data = true;
+  f.server.hold = true;
+  Io* read = f.Read(0, 4096);
+  f.Run();
+  f.server.Answer(0);
+  // Received, found wrong, and the connection is gone: not a byte of it may show.
+  f.Run();
+  EXPECT_EQ(read->completions, 0);
+  EXPECT_EQ(read->Data(), std::string(4096, '\xee'));
+  EXPECT_EQ(f.server.connections(), 2u);
+  f.server.Answer(0);
+  f.Run();
+  EXPECT_EQ(read->Data(), Pattern(4096, 1));
+  EXPECT_EQ(read->result, 0);
+}
+
+TEST(ChannelCrc, AServerThatCannotIsRefused) {
+  ChannelFixture f(FixtureOptions{.payload_crc = true});
+  f.Open();
+  EXPECT_FALSE(f.ready());
+  ASSERT_FALSE(f.failures.empty());
+  EXPECT_EQ(f.failures[0].error, EPROTO);
+}
+
+}  // namespace
+}  // namespace cloudblk::testing
