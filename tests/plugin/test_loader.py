@@ -61,7 +61,7 @@ def has_device(qemu, arguments, env):
     with Qemu(qemu, ["-machine", "none", *arguments], env) as started:
         types = started.qmp.command("qom-list-types", implements="virtio-pci")
         properties = started.qmp.command("device-list-properties", typename=DEVICE)
-        started.qmp.command("quit")
+        started.qmp.quit()
         assert started.wait() == 0, started.messages()
     assert "server" in [entry["name"] for entry in properties]
     return DEVICE in [entry["name"] for entry in types]

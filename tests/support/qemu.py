@@ -41,6 +41,13 @@ class Qmp:
                 return answer["return"]
             self.events.append(answer)
 
+    def quit(self):
+        """Asks QEMU to end, which may cut the answer off."""
+        try:
+            self.command("quit")
+        except Closed:
+            pass
+
     def wait_event(self, name, timeout=30):
         """The first event of that name since the last one waited for."""
         deadline = time.monotonic() + timeout
