@@ -14,9 +14,9 @@ from tests.support.virtio import BlockDriver
 VOLUME_SIZE = 64 << 20
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def proxy():
-    """A proxy with a volume in memory, d0. The tests of a module use it one after the other."""
+    """A proxy with a volume in memory, d0."""
     with Proxy({"d0": f"memory:?size={VOLUME_SIZE}"}) as started:
         yield started
 

@@ -87,7 +87,7 @@ def test_one_iothread(bench):
 
 def test_iothread_vq_mapping(bench):
     version = bench.machine().qmp.command("query-version")["qemu"]["major"]
-    bench.end()
+    bench.quit()
     if version < 9:
         pytest.skip("this QEMU has no iothread-vq-mapping")
     mapping = [{"iothread": "io0", "vqs": [0, 2]}, {"iothread": "io1", "vqs": [1]}]

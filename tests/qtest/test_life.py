@@ -2,6 +2,7 @@
 """Reset, stop, continue, unplug and exit, with requests in flight and with a server that hangs."""
 
 import contextlib
+import pathlib
 import signal
 import time
 
@@ -41,11 +42,17 @@ def at_once():
     assert time.monotonic() - begin < AT_ONCE
 
 
+def thread_state(thread):
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 @contextlib.contextmanager
 def hanging(proxy):
     """The proxy answers nothing inside."""
     process = proxy.process
     process.send_signal(signal.SIGSTOP)
+    threads = list(pathlib.Path(f"/proc/{process.pid}/task").iterdir())
+    virtio.poll(lambda: all(thread_state(thread) == "T" for thread in threads), "stop of all threads")
     try:
         yield
     finally:
