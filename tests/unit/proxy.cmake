@@ -5,3 +5,8 @@ cloudblk_test(proxy_backend_test
     proxy/sync_queue_test.cc
   LIBS cloudblk_proxy_lib
 )
+
+cloudblk_test(proxy_ownership_test
+  SOURCES proxy/ownership_test.cc
+  LIBS cloudblk_proxy_lib
+)
