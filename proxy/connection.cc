@@ -328,6 +328,7 @@ void Connection::OnStopRequested(const std::string& revoked) {
   if (!revoked.empty()) {
     std::array<uint8_t, wire::kEventSize> out;
     wire::Encode(wire::Event{wire::EventKind::kRevoked, 0}, out);
+    writer_.DropReplies();
     writer_.AddMessage(wire::FrameType::kEvent, out, revoked);
     // Whether it gets through or not, the next OPEN is told.
     writer_.Send(fd_.get());
@@ -365,6 +366,7 @@ bool Connection::Violation(std::string_view text) {
   if (state_ == State::kStopping) return false;
   std::array<uint8_t, wire::kStatusMessageSize> out;
   wire::Encode(wire::StatusMessage{wire::Status::kProtocol, 0}, out);
+  writer_.DropReplies();
   writer_.AddMessage(wire::FrameType::kError, out, text);
   writer_.Send(fd_.get());
   BeginStop({});

@@ -164,6 +164,10 @@ void ReplyWriter::Clear() {
   head_ = 0;
   pending_ = 0;
   control_.clear();
+  DropReplies();
+}
+
+void ReplyWriter::DropReplies() {
   while (!replies_.empty()) owner_->ReleaseJob(replies_.Pop());
 }
 

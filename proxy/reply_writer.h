@@ -43,6 +43,9 @@ class ReplyWriter {
   // Queues the reply of `job` and keeps the job until its payload is sent.
   void AddReply(Job* job) { replies_.Push(job); }
 
+  // Drops the replies that are not being sent yet: nothing may follow an ERROR.
+  void DropReplies();
+
   // Sends what the socket takes. 0: everything was sent. EAGAIN: more when it is writable again.
   // Any other errno: the connection is broken.
   int Send(int fd);

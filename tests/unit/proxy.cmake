@@ -10,3 +10,10 @@ cloudblk_test(proxy_ownership_test
   SOURCES proxy/ownership_test.cc
   LIBS cloudblk_proxy_lib
 )
+
+cloudblk_test(proxy_server_test
+  SOURCES
+    proxy/hostile_test.cc
+    proxy/server_test.cc
+  LIBS cloudblk_proxy_lib
+)

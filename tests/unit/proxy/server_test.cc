@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The server's side of the protocol, with well-behaved clients.
+#include <gmock/gmock.h>
+
+#include "proxy/connection.h"
+#include "tests/unit/proxy/test_server.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+using Code = wire::Status;
+using testing::HasSubstr;
+
+constexpr uint32_t kResume = wire::OpenFlag::kActive | wire::OpenFlag::kResume;
+
+class ServerTest : public testing::Test {
+ protected:
+  std::unique_ptr<RawClient> Opened(const wire::Open& open, std::string_view volume = "disk",
+                                    uint64_t features = 0) {
+    std::unique_ptr<RawClient> client = server_.Connect();
+    EXPECT_EQ(client->Open(open, volume, features), Code::kOk) << client->text;
+    return client;
+  }
+  wire::Open Resume(uint8_t session, uint64_t incarnation, std::string_view volume = "disk") {
+    wire::Open open = OpenOf(session, kResume, incarnation);
+    open.volume = server_.volume(std::string(volume)).backend->uuid();
+    return open;
+  }
+
+  TempFolder folder_;
+  TestServer server_{{{"disk", "memory:?size=8M"},
+                      {"file", "file://" + (folder_ / "f.img") + "?size=8M&create=on"},
+                      {"reader", "memory:?size=1M&logical-block-size=4096"}}};
+};
+
+TEST_F(ServerTest, TellsWhatTheVolumeIs) {
+  const auto client = Opened(OpenOf(1));
+  EXPECT_EQ(client->info.size, 8u << 20);
+  EXPECT_EQ(client->info.logical_block_size, 512u);
+  EXPECT_EQ(client->info.lease_ms, 10'000u);
+  EXPECT_EQ(client->info.volume, server_.volume("disk").backend->uuid());
+  EXPECT_EQ(client->info.generation, server_.volume("disk").backend->generation());
+  EXPECT_GE(client->info.credit_bytes, wire::kMaxFramePayload);
+}
+
+TEST_F(ServerTest, CarriesOutABatchAndAnswersEachOnce) {
+  for (const char* volume : {"disk", "file"}) {
+    const auto client = Opened(OpenOf(1), volume);
+    std::vector<wire::Request> writes;
+    std::vector<wire::Request> reads;
+    Bytes data;
+    for (uint64_t i = 0; i < 100; ++i) {
+      const auto length = static_cast<uint32_t>(512 * (1 + i % 9));
+      writes.push_back(WriteOf(i, i * 8192, length));
+      reads.push_back(ReadOf(1000 + i, i * 8192, length));
+      data = data + Pattern(length, static_cast<uint32_t>(i));
+    }
+    ASSERT_TRUE(client->Send(RequestFrame(writes, data)));
+    for (uint64_t i = 0; i < 100; ++i) EXPECT_EQ(client->ReplyTo(i).reply.status, Code::kOk);
+    ASSERT_TRUE(client->Send(RequestFrame(reads)));
+    for (uint64_t i = 0; i < 100; ++i) {
+      EXPECT_EQ(client->ReplyTo(1000 + i).data, Pattern(reads[i].length, static_cast<uint32_t>(i)));
+    }
+    EXPECT_TRUE(client->replies.empty());
+  }
+}
+
+TEST_F(ServerTest, BytesMayArriveOneByOne) {
+  const auto client = server_.Connect();
+  const Bytes data = Pattern(1536, 1);
+  const Bytes stream = HelloFrame() + OpenFrame(OpenOf(1)) +
+                       RequestFrame({WriteOf(1, 0, 1024), WriteOf(2, 4096, 512)}, data) +
+                       RequestFrame({ReadOf(3, 8192, 512)});
+  for (const uint8_t& byte : stream) {
+    // Not before the answer: what follows an OPEN may come with it only if it is a HELLO's.
+    if (&byte - stream.data() ==
+        static_cast<ptrdiff_t>((HelloFrame() + OpenFrame(OpenOf(1))).size())) {
+      ASSERT_EQ(client->Opened(), Code::kOk);
+    }
+    ASSERT_TRUE(client->Send({&byte, 1}));
+  }
+  EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
+  EXPECT_EQ(client->ReplyTo(2).reply.status, Code::kOk);
+  EXPECT_EQ(client->ReplyTo(3).reply.status, Code::kOk);
+  ASSERT_TRUE(client->Send(RequestFrame({ReadOf(4, 0, 1024), ReadOf(5, 4096, 512)})));
+  EXPECT_EQ(client->ReplyTo(4).data + client->ReplyTo(5).data, data);
+}
+
+TEST_F(ServerTest, LargestFramesPass) {
+  const auto client = Opened(OpenOf(1));
+  const Bytes data = Pattern(1 << 20, 2);
+  std::vector<wire::Request> many;
+  for (uint64_t i = 0; i < kCreditRequests; ++i) many.push_back(WriteOf(i, i * 2048, 2048));
+  ASSERT_TRUE(client->Send(RequestFrame(many, data)));
+  for (uint64_t i = 0; i < kCreditRequests; ++i)
+    EXPECT_EQ(client->ReplyTo(i).reply.status, Code::kOk);
+  ASSERT_TRUE(client->Send(RequestFrame({ReadOf(7, 0, 1 << 20)})));
+  EXPECT_EQ(client->ReplyTo(7).data, data);
+}
+
+TEST_F(ServerTest, AClientMayBeSlowToRead) {
+  const auto client = Opened(OpenOf(1), "file");
+  const Bytes data = Pattern(1 << 20, 3);
+  ASSERT_EQ(client->Do(WriteOf(1, 0, 1 << 20), data), Code::kOk);
+  std::vector<wire::Request> reads;
+  for (uint64_t i = 0; i < 32; ++i) reads.push_back(ReadOf(100 + i, 0, 1 << 20));
+  ASSERT_TRUE(client->Send(RequestFrame(reads)));
+  for (uint64_t i = 0; i < 32; ++i) ASSERT_EQ(client->ReplyTo(100 + i).data, data);
+}
+
+TEST_F(ServerTest, WhatCannotBeDoneIsRefusedAndTheRestDone) {
+  const auto client = Opened(OpenOf(1));
+  const uint64_t size = client->info.size;
+  EXPECT_EQ(client->Do(ReadOf(1, size, 512)), Code::kOutOfRange);
+  EXPECT_EQ(client->Do(ReadOf(2, size - 512, 1024)), Code::kOutOfRange);
+  EXPECT_EQ(client->Do(WriteOf(3, size, 512), Bytes(512)), Code::kOutOfRange);
+  EXPECT_EQ(client->Do(ReadOf(4, 100, 512)), Code::kInvalid);
+  EXPECT_EQ(client->Do(ReadOf(5, 0, 100)), Code::kInvalid);
+  wire::Request discard;
+  discard.tag = 6;
+  discard.operation = wire::Operation::kDiscard;
+  discard.range_count = 1;
+  discard.length = wire::kRangeSize;
+  EXPECT_EQ(client->Do(discard, Encoded(wire::Range{size, 512, 0})), Code::kOutOfRange);
+  EXPECT_EQ(client->Do(discard, Encoded(wire::Range{0, 100, 0})), Code::kInvalid);
+  EXPECT_EQ(client->Do(discard, Encoded(wire::Range{0, 4096, 0})), Code::kOk);
+  discard.operation = wire::Operation::kWriteZeroes;
+  EXPECT_EQ(client->Do(discard, Encoded(wire::Range{0, 4096, wire::RangeFlag::kUnmap})), Code::kOk);
+  EXPECT_EQ(client->Do(FlushOf(7)), Code::kOk);
+}
+
+TEST_F(ServerTest, ReadersDoNotWriteAndObserversDoNothing) {
+  const auto reader = Opened(OpenOf(1, wire::OpenFlag::kActive | wire::OpenFlag::kReadOnly));
+  EXPECT_NE(reader->info.volume_flags & wire::VolumeFlag::kReadOnly, 0u);
+  EXPECT_EQ(reader->Do(WriteOf(1, 0, 512), Bytes(512)), Code::kReadOnly);
+  EXPECT_EQ(reader->Do(ReadOf(2, 0, 512)), Code::kOk);
+  const auto observer = Opened(OpenOf(2, 0));
+  EXPECT_EQ(observer->Do(ReadOf(1, 0, 512)), Code::kNotActive);
+  EXPECT_EQ(observer->Do(WriteOf(2, 0, 512), Bytes(512)), Code::kNotActive);
+}
+
+TEST_F(ServerTest, PayloadsHaveChecksumsWhenNegotiated) {
+  const auto client = Opened(OpenOf(1), "disk", wire::Feature::kPayloadCrc);
+  const Bytes data = Pattern(wire::kCrcBlock + 512, 4);
+  const std::vector<uint32_t> crcs = {
+      wire::Crc32c(0, {data.data(), wire::kCrcBlock}),
+      wire::Crc32c(0, {data.data() + wire::kCrcBlock, 512}),
+  };
+  const auto length = static_cast<uint32_t>(data.size());
+  ASSERT_TRUE(client->Send(RequestFrame({WriteOf(1, 0, length)}, data, crcs)));
+  EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
+  ASSERT_TRUE(client->Send(RequestFrame({ReadOf(2, 0, length), ReadOf(3, 0, 512)})));
+  EXPECT_EQ(client->ReplyTo(2).data, data);
+  EXPECT_EQ(client->ReplyTo(3).data, Bytes(data.begin(), data.begin() + 512));
+}
+
+TEST_F(ServerTest, HolesAreAFlagWhenNegotiated) {
+  const auto client = Opened(OpenOf(1), "disk", wire::Feature::kHoleReply);
+  ASSERT_EQ(client->Do(WriteOf(1, 1 << 20, 512), Pattern(512, 5)), Code::kOk);
+  ASSERT_TRUE(client->Send(RequestFrame({ReadOf(2, 0, 4096), ReadOf(3, 1 << 20, 512)})));
+  const ReceivedReply hole = client->ReplyTo(2);
+  EXPECT_EQ(hole.reply.flags, wire::ReplyFlag::kHole);
+  EXPECT_EQ(hole.reply.length, 0u);
+  EXPECT_EQ(client->ReplyTo(3).data, Pattern(512, 5));
+  const auto plain = Opened(OpenOf(2, wire::OpenFlag::kActive | wire::OpenFlag::kTakeover));
+  ASSERT_TRUE(plain->Send(RequestFrame({ReadOf(2, 0, 4096)})));
+  EXPECT_EQ(plain->ReplyTo(2).data, Bytes(4096));
+}
+
+TEST_F(ServerTest, PingIsAnsweredWithItsCookie) {
+  const auto client = Opened(OpenOf(1));
+  ASSERT_TRUE(client->Send(Frame(wire::FrameType::kPing, Encoded(wire::Ping{77}))));
+  const auto pong = client->ReceiveOf(wire::FrameType::kPong);
+  ASSERT_TRUE(pong);
+  EXPECT_EQ(wire::Load64(pong->section.data()), 77u);
+}
+
+TEST_F(ServerTest, CloseIsAnsweredAfterTheRequestsAndFreesTheVolume) {
+  const auto client = Opened(OpenOf(1), "gated");
+  ASSERT_TRUE(client->Send(
+      RequestFrame({WriteOf(1, 0, 512)}, Bytes(512)) +
+      Frame(wire::FrameType::kClose, Encoded(wire::Close{wire::CloseFlag::kEndSession}))));
+  server_.gated->WaitUntilHeld(1);
+  server_.gated->Let();
+  EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
+  EXPECT_EQ(RawClient::StatusOf(client->ReceiveOf(wire::FrameType::kCloseReply)), Code::kOk);
+  EXPECT_TRUE(client->Ended());
+  Opened(OpenOf(2), "gated");
+}
+
+TEST_F(ServerTest, StorageErrorsReachTheClient) {
+  const auto client = Opened(OpenOf(1), "gated");
+  for (const auto& [error, status] : {std::pair{-ENOSPC, Code::kNoSpace},
+                                      {-EIO, Code::kIoError},
+                                      {-ENOMEM, Code::kNoMemory},
+                                      {-EINVAL, Code::kIoError}}) {
+    ASSERT_TRUE(client->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+    server_.gated->WaitUntilHeld(1);
+    server_.gated->Let(error);
+    EXPECT_EQ(client->ReplyTo(1).reply.status, status);
+  }
+}
+
+// SPEC.md 7.2: the loops of the two connections are different ones.
+TEST_F(ServerTest, ANewIncarnationWaitsForTheOldOnesWrites) {
+  const auto old = Opened(OpenOf(1), "gated");
+  ASSERT_TRUE(old->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+  server_.gated->WaitUntilHeld(1);
+  // The rest of this one never comes: it must not reach the storage.
+  const Bytes half = RequestFrame({WriteOf(2, 512, 512)}, Bytes(512));
+  ASSERT_TRUE(old->Send(std::span(half).first(half.size() - 1)));
+  const auto fresh = server_.Connect();
+  ASSERT_TRUE(fresh->Send(HelloFrame() + OpenFrame(Resume(1, 2, "gated"), "gated")));
+  ASSERT_TRUE(fresh->ReceiveOf(wire::FrameType::kHelloReply));
+  EXPECT_TRUE(old->Ended());
+  server_.gated->WaitUntilHeld(1);
+  server_.gated->Let();
+  EXPECT_EQ(fresh->Opened(), Code::kOk);
+  ASSERT_TRUE(fresh->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+  server_.gated->WaitUntilHeld(1);
+  server_.gated->Let();
+  EXPECT_EQ(fresh->ReplyTo(1).reply.status, Code::kOk);
+}
+
+TEST_F(ServerTest, ACutConnectionWaitsForItsWritesToo) {
+  auto old = Opened(OpenOf(1), "gated");
+  ASSERT_TRUE(old->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+  server_.gated->WaitUntilHeld(1);
+  old->Close();
+  const auto fresh = server_.Connect();
+  ASSERT_TRUE(fresh->Send(HelloFrame() + OpenFrame(Resume(1, 2, "gated"), "gated")));
+  ASSERT_TRUE(fresh->ReceiveOf(wire::FrameType::kHelloReply));
+  server_.gated->Let();
+  EXPECT_EQ(fresh->Opened(), Code::kOk);
+}
+
+TEST_F(ServerTest, ATakeoverTellsTheHolder) {
+  const auto holder = Opened(OpenOf(1));
+  const auto busy = server_.Connect();
+  EXPECT_EQ(busy->Open(OpenOf(2)), Code::kBusy);
+  EXPECT_THAT(busy->text, HasSubstr("raw client"));
+  EXPECT_TRUE(busy->Ended());
+  const auto winner = Opened(OpenOf(2, wire::OpenFlag::kActive | wire::OpenFlag::kTakeover));
+  const auto event = holder->ReceiveOf(wire::FrameType::kEvent);
+  ASSERT_TRUE(event);
+  EXPECT_EQ(static_cast<wire::EventKind>(wire::Load32(event->section.data())),
+            wire::EventKind::kRevoked);
+  EXPECT_TRUE(holder->Ended());
+  const auto loser = server_.Connect();
+  EXPECT_EQ(loser->Open(Resume(1, 2)), Code::kFenced);
+  EXPECT_EQ(winner->Do(ReadOf(1, 0, 512)), Code::kOk);
+}
+
+TEST_F(ServerTest, OwnershipMovesByReleaseAndClaim) {
+  const auto source = Opened(OpenOf(1));
+  wire::Open observe = OpenOf(1, 0);
+  const auto destination = Opened(observe);
+  ASSERT_EQ(source->Do(WriteOf(1, 0, 512), Pattern(512, 6)), Code::kOk);
+  ASSERT_TRUE(
+      source->Send(Frame(wire::FrameType::kRelease, Encoded(wire::TokenMessage{SessionId(9), 1}))));
+  EXPECT_EQ(RawClient::StatusOf(source->ReceiveOf(wire::FrameType::kReleaseReply)), Code::kOk);
+  EXPECT_EQ(source->Do(ReadOf(2, 0, 512)), Code::kNotActive);
+  EXPECT_EQ(destination->Do(ReadOf(1, 0, 512)), Code::kNotActive);
+  ASSERT_TRUE(destination->Send(
+      Frame(wire::FrameType::kClaim, Encoded(wire::TokenMessage{SessionId(9), 2}))));
+  EXPECT_EQ(RawClient::StatusOf(destination->ReceiveOf(wire::FrameType::kClaimReply)), Code::kOk);
+  EXPECT_EQ(destination->Do(WriteOf(2, 0, 512), Pattern(512, 7)), Code::kOk);
+  EXPECT_TRUE(source->Ended());
+}
+
+TEST_F(ServerTest, GoingAwayAnswersWhatIsInFlight) {
+  const auto client = Opened(OpenOf(1), "gated");
+  ASSERT_TRUE(client->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+  server_.gated->WaitUntilHeld(1);
+  server_.GoAway();
+  const auto event = client->ReceiveOf(wire::FrameType::kEvent);
+  ASSERT_TRUE(event);
+  EXPECT_EQ(static_cast<wire::EventKind>(wire::Load32(event->section.data())),
+            wire::EventKind::kGoingAway);
+  server_.gated->Let();
+  EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
+  EXPECT_TRUE(client->Ended());
+  server_.WaitUntilNobodyIsConnected();
+}
+
+}  // namespace
+}  // namespace cloudblk::proxy

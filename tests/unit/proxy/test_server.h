@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The proxy without its listeners: loops on threads of their own, connections over socket pairs.
+#ifndef CLOUDBLK_TESTS_UNIT_PROXY_TEST_SERVER_H_
+#define CLOUDBLK_TESTS_UNIT_PROXY_TEST_SERVER_H_
+
+#include <fcntl.h>
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "proxy/loop_thread.h"
+#include "tests/unit/proxy/raw_client.h"
+#include "tests/unit/proxy/support.h"
+
+namespace cloudblk::proxy {
+
+// A volume of zeros that carries out writes when the test says so.
+class GatedBackend final : public Backend {
+ public:
+  GatedBackend() {
+    geometry_.size = 1 << 20;
+    uuid_.bytes.fill(3);
+    generation_ = 1;
+  }
+  Status Prepare(LoopContext&) override { return Status::Ok(); }
+  bool Submit(LoopContext& context, IoOp* op) override {
+    if (op->kind == wire::Operation::kRead) {
+      op->hole = op->hole_allowed;
+      op->data = zeros_.data();
+      return true;
+    }
+    op->context = &context;
+    std::lock_guard lock(mutex_);
+    held_.insert(op);
+    changed_.notify_all();
+    return false;
+  }
+  void WaitUntilHeld(size_t count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return held_.size() == count; });
+  }
+  void Let(int result = 0) {
+    std::lock_guard lock(mutex_);
+    for (IoOp* op : std::exchange(held_, {})) {
+      op->context->loop().Post([op, result] {
+        op->result = result;
+        op->sink->OnIoDone(op);
+      });
+    }
+  }
+
+ private:
+  const std::vector<uint8_t> zeros_ = std::vector<uint8_t>(1 << 20);
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::set<IoOp*> held_;
+};
+
+class TestServer {
+ public:
+  // `volumes`: name and backend URI. There is also a volume "gated".
+  explicit TestServer(const std::vector<std::pair<std::string, std::string>>& volumes,
+                      size_t threads = 2) {
+    for (const auto& [name, uri] : volumes) Add(name, std::move(OpenBackend(name, uri).value()));
+    auto gate = std::make_unique<GatedBackend>();
+    gated = gate.get();
+    Add("gated", std::move(gate));
+    for (size_t i = 0; i < threads; ++i) {
+      loops_.push_back(std::move(LoopThread::Create({&volumes_, RandomUuid()}).value()));
+      for (const auto& [name, volume] : volumes_) {
+        EXPECT_TRUE(volume->backend->Prepare(loops_[i]->context()).ok());
+      }
+    }
+    for (const auto& loop : loops_) loop->Start();
+  }
+  ~TestServer() {
+    gated->Let();
+    GoAway();
+    for (const auto& loop : loops_) {
+      while (loop->connections() != 0) std::this_thread::yield();
+    }
+    for (const auto& loop : loops_) loop->Stop();
+  }
+
+  // A connection, on the next loop.
+  std::unique_ptr<RawClient> Connect() {
+    int fds[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    EXPECT_EQ(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
+    loops_[next_++ % loops_.size()]->PostAdopt(UniqueFd(fds[0]), "test");
+    return std::make_unique<RawClient>(fds[1]);
+  }
+  void GoAway() {
+    for (const auto& loop : loops_) loop->PostGoAway();
+  }
+  void WaitUntilNobodyIsConnected() {
+    for (const auto& loop : loops_) {
+      while (loop->connections() != 0) std::this_thread::yield();
+    }
+  }
+  Volume& volume(const std::string& name) { return *volumes_.at(name); }
+
+  GatedBackend* gated = nullptr;
+
+ private:
+  void Add(const std::string& name, std::unique_ptr<Backend> backend) {
+    volumes_.emplace(name, std::make_unique<Volume>(name, std::move(backend), 10'000, [] {
+                       return std::chrono::steady_clock::now().time_since_epoch().count();
+                     }));
+  }
+
+  VolumeMap volumes_;
+  std::vector<std::unique_ptr<LoopThread>> loops_;
+  size_t next_ = 0;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_TESTS_UNIT_PROXY_TEST_SERVER_H_
