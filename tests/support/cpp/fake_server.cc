@@ -226,7 +226,7 @@ void FakeServer::CarryOut(const Seen& one) {
 
 void FakeServer::Answer(size_t first, size_t count, wire::Status status) {
   std::vector<wire::Reply> replies;
-  std::string payload;
+  std::string payload;  // of the frame
   for (size_t i = 0; i < count; ++i) {
     const Seen one = pending[first];
     pending.erase(pending.begin() + static_cast<ptrdiff_t>(first));
@@ -240,6 +240,11 @@ void FakeServer::Answer(size_t first, size_t count, wire::Status status) {
         if (holes && data.find_first_not_of('\0') == std::string::npos) {
           reply.flags = wire::ReplyFlag::kHole;
         } else {
+          if (payload.size() + data.size() > hello.max_frame_payload) {
+            SendReply(replies, payload);
+            replies.clear();
+            payload.clear();
+          }
           reply.length = one.request.length;
           payload += data;
         }

@@ -32,6 +32,8 @@ class ManualLoop final : public EventLoop {
   void Post(std::function<void()> fn) override { deferred_.push_back(std::move(fn)); }
   int64_t NowNs() const override { return now_; }
 
+  // A number that is not in use.
+  int NewFd() { return next_fd_++; }
   // How ready a descriptor is. It is asked in each turn while the descriptor is watched.
   void SetReadiness(int fd, std::function<Readiness()> readiness);
   void ForgetReadiness(int fd) { readiness_.erase(fd); }
@@ -56,6 +58,7 @@ class ManualLoop final : public EventLoop {
   };
   bool Turn();
 
+  int next_fd_ = 1000;
   int64_t now_ = 1'000'000'000;
   std::map<int, WatchEntry> watches_;
   std::map<int, std::function<Readiness()>> readiness_;

@@ -126,7 +126,7 @@ Result<std::unique_ptr<Transport>> MemoryConnector::Connect(size_t index) const 
   auto link = std::make_shared<MemoryLink>();
   accept_(index, link);
   return std::unique_ptr<Transport>(
-      std::make_unique<MemoryTransport>(loop_, next_fd_++, std::move(link)));
+      std::make_unique<MemoryTransport>(loop_, loop_->NewFd(), std::move(link)));
 }
 
 }  // namespace cloudblk::testing

@@ -62,7 +62,6 @@ class MemoryConnector final : public Connector {
   ManualLoop* const loop_;
   const size_t count_;
   const Accept accept_;
-  mutable int next_fd_ = 1000;
 };
 
 }  // namespace cloudblk::testing

@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Loss of the connection: backoff, failover, replay, generations, liveness, the end of a session.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+#include "tests/support/cpp/channel_fixture.h"
+
+namespace cloudblk::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kMs = 1'000'000;
+constexpr int64_t kSecond = 1000 * kMs;
+
+TEST(ChannelReconnect, ResumesAtOnceAndReplaysInOrder) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  for (int i = 0; i < 5; ++i) f.Write(i * 4096, Pattern(4096, i));
+  f.Run();
+  f.server.Answer(2);
+  f.Run();
+  f.server.Cut();
+  f.Run();
+  ASSERT_TRUE(f.ready());
+  ASSERT_EQ(f.server.opens.size(), 2u);
+  const wire::Open& open = f.server.opens[1];
+  EXPECT_EQ(open.incarnation, 2u);
+  EXPECT_EQ(open.epoch, 1u);
+  EXPECT_EQ(open.flags, wire::OpenFlag::kActive | wire::OpenFlag::kResume);
+  EXPECT_EQ(open.volume, f.server.open.volume);
+  EXPECT_EQ(open.generation, 1u);
+  ASSERT_EQ(f.server.pending.size(), 4u);
+  const uint64_t offsets[] = {0, 4096, 12288, 16384};
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(f.server.pending[i].request.offset, offsets[i]);
+  f.server.Answer(0, 4);
+  f.Run();
+  for (const auto& io : f.ios) EXPECT_EQ(io->result, 0);
+  ASSERT_EQ(f.events.size(), 2u);
+  EXPECT_EQ(f.events[0].kind, CLOUDBLK_EVENT_LOST);
+  EXPECT_THAT(f.events[0].text, HasSubstr("closed"));
+  EXPECT_EQ(f.events[1].kind, CLOUDBLK_EVENT_RESTORED);
+}
+
+TEST(ChannelReconnect, RequestsMayBeSubmittedWhileThereIsNoServer) {
+  ChannelFixture f;
+  f.Open();
+  f.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
+  f.server.Cut();
+  f.Run();
+  EXPECT_EQ(f.channel.state(), Channel::State::kBackoff);
+  Io* io = f.Write(0, Pattern(4096, 1));
+  f.channel.Kick();
+  f.loop.Advance(3600 * kSecond);
+  EXPECT_EQ(io->completions, 0);
+  f.on_link = nullptr;
+  f.loop.Advance(2 * kSecond);
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(io->result, 0);
+}
+
+TEST(ChannelReconnect, BacksOffUpToTwoSeconds) {
+  ChannelFixture f;
+  f.Open();
+  f.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
+  f.addresses_tried.clear();
+  f.server.Cut();
+  std::vector<int64_t> delays;
+  f.Run();
+  for (int i = 0; i < 12; ++i) {
+    const int64_t delay = f.loop.next_timer() - f.loop.NowNs();
+    delays.push_back(delay);
+    f.loop.Advance(delay);
+  }
+  for (size_t i = 0; i < delays.size(); ++i) {
+    const int64_t whole = std::min<int64_t>(10 * kMs << i, 2 * kSecond);
+    EXPECT_GE(delays[i], whole / 2) << i;
+    EXPECT_LE(delays[i], whole) << i;
+  }
+  EXPECT_EQ(f.addresses_tried.size(), 13u);
+}
+
+TEST(ChannelReconnect, GoesRoundTheAddresses) {
+  ChannelFixture f(FixtureOptions{.addresses = 3});
+  f.Open();
+  f.on_link = [](size_t address, MemoryLink* link) { link->refuses = address != 2; };
+  f.addresses_tried.clear();
+  f.server.Cut();
+  f.loop.Advance(kSecond);
+  EXPECT_TRUE(f.ready());
+  EXPECT_THAT(f.addresses_tried, ::testing::ElementsAre(0, 1, 2));
+  // And stays with the one that works.
+  f.server.Cut();
+  f.loop.Advance(kSecond);
+  EXPECT_EQ(f.addresses_tried.back(), 2u);
+}
+
+TEST(ChannelReconnect, ABusyVolumeIsAskedForAgain) {
+  ChannelFixture f;
+  f.Open();
+  f.server.open.status = wire::Status::kBusy;
+  f.server.open.retry_ms = 100;
+  f.server.Cut();
+  f.loop.Advance(kSecond);
+  EXPECT_GT(f.server.opens.size(), 5u);
+  f.server.open.status = wire::Status::kOk;
+  f.loop.Advance(kSecond);
+  EXPECT_TRUE(f.ready());
+}
+
+TEST(ChannelReconnect, ConnectionsThatBreakAtOnceAreNotMadeInALoop) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  f.Read(0, 4096);
+  f.Run();
+  // Accepts, and falls over what is replayed to it.
+  for (int i = 0; i < 100; ++i) {
+    f.server.Cut();
+    f.Run();
+    f.loop.Advance(10 * kMs);
+  }
+  EXPECT_LT(f.server.connections(), 12u);
+}
+
+TEST(ChannelReconnect, PartlyReceivedReadsStartAnew) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.server.disk = Pattern(f.server.disk.size(), 1);
+  f.Open();
+  Io* io = f.Read(0, 8192);
+  f.Run();
+  const wire::Reply reply{f.server.pending[0].request.tag, wire::Status::kOk, 8192, 0};
+  const std::string frame = FakeServer::ReplyFrame({reply}, f.server.disk.substr(0, 8192), false);
+  f.server.Send(std::string_view(frame).substr(0, 5000));
+  f.Run();
+  f.server.Cut();
+  f.Run();
+  EXPECT_EQ(io->completions, 0);
+  f.server.Answer(0);
+  f.Run();
+  EXPECT_EQ(io->Data(), f.server.disk.substr(0, 8192));
+  EXPECT_EQ(io->bytes_stored, 8192u);
+}
+
+TEST(ChannelReconnect, SmallerLimitsOfTheNextServerHold) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  f.Write(0, Pattern(65536, 1));
+  f.Ranges(CLOUDBLK_OP_DISCARD, {{131072, 65536, 0}, {262144, 65536, 0}});
+  f.Run();
+  f.server.hello.max_frame_payload = 8192;
+  f.server.open.credit_requests = 2;
+  f.server.open.credit_bytes = 8192;
+  f.server.open.max_ranges = 1;
+  f.server.open.max_discard_length = 4096;
+  f.server.hold = false;
+  f.server.Cut();
+  f.Run();
+  for (const auto& io : f.ios) EXPECT_EQ(io->result, 0);
+  EXPECT_EQ(f.server.disk.substr(0, 65536), Pattern(65536, 1));
+}
+
+TEST(ChannelReconnect, AResizeIsTold) {
+  ChannelFixture f;
+  f.Open();
+  f.server.SendEvent(wire::EventKind::kResized, 8 << 20, "");
+  f.Run();
+  EXPECT_EQ(f.state.size(), 8u << 20);
+  ASSERT_EQ(f.events.size(), 1u);
+  EXPECT_EQ(f.events[0].kind, CLOUDBLK_EVENT_RESIZED);
+  EXPECT_EQ(f.events[0].value, 8u << 20);
+  f.server.open.size = 16 << 20;
+  f.server.Cut();
+  f.Run();
+  EXPECT_EQ(f.state.size(), 16u << 20);
+  EXPECT_TRUE(f.HasEvent(CLOUDBLK_EVENT_RESIZED));
+}
+
+// --- What a server may have lost
+// ------------------------------------------------------------------
+
+class ChannelGeneration : public ::testing::Test {
+ protected:
+  void Restart() {
+    ++f.server.open.generation;
+    f.server.Cut();
+    f.Run();
+    ASSERT_TRUE(f.ready());
+  }
+  int FlushNow() {
+    Io* io = f.Flush();
+    f.Run();
+    EXPECT_EQ(io->completions, 1);
+    return io->result;
+  }
+  ChannelFixture f;
+};
+
+TEST_F(ChannelGeneration, UnflushedWritesFailTheNextFlushOnce) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  Restart();
+  const size_t before = f.server.seen.size();
+  EXPECT_EQ(FlushNow(), -EIO);
+  EXPECT_EQ(f.server.seen.size(), before) << "such a flush must not be sent";
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, FlushedWritesAreSafe) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  EXPECT_EQ(FlushNow(), 0);
+  Restart();
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AFailedFlushCoversNothing) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.hold = true;
+  f.Flush();
+  f.Run();
+  f.server.Answer(0, 1, wire::Status::kIoError);
+  f.server.hold = false;
+  f.Run();
+  Restart();
+  EXPECT_EQ(FlushNow(), -EIO);
+}
+
+TEST_F(ChannelGeneration, AFlushCoversOnlyWhatWasCompletedWhenItWasSent) {
+  f.server.hold = true;
+  f.Open();
+  f.Flush();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.Answer(1);  // the write
+  f.server.Answer(0);  // the flush, which was sent before
+  f.Run();
+  f.server.hold = false;
+  Restart();
+  EXPECT_EQ(FlushNow(), -EIO);
+}
+
+TEST_F(ChannelGeneration, AReplayedFlushFailsToo) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.hold = true;
+  Io* flush = f.Flush();
+  f.Run();
+  Restart();
+  EXPECT_EQ(flush->completions, 1);
+  EXPECT_EQ(flush->result, -EIO);
+}
+
+TEST_F(ChannelGeneration, ForcedWritesNeedNoFlush) {
+  f.Open();
+  f.Write(0, Pattern(512, 1), {}, CLOUDBLK_REQUEST_FUA);
+  f.Run();
+  Restart();
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AVolumeWithoutCacheLosesNothing) {
+  f.server.open.volume_flags &= ~uint32_t{wire::VolumeFlag::kWriteCache};
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  Restart();
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AWriteThatWasHalfAnsweredBeforeTheLossCounts) {
+  f.server.hello.max_frame_payload = 4096;
+  f.server.hold = true;
+  f.Open();
+  Io* write = f.Write(0, Pattern(8192, 1));
+  f.Run();
+  f.server.Answer(0);  // the first half
+  f.Run();
+  f.server.hold = false;
+  Restart();  // the second half is replayed, the first one may be lost
+  EXPECT_EQ(write->result, 0);
+  EXPECT_EQ(FlushNow(), -EIO);
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, ReplayedWritesAreNew) {
+  f.server.hold = true;
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.hold = false;
+  Restart();
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST(SessionGeneration, AnyChannelsFlushFailsForAllChannelsWrites) {
+  ManualLoop loop;
+  {
+    ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+    a.Open();
+    ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+    b.Open();
+    a.Write(0, Pattern(512, 1));
+    a.Run();
+    ++a.server.open.generation;
+    ++b.server.open.generation;
+    b.server.Cut();
+    a.server.Cut();
+    a.Run();
+    Io* flush = b.Flush();
+    a.Run();
+    EXPECT_EQ(flush->result, -EIO);
+    flush = a.Flush();
+    a.Run();
+    EXPECT_EQ(flush->result, 0);
+  }
+}
+
+TEST(SessionGeneration, AnAnswerThatComesLateOverAnOldConnectionCounts) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+  a.Open();
+  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+  b.Open();
+  a.server.hold = true;
+  a.Write(0, Pattern(512, 1));
+  a.Run();
+  // The server dies. Channel b has reconnected already when a finds its answer in the socket.
+  ++b.server.open.generation;
+  b.server.Cut();
+  b.Run();
+  ASSERT_TRUE(b.ready());
+  a.server.Answer(0);
+  a.Run();
+  Io* flush = b.Flush();
+  b.Run();
+  EXPECT_EQ(flush->result, -EIO);
+}
+
+// --- The end of a session -----------------------------------------------------------------------
+
+class ChannelEnd : public ::testing::TestWithParam<wire::Status> {};
+
+TEST_P(ChannelEnd, AFinalRefusalFailsEverythingFromThenOn) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  Io* sent = f.Write(0, Pattern(512, 1));
+  Io* waiting = f.Write(0, Pattern(512, 2));
+  f.Run();
+  f.server.open.status = GetParam();
+  f.server.refusal = "taken by somebody";
+  f.server.Cut();
+  f.Run();
+  EXPECT_EQ(sent->result, -EIO);
+  EXPECT_EQ(waiting->result, -EIO);
+  EXPECT_EQ(f.channel.state(), Channel::State::kFailed);
+  EXPECT_TRUE(f.state.revoked());
+  EXPECT_EQ(f.events.back().kind, CLOUDBLK_EVENT_REVOKED);
+  EXPECT_EQ(f.events.back().text, "taken by somebody");
+  EXPECT_EQ(f.TrySubmit({CLOUDBLK_OP_FLUSH, 0, 0, nullptr, 0, 0, nullptr, nullptr}), -EIO);
+  EXPECT_LT(f.loop.next_timer(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Statuses, ChannelEnd,
+                         ::testing::Values(wire::Status::kFenced, wire::Status::kStale,
+                                           wire::Status::kVolumeChanged));
+
+TEST(ChannelEnd, TheServersEventEndsIt) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  Io* io = f.Read(0, 512);
+  f.Run();
+  f.server.SendEvent(wire::EventKind::kRevoked, 0, "host b took it");
+  f.Run();
+  EXPECT_EQ(io->result, -EIO);
+  EXPECT_EQ(f.events.back().kind, CLOUDBLK_EVENT_REVOKED);
+  EXPECT_EQ(f.server.connections(), 1u);
+}
+
+TEST(ChannelEnd, AnotherVolumeOfTheSameNameIsNotTaken) {
+  ChannelFixture f;
+  f.Open();
+  f.server.open.volume.bytes[3] = 99;
+  f.server.Cut();
+  f.Run();
+  EXPECT_EQ(f.channel.state(), Channel::State::kFailed);
+}
+
+TEST(ChannelEnd, OtherRefusalsMayPass) {
+  for (const wire::Status status :
+       {wire::Status::kNoSuchVolume, wire::Status::kShuttingDown, wire::Status::kTooMany,
+        wire::Status::kBusy, wire::Status::kInvalid}) {
+    ChannelFixture f;
+    f.Open();
+    f.server.open.status = status;
+    f.server.Cut();
+    f.loop.Advance(kSecond);
+    EXPECT_EQ(f.channel.state(), Channel::State::kBackoff) << wire::Name(status);
+    f.server.open.status = wire::Status::kOk;
+    f.loop.Advance(3 * kSecond);
+    EXPECT_TRUE(f.ready());
+  }
+}
+
+// --- Silence ------------------------------------------------------------------------------------
+
+TEST(ChannelLiveness, IdleMeansNoTimerAndNoPing) {
+  ChannelFixture f;
+  f.Open();
+  EXPECT_LT(f.loop.next_timer(), 0);
+  f.Read(0, 512);
+  f.Run();
+  // One wake-up may be left from the request; then there is rest.
+  f.loop.Advance(3600 * kSecond);
+  EXPECT_LT(f.loop.next_timer(), 0);
+  EXPECT_EQ(f.server.pings, 0u);
+  EXPECT_EQ(f.server.connections(), 1u);
+}
+
+TEST(ChannelLiveness, ASlowServerThatAnswersPingsIsAlive) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  Io* io = f.Read(0, 512);
+  f.Run();
+  f.loop.Advance(10 * 60 * kSecond);
+  EXPECT_GT(f.server.pings, 10u);
+  EXPECT_EQ(f.server.connections(), 1u);
+  f.server.Answer(0);
+  f.Run();
+  EXPECT_EQ(io->result, 0);
+}
+
+TEST(ChannelLiveness, ASilentServerIsDead) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  Io* io = f.Read(0, 512);
+  f.Run();
+  f.server.silent = true;
+  f.loop.Advance(29 * kSecond);
+  EXPECT_EQ(f.server.pings, 1u);
+  EXPECT_TRUE(f.ready());
+  f.server.silent = false;
+  f.server.hold = false;
+  f.loop.Advance(2 * kSecond);
+  EXPECT_EQ(f.server.connections(), 2u);
+  EXPECT_EQ(io->result, 0);
+  EXPECT_THAT(f.events[0].text, HasSubstr("no answer for 30 s"));
+}
+
+TEST(ChannelLiveness, AServerThatDoesNotReadIsDeadToo) {
+  ChannelFixture f;
+  f.habits.send_buffer = 1000;
+  f.Open();
+  f.server.deaf = true;
+  Io* io = f.Write(0, Pattern(65536, 1));
+  f.Run();
+  f.loop.Advance(29 * kSecond);
+  f.server.deaf = false;
+  f.on_link = [](size_t, MemoryLink*) {};
+  f.server.link()->habits.cut_to_server = f.server.link()->server_took;
+  f.loop.Advance(5 * kSecond);
+  EXPECT_EQ(io->result, 0);
+  EXPECT_EQ(f.server.connections(), 2u);
+}
+
+TEST(ChannelLiveness, HandshakesHaveTheirTime) {
+  ChannelFixture f(FixtureOptions{.addresses = 2});
+  f.server.silent = true;
+  f.Open();
+  f.loop.Advance(29 * kSecond);
+  EXPECT_EQ(f.server.connections(), 1u);
+  f.server.silent = false;
+  f.loop.Advance(2 * kSecond);
+  EXPECT_TRUE(f.ready());
+  EXPECT_EQ(f.addresses_tried, (std::vector<size_t>{0, 1}));
+  EXPECT_EQ(f.failures[0].error, ETIMEDOUT);
+}
+
+TEST(ChannelLiveness, SoDoConnectionAttempts) {
+  ChannelFixture f(FixtureOptions{.addresses = 2});
+  f.on_link = [](size_t address, MemoryLink* link) { link->hangs = address == 0; };
+  f.Open();
+  EXPECT_EQ(f.channel.state(), Channel::State::kConnecting);
+  f.loop.Advance(6 * kSecond);
+  EXPECT_TRUE(f.ready());
+  EXPECT_EQ(f.failures[0].error, ETIMEDOUT);
+}
+
+}  // namespace
+}  // namespace cloudblk::testing
