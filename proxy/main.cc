@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -52,7 +53,7 @@ void Describe(CLI::App* app, CommandLine* line) {
                   "(default 10)")
       ->check(CLI::Range(1u, kMaxLeaseS));
   app->add_option("--log-level", line->log_level, "How much is logged (default info)")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
+      ->check(CLI::IsMember(kLogLevels));
   app->set_version_flag("--version", std::string("cloudblk-proxy " CLOUDBLK_VERSION));
   app->footer(
       "Backend URIs:\n"
@@ -87,7 +88,17 @@ Result<Options> Collect(const CommandLine& line) {
   return options;
 }
 
+// Each client is a descriptor, and the usual soft limit of 1024 is there for programs that use
+// select().
+void AllowManyDescriptors() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int Serve(const Options& options) {
+  AllowManyDescriptors();
   // Every thread inherits this: signals are taken here only.
   sigset_t signals;
   sigemptyset(&signals);

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -41,10 +42,11 @@ class ConfigReader {
     } else if (key == "lease") {
       Number(key, value, kMaxLeaseS, &options_->lease_s);
     } else if (key == "log-level") {
-      if (const auto text = value.value<std::string>()) {
+      const auto text = value.value<std::string>();
+      if (text && IsLogLevel(*text)) {
         options_->log_level = *text;
       } else {
-        Fail(value, "log-level is a string, for example \"info\"");
+        Fail(value, "log-level is \"debug\", \"info\", \"warning\", \"error\" or \"off\"");
       }
     } else if (key == "volumes") {
       Volumes(value);
@@ -108,6 +110,10 @@ class ConfigReader {
 };
 
 }  // namespace
+
+bool IsLogLevel(const std::string& text) {
+  return std::ranges::find(kLogLevels, text) != kLogLevels.end();
+}
 
 Result<VolumeOptions> ParseVolume(const std::string& text) {
   const size_t equals = text.find('=');

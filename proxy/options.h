@@ -26,6 +26,9 @@ struct Options {
 
 inline constexpr uint32_t kMaxThreads = 256;
 inline constexpr uint32_t kMaxLeaseS = 3600;
+inline const std::vector<std::string> kLogLevels = {"debug", "info", "warning", "error", "off"};
+
+bool IsLogLevel(const std::string& text);
 
 // NAME=BACKEND-URI. EINVAL.
 Result<VolumeOptions> ParseVolume(const std::string& text);

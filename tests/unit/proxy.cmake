@@ -2,6 +2,7 @@
 cloudblk_test(proxy_backend_test
   SOURCES
     proxy/backend_test.cc
+    proxy/options_test.cc
     proxy/sync_queue_test.cc
   LIBS cloudblk_proxy_lib
 )

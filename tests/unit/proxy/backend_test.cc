@@ -167,6 +167,16 @@ TEST_P(BackendTest, AnswersHolesOnlyWhereNothingWasWritten) {
   }
 }
 
+TEST(MemoryBackend, AnswersHoles) {
+  Storage storage("memory:?size=8M");
+  IoOp op;
+  op.kind = wire::Operation::kRead;
+  op.length = 1 << 20;
+  op.hole_allowed = true;
+  ASSERT_EQ(storage.Run(&op), 0);
+  EXPECT_TRUE(op.hole);
+}
+
 TEST_P(BackendTest, KeepsReadDataStableWhenAsked) {
   const std::vector<uint8_t> before = Pattern(4096, 8);
   ASSERT_EQ(storage_.Write(0, before), 0);

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "proxy/options.h"
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+
+#include "proxy/backend_uri.h"
+#include "tests/unit/proxy/support.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+using testing::HasSubstr;
+
+class ConfigTest : public testing::Test {
+ protected:
+  // "" if the file was read.
+  std::string Read(const std::string& text) {
+    const std::string path = folder_ / "proxy.toml";
+    std::ofstream(path) << text;
+    return ReadConfig(path, &options_).message();
+  }
+
+  TempFolder folder_;
+  Options options_;
+};
+
+TEST_F(ConfigTest, SaysWhatTheCommandLineSays) {
+  EXPECT_EQ(Read("listen = [\"tcp://127.0.0.1:9810\", \"unix:///run/cloudblk.sock\"]\n"
+                 "threads = 4\n"
+                 "lease = 30\n"
+                 "log-level = \"debug\"\n"
+                 "[volumes]\n"
+                 "disk1 = \"file:///var/lib/disk1.img\"\n"
+                 "\"disk two\" = \"memory:?size=1G\"\n"),
+            "");
+  ASSERT_EQ(options_.listen.size(), 2u);
+  EXPECT_EQ(options_.listen[0].ToString(), "tcp://127.0.0.1:9810");
+  EXPECT_EQ(options_.listen[1].ToString(), "unix:///run/cloudblk.sock");
+  EXPECT_EQ(options_.threads, 4u);
+  EXPECT_EQ(options_.lease_s, 30u);
+  EXPECT_EQ(options_.log_level, "debug");
+  ASSERT_EQ(options_.volumes.size(), 2u);
+  EXPECT_EQ(options_.volumes[0].name, "disk two");
+  EXPECT_EQ(options_.volumes[1].backend, "file:///var/lib/disk1.img");
+  EXPECT_TRUE(CheckOptions(options_).ok());
+}
+
+TEST_F(ConfigTest, AnErrorNamesItsLine) {
+  EXPECT_THAT(Read("threads = 2\n\nthraeds = 3\n"), HasSubstr("proxy.toml:3: unknown setting"));
+  EXPECT_THAT(Read("threads = 0\n"), HasSubstr(":1: threads is a number from 1 to"));
+  EXPECT_THAT(Read("threads = \"2\"\n"), HasSubstr(":1: threads is a number"));
+  EXPECT_THAT(Read("\nlisten = \"localhost\"\n"), HasSubstr(":2: address 'localhost'"));
+  EXPECT_THAT(Read("listen = [\"tcp://x:1\",\n 5]\n"), HasSubstr(":2: listen is an address"));
+  EXPECT_THAT(Read("log-level = \"loud\"\n"), HasSubstr(":1: log-level is"));
+  EXPECT_THAT(Read("volumes = 3\n"), HasSubstr(":1: volumes is a table"));
+  EXPECT_THAT(Read("[volumes]\nx = 1\n"), HasSubstr(":2: the volume 'x' needs"));
+  EXPECT_THAT(Read("a = \n"), HasSubstr("proxy.toml:1: "));
+}
+
+TEST_F(ConfigTest, AMissingFileIsNamed) {
+  EXPECT_THAT(ReadConfig(folder_ / "none.toml", &options_).message(), HasSubstr("none.toml"));
+}
+
+TEST(ParseVolumeTest, WantsANameAndAUri) {
+  const Result<VolumeOptions> volume = ParseVolume("disk=memory:?size=1G");
+  ASSERT_TRUE(volume.ok());
+  EXPECT_EQ(volume.value().name, "disk");
+  EXPECT_EQ(volume.value().backend, "memory:?size=1G");
+  for (const char* bad : {"disk", "=memory:", "memory:?size=1G", "file:///x?size=1G"}) {
+    EXPECT_FALSE(ParseVolume(bad).ok()) << bad;
+  }
+}
+
+TEST(CheckOptionsTest, SaysWhatIsMissing) {
+  Options options;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--listen"));
+  options.listen.emplace_back();
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--volume"));
+  options.volumes = {{"a", "memory:?size=1M"}, {"a", "memory:?size=1M"}};
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("'a' is given twice"));
+}
+
+TEST(ParseSizeTest, TakesUnits) {
+  EXPECT_EQ(ParseSize("512"), 512u);
+  EXPECT_EQ(ParseSize("4K"), 4096u);
+  EXPECT_EQ(ParseSize("1g"), 1u << 30);
+  EXPECT_EQ(ParseSize("2T"), uint64_t{2} << 40);
+  for (const char* bad : {"", "G", "-1", "1GB", "1.5G", "99999999999G", "1 G"}) {
+    EXPECT_FALSE(ParseSize(bad)) << bad;
+  }
+}
+
+TEST(BackendUriTest, DecodesItsParts) {
+  Result<BackendUri> uri = BackendUri::Parse("file:///a%20b?size=1M&x=%26");
+  ASSERT_TRUE(uri.ok());
+  EXPECT_EQ(uri->scheme(), "file");
+  EXPECT_EQ(uri->path(), "/a b");
+  EXPECT_EQ(uri->TakeSize("size").value(), 1u << 20);
+  EXPECT_EQ(uri->Take("x"), "&");
+  EXPECT_TRUE(uri->CheckAllTaken().ok());
+  for (const char* bad : {"file:///a%2", "file:///%00", "x:?a", "x:?a=1&a=2", ":x"}) {
+    EXPECT_FALSE(BackendUri::Parse(bad).ok()) << bad;
+  }
+}
+
+TEST(BufferPoolTest, ReusesAndTrims) {
+  BufferPool pool;
+  Buffer first = pool.Get(5000);
+  EXPECT_EQ(first.capacity, 8192u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(first.data) % BufferPool::kAlignment, 0u);
+  uint8_t* const address = first.data;
+  pool.Put(&first);
+  EXPECT_EQ(first.data, nullptr);
+  EXPECT_EQ(pool.kept(), 8192u);
+  Buffer again = pool.Get(8192);
+  EXPECT_EQ(again.data, address);
+  EXPECT_EQ(pool.kept(), 0u);
+  EXPECT_EQ(pool.handed_out(), 8192u);
+  pool.Put(&again);
+  pool.Trim();
+  EXPECT_EQ(pool.kept(), 0u);
+}
+
+TEST(BufferPoolTest, WhatItKeepsIsBounded) {
+  BufferPool pool;
+  std::vector<Buffer> buffers(20);
+  for (Buffer& buffer : buffers) buffer = pool.Get(BufferPool::kLargest);
+  for (Buffer& buffer : buffers) pool.Put(&buffer);
+  EXPECT_LE(pool.kept(), BufferPool::kMaxKept);
+  EXPECT_EQ(pool.handed_out(), 0u);
+}
+
+}  // namespace
+}  // namespace cloudblk::proxy
