@@ -68,3 +68,23 @@ make_headers() {
     run_logged "$1/cloudblk-headers.log" ninja $headers
   )
 }
+
+# stock_version RELEASE: the version of Debian's QEMU packages that scripts/qemu-stock gives for that
+# release: the one that it has unpacked, or the newest in the archive that is of that release, or
+# else of its series. Nothing if there is none.
+stock_version() {
+  local known series beginning
+  if [ -s "$cache/stock/$1/.complete" ]; then
+    cat "$cache/stock/$1/.complete"
+    return
+  fi
+  known=$(apt-cache madison qemu-system-x86 | awk '$NF != "Sources" { print $3 }' | sort -uV)
+  series=$(sed -E 's/^([0-9]+\.[0-9]+).*/\1/' <<<"$1")
+  for beginning in "$1" "$series"; do
+    awk -v wanted="$beginning" '{
+      plain = $0; sub(/^[0-9]+:/, "", plain)
+      if (index(plain, wanted) == 1 && substr(plain, length(wanted) + 1) ~ /^[^0-9]/) found = $0
+    } END { if (found == "") exit 1; print found }' <<<"$known" && return
+  done
+  return 0
+}
