@@ -105,7 +105,6 @@ struct CloudblkDevice {
     bool ioeventfd_stopping;
     bool ioeventfd_disabled; /* the queues are served by the main loop */
     bool revoking;           /* completions give the buffers up instead of returning them */
-    bool flushing;           /* a flush of our own is in flight, on the first loop */
 
     /* Shared, atomic */
     uint64_t capacity;       /* bytes */

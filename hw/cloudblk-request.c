@@ -4,6 +4,7 @@
 
 #include "block/block.h"
 #include "hw/virtio/virtio-access.h"
+#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/rcu.h"
 #include "standard-headers/linux/virtio_blk.h"
@@ -61,8 +62,11 @@ void cloudblk_complete(void *opaque, const CloudblkCompletion *done, uint32_t co
         CloudblkReq *req = done[i].opaque;
 
         if (!req) {
-            /* The device's own flush, see cloudblk_settle() */
-            qatomic_set(&dev->flushing, false);
+            /* The device's own flush when the VM stops */
+            if (done[i].result < 0 && !dev->revoking) {
+                error_report("cloudblk: cannot flush %s: %s", dev->conf.server,
+                             strerror(-done[i].result));
+            }
         } else if (dev->revoking) {
             drop(req, done[i].bytes_stored);
         } else {

@@ -17,9 +17,11 @@
 #include "cloudblk-loop.h"
 #include "cloudblk-request.h"
 
-/* How long a stop of the VM may wait for requests in flight and for its flush. What is left then
-   goes on after the VM continues. */
+/* How long a stop of the VM may wait for requests in flight and for the flushes, all disks
+   together. What is left then goes on after the VM continues. */
 #define SETTLE_NS (300 * SCALE_MS)
+/* What a disk gets at least, after others have used up the time. */
+#define SETTLE_MIN_NS (50 * SCALE_MS)
 
 /* ---- ioeventfd --------------------------------------------------------------------------- */
 
@@ -163,11 +165,6 @@ void cloudblk_stop_ioeventfd(VirtIODevice *vdev)
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
     unsigned i;
 
-    if (dev->ioeventfd_disabled) {
-        /* Another attempt at the next start, unless the user has turned it off */
-        dev->ioeventfd_disabled = !virtio_device_ioeventfd_enabled(vdev);
-        return;
-    }
     if (!dev->ioeventfd_started || dev->ioeventfd_stopping) {
         return;
     }
@@ -230,6 +227,7 @@ static bool drain_until(CloudblkDevice *dev, int64_t deadline)
     AioContext *context = qemu_get_aio_context();
     QEMUTimer timer;
 
+    assert(!dev->ioeventfd_started);
     aio_timer_init(context, &timer, QEMU_CLOCK_REALTIME, SCALE_NS, wake_up, NULL);
     timer_mod_ns(&timer, deadline);
     while (in_flight(dev) && qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < deadline) {
@@ -241,7 +239,7 @@ static bool drain_until(CloudblkDevice *dev, int64_t deadline)
 
 static void submit_own_flush(CloudblkDevice *dev)
 {
-    /* Without opaque, by which cloudblk_complete() knows it */
+    /* Without opaque, whereby cloudblk_complete() knows it */
     CloudblkRequest flush = { .operation = CLOUDBLK_OP_FLUSH };
     int ret = cloudblk_channel_submit(dev->loops[0].channel, &flush);
 
@@ -249,19 +247,20 @@ static void submit_own_flush(CloudblkDevice *dev)
         warn_report("cloudblk: cannot flush %s: %s", dev->conf.server, strerror(-ret));
         return;
     }
-    qatomic_set(&dev->flushing, true);
     cloudblk_channel_kick(dev->loops[0].channel);
 }
 
-void cloudblk_settle(CloudblkDevice *dev)
+static void settle_until(CloudblkDevice *dev, int64_t deadline)
 {
-    int64_t deadline = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + SETTLE_NS;
-
-    assert(!dev->ioeventfd_started);
     if (drain_until(dev, deadline) && dev->info.write_cache && !dev->read_only) {
         submit_own_flush(dev);
         drain_until(dev, deadline);
     }
+}
+
+void cloudblk_settle(CloudblkDevice *dev)
+{
+    settle_until(dev, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + SETTLE_NS);
 }
 
 void cloudblk_revoke(CloudblkDevice *dev)
@@ -307,6 +306,7 @@ void cloudblk_resume(void *opaque)
  */
 void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
 {
+    static int64_t deadline; /* of the present stop, for all disks; 0: none */
     CloudblkDevice *dev = opaque;
     unsigned i;
 
@@ -314,8 +314,13 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
         return;
     }
     dev->running = running;
-    if (!running) {
-        cloudblk_settle(dev);
+    if (running) {
+        deadline = 0;
+    } else {
+        int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+
+        deadline = MAX(deadline ? deadline : now + SETTLE_NS, now + SETTLE_MIN_NS);
+        settle_until(dev, deadline);
     }
     for (i = 0; i < dev->num_loops; i++) {
         CloudblkLoop *loop = &dev->loops[i];

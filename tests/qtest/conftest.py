@@ -45,7 +45,7 @@ class Bench:
         """Exit status and messages of a QEMU that does not start. {uri} in server: the volume's."""
         if properties.get("server"):
             properties["server"] = properties["server"].replace("{uri}", self.proxy.uri("d0"))
-        with pytest.raises(Closed):
+        with pytest.raises((Closed, ConnectionError)):
             self.machine(*arguments, **properties)
         machine = self._machines[-1]
         return machine.wait(), machine.messages()

@@ -9,9 +9,14 @@ import time
 import pytest
 
 from tests.support import virtio
+from tests.support.paths import PLUGIN
+from tests.support.proxy import Proxy
 from tests.support.qemu import QmpError
+from tests.support.qtest import Machine
 from tests.support.stream import Timeout
 from tests.support.virtio import EVENT_IDX, PACKED, S_OK, T_FLUSH, T_IN, T_OUT, BlockDriver, Request
+
+from .conftest import Bench
 
 DEPTH = 64
 # Any command must be done in this time, whatever the server does
@@ -176,6 +181,40 @@ def test_kicks_of_a_stopped_machine_are_served_later(bench, loops):
         request.wait(timeout=0.3)
     driver.machine.qmp.command("cont")
     assert request.wait() == S_OK
+
+
+def test_stop_of_several_disks_while_the_server_hangs(qemu):
+    """Their waiting does not add up."""
+    volumes = {f"d{i}": "memory:?size=16M" for i in range(5)}
+    with Proxy(volumes) as proxy:
+        arguments = ["-plugin", PLUGIN, *IOTHREADS]
+        for i in range(5):
+            arguments += ["-device", f"cloudblk-pci,server={proxy.uri(f'd{i}')},addr={4 + i},iothread=io{i % 2}"]
+        with Machine(qemu, arguments) as machine:
+            drivers = [BlockDriver(machine, 4 + i) for i in range(5)]
+            with hanging(proxy):
+                requests = [Request(driver, T_IN, 0, 4096).submit() for driver in drivers]
+                with at_once():
+                    machine.qmp.command("stop")
+            machine.qmp.command("cont")
+            assert [request.wait() for request in requests] == [S_OK] * 5
+
+
+def test_proxy_is_killed_and_comes_back(qemu, loops, tmp_path):
+    with Proxy({"d0": f"file://{tmp_path}/disk?size=64M&create=on"}) as proxy:
+        bench = Bench(qemu, proxy)
+        try:
+            driver = two_queues(bench, loops)
+            works(driver)
+            for _ in range(3):
+                requests = submit_many(driver, T_OUT)
+                proxy.kill()
+                requests += submit_many(driver, T_OUT)
+                proxy.start()
+                assert all(request.wait() == S_OK for request in requests)
+                works(driver)
+        finally:
+            bench.end()
 
 
 def test_quit_while_the_server_hangs(bench, loops):
