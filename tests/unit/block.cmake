@@ -10,6 +10,8 @@ target_link_libraries(cloudblk_block_fakes PUBLIC cloudblk_engine GTest::gtest)
 cloudblk_test(block_test
   SOURCES
     block/channel_cut_test.cc
+    block/channel_host_test.cc
+    block/channel_hostile_test.cc
     block/channel_reconnect_test.cc
     block/channel_test.cc
     block/epoll_loop_test.cc

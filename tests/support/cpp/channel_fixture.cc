@@ -91,7 +91,9 @@ ChannelFixture::~ChannelFixture() {
   for (const auto& io : ios) EXPECT_EQ(io->completions, 1);
 }
 
-void ChannelFixture::Attach() { channel.Attach({&loop, Complete, this, nullptr}); }
+void ChannelFixture::Attach(ManualLoop* to) {
+  channel.Attach({to != nullptr ? to : &loop, Complete, this, nullptr});
+}
 
 void ChannelFixture::Open() {
   Attach();

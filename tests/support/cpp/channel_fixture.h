@@ -61,7 +61,7 @@ class ChannelFixture : public ChannelObserver {
   explicit ChannelFixture(const FixtureOptions& options = {});
   virtual ~ChannelFixture();
 
-  void Attach();
+  void Attach(ManualLoop* to = nullptr);  // null: the fixture's own loop
   // Attaches, connects and runs until it is ready, or not.
   void Open();
   bool ready() const { return channel.state() == Channel::State::kReady; }

@@ -38,8 +38,8 @@ class FakeServer {
   void Accept(std::shared_ptr<MemoryLink> link);
   bool Step();
 
-  // Answers what is held, in one frame if it fits: pending[first], and `count` in all. Status other than OK:
-  // nothing is carried out.
+  // Answers what is held, in one frame if it fits: pending[first], and `count` in all. Status other
+  // than OK: nothing is carried out.
   void Answer(size_t first, size_t count = 1, wire::Status status = wire::Status::kOk);
   // Raw bytes to the newest connection.
   void Send(std::string_view bytes);
