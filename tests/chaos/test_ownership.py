@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two clients want the same volume."""
+
+import time
+
+import pytest
+
+from tests.chaos import wire_client as wire
+from tests.chaos.daemon import Daemon, client, file_uri, run_client, wait_for
+
+WRITES = ("--pattern", "randwrite")
+
+
+@pytest.fixture
+def proxy(tmp_path):
+    with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")}, "--lease", "1") as daemon:
+        yield daemon
+
+
+def test_a_second_client_is_told_who_holds_the_volume(proxy):
+    holder = client("bench", proxy.uri("disk"), *WRITES, "--seconds", "60")
+    try:
+        proxy.wait_for_log("active for")
+        status, output = run_client("bench", proxy.uri("disk"), *WRITES, "--count", "1")
+        assert status != 0
+        assert str(holder.pid) in output and "connected" in output and "takeover" in output
+        assert len(output.strip().splitlines()) == 1, output
+        # To look at it is no offence.
+        assert run_client("info", proxy.uri("disk"))[0] == 0
+        assert holder.poll() is None
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_crashed_holders_lease_ends(proxy):
+    holder = client("bench", proxy.uri("disk"), *WRITES, "--seconds", "60")
+    proxy.wait_for_log("active for")
+    proxy.wait_until_busy(0.05)
+    holder.kill()
+    holder.wait()
+    proxy.wait_for_log("lost the last connection")
+    second = wire.Client(proxy.address)
+    second.hello()
+    try:
+        second.open()
+    except wire.Refused as refused:
+        assert refused.status == wire.BUSY and "not connected" in refused.text
+        assert 0 < refused.reply["retry_ms"] <= 1000
+        time.sleep(refused.reply["retry_ms"] / 1000)
+        second = wire.Client(proxy.address)
+        second.hello()
+        second.open()
+    assert second.flush() == wire.OK
+
+
+def test_a_takeover_ends_the_holder_and_it_stays_ended(proxy):
+    holder = client("bench", proxy.uri("disk"), *WRITES, "--seconds", "60")
+    proxy.wait_for_log("active for")
+    proxy.wait_until_busy(0.05)
+    status, output = run_client("bench", proxy.uri("disk"), "--takeover", "--pattern", "randrw",
+                                "--verify", "--count", "2000")
+    assert status == 0, output
+    output, _ = holder.communicate(timeout=60)
+    assert holder.returncode != 0, output
+
+
+def test_sharers_write_side_by_side(proxy):
+    both = [client("bench", proxy.uri("disk"), "--share-rw", *WRITES, "--count", "20000") for _ in range(2)]
+    for sharer in both:
+        output, _ = sharer.communicate(timeout=60)
+        assert sharer.returncode == 0, output
+
+
+def test_an_orderly_end_frees_the_volume_at_once(proxy):
+    for _ in range(5):
+        status, output = run_client("bench", proxy.uri("disk"), *WRITES, "--count", "10")
+        assert status == 0, output
+
+
+def test_a_thousand_idle_clients_take_little_memory(tmp_path):
+    volumes = {"disk": file_uri(tmp_path / "disk.img"), "memory": "memory:?size=64M"}
+
+    def resident():
+        for line in open(f"/proc/{proxy.process.pid}/status"):
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+
+    with Daemon(tmp_path, volumes, "--log-level", "warning") as proxy:
+        before = resident()
+        clients = []
+        data = bytes(65536)
+        for _ in range(1000):
+            one = wire.Client(proxy.address)
+            one.hello()
+            one.open(flags=wire.ACTIVE | wire.SHARE_RW)
+            assert one.write(0, data) == wire.OK
+            assert one.read(0, 65536)[0] == wire.OK
+            clients.append(one)
+        # Buffers go back some seconds after their last use.
+        limit = before + (100 << 20)
+        wait_for(lambda: resident() < limit, f"{resident() >> 20} MiB to become less")
+        print(f"{(resident() - before) >> 10} KiB for {len(clients)} clients")

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The storage under the proxy is full, shrinks, or is not there."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.chaos import wire_client as wire
+from tests.chaos.daemon import Daemon, file_uri
+
+
+def opened(proxy, **more):
+    one = wire.Client(proxy.address)
+    one.hello()
+    return one.open(**more)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file system of 4 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder])
+    if mounted.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("options", ["", "&aio=io_uring", "&direct=off"])
+def test_a_full_disk_is_told_as_such_and_nothing_is_lost(tmp_path, small, options):
+    with Daemon(tmp_path, {"disk": file_uri(small / "disk.img", "64M", options)}) as proxy:
+        one = opened(proxy)
+        data = os.urandom(1 << 20)
+        assert one.write(0, data) == wire.OK
+        statuses = [one.write(offset << 20, data) for offset in range(1, 8)]
+        assert wire.NO_SPACE in statuses and set(statuses) <= {wire.OK, wire.NO_SPACE}
+        assert one.read(0, 1 << 20) == (wire.OK, data)
+        assert one.wait(one.submit(wire.DISCARD, ranges=[(1 << 20, 7 << 20)]))[0] == wire.OK
+        assert one.write(9 << 20, data) == wire.OK
+        assert one.close()[0] == wire.OK
+
+
+def test_a_file_that_shrinks_gives_errors_and_not_zeros(tmp_path):
+    path = tmp_path / "disk.img"
+    with Daemon(tmp_path, {"disk": file_uri(path)}) as proxy:
+        one = opened(proxy)
+        data = os.urandom(65536)
+        assert one.write(0, data) == wire.OK
+        assert one.write(32 << 20, data) == wire.OK
+        os.truncate(path, 1 << 20)
+        assert one.read(32 << 20, 65536)[0] == wire.IO_ERROR
+        assert one.write(48 << 20, data) == wire.IO_ERROR
+        assert one.read(0, 65536) == (wire.OK, data)
+        assert "shrank to 1048576 bytes" in proxy.log()
+
+
+def test_discard_gives_space_back(tmp_path):
+    path = tmp_path / "disk.img"
+    with Daemon(tmp_path, {"disk": file_uri(path)}) as proxy:
+        one = opened(proxy)
+        for offset in range(8):
+            assert one.write(offset << 20, os.urandom(1 << 20)) == wire.OK
+        assert one.flush() == wire.OK
+        assert path.stat().st_blocks * 512 >= 8 << 20
+        assert one.wait(one.submit(wire.DISCARD, ranges=[(0, 8 << 20)]))[0] == wire.OK
+        assert path.stat().st_blocks * 512 <= 1 << 20
+
+
+@pytest.mark.parametrize("arguments, status, text", [
+    (["--volume", "a=file:///no/such/file"], 1, "does not exist"),
+    (["--volume", "a=file:///no/such/file?size=1M&create=on"], 1, "cannot create"),
+    (["--volume", "a=memory:"], 1, "size= is missing"),
+    (["--volume", "memory:?size=1M"], 1, "NAME=BACKEND-URI"),
+    (["--volume", "a=memory:?size=1M", "--volume", "a=memory:?size=1M"], 1, "given twice"),
+    ([], 1, "--volume"),
+    (["--config", "/no/such/file"], 1, "/no/such/file"),
+    (["--sideways"], 2, "--sideways"),
+])
+def test_a_mistake_of_the_user_is_one_line(tmp_path, arguments, status, text):
+    proxy = Daemon(tmp_path, {}, *arguments).launch()
+    assert proxy.process.wait(30) == status
+    assert text in proxy.log()
+    assert len(proxy.log().strip().splitlines()) == 1
+
+
+def test_settings_come_from_a_file_and_its_errors_name_the_line(tmp_path):
+    config = tmp_path / "proxy.toml"
+    config.write_text('threads = 2\n[volumes]\ndisk = "memory:?size=1M"\n')
+    with Daemon(tmp_path, {}, "--config", str(config)) as proxy:
+        assert opened(proxy).info["size"] == 1 << 20
+        assert proxy.stop() == 0
+    config.write_text("threads = 2\nthraeds = 3\n")
+    broken = Daemon(tmp_path, {}, "--config", str(config)).launch()
+    assert broken.process.wait(30) == 1
+    assert "proxy.toml:2: unknown setting 'thraeds'" in broken.log()
