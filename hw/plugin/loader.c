@@ -132,7 +132,7 @@ int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
     if (!device_install) {
         fprintf(stderr,
                 "cloudblk: this QEMU exports no device interface; use one that was configured "
-                "with --enable-modules, or compile the device in (scripts/build-qemu)\n");
+                "with --enable-modules\n");
         exit(1);
     }
     return device_install(id, info, argc, argv);
