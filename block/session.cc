@@ -3,6 +3,7 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <cstdlib>
@@ -143,15 +144,15 @@ void SessionOpener::Start(const Channel::Host& host) {
   channels_[0]->Start();
 }
 
-void SessionOpener::OnReady(Channel* channel) {
+void SessionOpener::OnReady(Channel*) {
   if (done_) return;
-  ++ready_;
   failures_ = 0;
-  if (channel == channels_[0] &&
-      channels_[1 % channels_.size()]->state() == Channel::State::kIdle) {
+  if (!started_others_) {
+    started_others_ = true;
     for (size_t i = 1; i < channels_.size(); ++i) channels_[i]->Start();
   }
-  done_ = ready_ == channels_.size();
+  done_ = std::ranges::all_of(
+      channels_, [](const Channel* channel) { return channel->state() == Channel::State::kReady; });
 }
 
 void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure) {

@@ -67,8 +67,8 @@ class SessionOpener final : public ChannelObserver {
 
   SessionState* const state_;
   const std::vector<Channel*> channels_;
-  size_t ready_ = 0;
-  size_t failures_ = 0;
+  bool started_others_ = false;
+  size_t failures_ = 0;  // since a channel was ready
   ConnectionFailure last_;
   std::string last_server_;
   bool done_ = false;

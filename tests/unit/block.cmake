@@ -4,18 +4,23 @@ add_library(cloudblk_block_fakes STATIC
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/fake_server.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/manual_loop.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/memory_link.cc
+  ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/tcp_fake_server.cc
 )
 target_link_libraries(cloudblk_block_fakes PUBLIC cloudblk_engine GTest::gtest)
 
 cloudblk_test(block_test
   SOURCES
+    block/capi_test.cc
     block/channel_cut_test.cc
     block/channel_host_test.cc
     block/channel_hostile_test.cc
     block/channel_reconnect_test.cc
     block/channel_test.cc
     block/epoll_loop_test.cc
+    block/header_c99.c
+    block/session_test.cc
     block/socket_test.cc
     block/uri_test.cc
   LIBS cloudblk_block_fakes
 )
+set_source_files_properties(block/header_c99.c PROPERTIES COMPILE_OPTIONS "-std=c99;-pedantic")

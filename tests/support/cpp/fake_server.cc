@@ -137,7 +137,7 @@ void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view paylo
   wire::Open message;
   EXPECT_EQ(wire::Decode(section, &message), wire::DecodeError::kOk);
   // SPEC.md 6.5, number 4.
-  uint64_t& last = incarnations_[message.channel];
+  uint64_t& last = incarnations_[{message.session.bytes, message.channel}];
   EXPECT_GT(message.incarnation, last);
   last = message.incarnation;
   opens.push_back(message);

@@ -6,6 +6,7 @@
 #ifndef CLOUDBLK_TESTS_SUPPORT_CPP_FAKE_SERVER_H_
 #define CLOUDBLK_TESTS_SUPPORT_CPP_FAKE_SERVER_H_
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -97,7 +98,8 @@ class FakeServer {
   bool ready_ = false;
   uint32_t connections_ = 0;
   uint32_t frames_ = 0;
-  std::map<uint32_t, uint64_t> incarnations_;  // by channel
+  // The last one, by session and channel.
+  std::map<std::pair<std::array<uint8_t, 16>, uint32_t>, uint64_t> incarnations_;
 };
 
 template <typename Message>

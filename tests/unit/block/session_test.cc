@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// How sessions are opened and closed, and what is said when that fails.
+#include "block/session.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+#include "tests/support/cpp/channel_fixture.h"
+#include "tests/support/cpp/tcp_fake_server.h"
+
+namespace cloudblk::testing {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+class SessionOpenerTest : public ::testing::Test {
+ protected:
+  explicit SessionOpenerTest(size_t addresses = 2)
+      : a(FixtureOptions{.addresses = addresses, .takeover = true, .channels = 2, .loop = &loop}),
+        b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop}),
+        opener(&a.state, {&a.channel, &b.channel}) {}
+  ~SessionOpenerTest() override {
+    if (a.channel.attached()) opener.Finish();
+  }
+
+  void Start() {
+    opener.Start({&loop, nullptr, nullptr, nullptr});
+    loop.Run();
+  }
+  void RunUntilDone() {
+    for (int ms = 0; ms < 1000 && !opener.done(); ++ms) loop.Advance(kSecond / 1000);
+  }
+  void ExpectFailed(int error) {
+    ASSERT_TRUE(opener.done());
+    EXPECT_EQ(opener.status().error(), error) << opener.status().message();
+    opener.Finish();
+    EXPECT_EQ(a.channel.state(), Channel::State::kIdle);
+    EXPECT_EQ(b.channel.state(), Channel::State::kIdle);
+    EXPECT_LT(loop.next_timer(), 0);
+  }
+
+  ManualLoop loop;
+  ChannelFixture a;
+  ChannelFixture b;
+  SessionOpener opener;
+};
+
+TEST_F(SessionOpenerTest, OpensTheFirstChannelAndThenTheOthers) {
+  a.server.hold = true;
+  Start();
+  ASSERT_TRUE(opener.done());
+  EXPECT_TRUE(opener.status().ok());
+  EXPECT_TRUE(a.ready());
+  EXPECT_TRUE(b.ready());
+  EXPECT_EQ(a.server.opens[0].channel_count, 2u);
+  EXPECT_EQ(a.server.opens[0].flags, wire::OpenFlag::kActive | wire::OpenFlag::kTakeover);
+  EXPECT_EQ(b.server.opens[0].flags, uint32_t{wire::OpenFlag::kActive});
+  EXPECT_EQ(b.server.opens[0].channel, 1u);
+}
+
+TEST_F(SessionOpenerTest, NoSuchVolume) {
+  a.server.open.status = wire::Status::kNoSuchVolume;
+  a.server.refusal = "no volume 'disk' here; add --volume";
+  Start();
+  RunUntilDone();
+  EXPECT_EQ(opener.status().message(),
+            "server memory:1 refuses volume 'disk': no volume 'disk' here; add --volume");
+  EXPECT_THAT(a.addresses_tried, ElementsAre(0, 1));
+  ExpectFailed(ENOENT);
+}
+
+TEST_F(SessionOpenerTest, BusyWithAConnectedHolderFailsAtOnce) {
+  a.server.open.status = wire::Status::kBusy;
+  a.server.refusal = "held by host-b, connected from 10.0.0.2";
+  Start();
+  loop.Advance(kSecond);
+  EXPECT_THAT(opener.status().message(), HasSubstr("held by host-b"));
+  ExpectFailed(EBUSY);
+}
+
+TEST_F(SessionOpenerTest, BusyWithALeaseThatRunsOutIsWaitedFor) {
+  a.server.open.status = wire::Status::kBusy;
+  a.server.open.retry_ms = 5000;
+  Start();
+  loop.Advance(4 * kSecond);
+  EXPECT_FALSE(opener.done());
+  EXPECT_GT(a.server.opens.size(), 4u);
+  a.server.open.status = wire::Status::kOk;
+  loop.Advance(kSecond);
+  EXPECT_TRUE(opener.done());
+  EXPECT_TRUE(opener.status().ok());
+}
+
+TEST_F(SessionOpenerTest, TheTimeIsUp) {
+  a.server.open.status = wire::Status::kBusy;
+  a.server.open.retry_ms = 60'000;
+  a.server.refusal = "held by host-b, gone for 2 s";
+  Start();
+  loop.Advance(15 * kSecond);
+  EXPECT_FALSE(opener.done());
+  opener.GiveUp(15 * kSecond);
+  EXPECT_THAT(opener.status().message(), HasSubstr("gave up after 15 s: "));
+  EXPECT_THAT(opener.status().message(), HasSubstr("held by host-b"));
+  ExpectFailed(EBUSY);
+}
+
+TEST_F(SessionOpenerTest, ASilentServer) {
+  a.server.silent = true;
+  Start();
+  loop.Advance(15 * kSecond);
+  opener.GiveUp(15 * kSecond);
+  ExpectFailed(ETIMEDOUT);
+}
+
+TEST_F(SessionOpenerTest, NobodyListens) {
+  a.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
+  Start();
+  RunUntilDone();
+  EXPECT_THAT(opener.status().message(), HasSubstr("memory:1: Connection refused; start"));
+  EXPECT_THAT(a.addresses_tried, ElementsAre(0, 1));
+  ExpectFailed(ECONNREFUSED);
+}
+
+TEST_F(SessionOpenerTest, OneOfTwoListens) {
+  a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
+  Start();
+  loop.Advance(kSecond);
+  EXPECT_TRUE(opener.done());
+  EXPECT_TRUE(opener.status().ok());
+}
+
+TEST_F(SessionOpenerTest, NotAServerOfOurs) {
+  a.server.hello.version = 7;
+  Start();
+  loop.Advance(kSecond);
+  EXPECT_THAT(opener.status().message(), HasSubstr("no cloudblk server at memory:1"));
+  ExpectFailed(EPROTO);
+}
+
+TEST_F(SessionOpenerTest, ASecondChannelThatIsRefused) {
+  b.server.open.status = wire::Status::kTooMany;
+  b.server.refusal = "at most 1 channel";
+  Start();
+  EXPECT_THAT(opener.status().message(), HasSubstr("at most 1 channel"));
+  EXPECT_EQ(a.server.link()->client_closed, false);
+  ExpectFailed(EUSERS);
+  EXPECT_EQ(a.server.link()->client_closed, true);
+}
+
+TEST(Session, OpensAndClosesOverTcp) {
+  TcpFakeServer server(1 << 20);
+  SessionConfig config;
+  config.uuid = RandomUuid();
+  Result<std::unique_ptr<Session>> session = Session::Open(server.uri(), config, 10 * kSecond);
+  ASSERT_TRUE(session.ok()) << session.status().message();
+  EXPECT_EQ((*session)->state().size(), 1u << 20);
+  (*session)->Close(10 * kSecond);
+  server.Do([](FakeServer* fake) { EXPECT_EQ(fake->closes, 1u); });
+}
+
+TEST(Session, CloseDoesNotWaitLongerThanItMay) {
+  TcpFakeServer server(1 << 20);
+  SessionConfig config;
+  config.uuid = RandomUuid();
+  Result<std::unique_ptr<Session>> session = Session::Open(server.uri(), config, 10 * kSecond);
+  ASSERT_TRUE(session.ok()) << session.status().message();
+  server.Do([](FakeServer* fake) { fake->silent = true; });
+  (*session)->Close(20'000'000);
+}
+
+TEST(Session, ATimeoutOfItsOwn) {
+  TcpFakeServer server(1 << 20);
+  server.Do([](FakeServer* fake) { fake->silent = true; });
+  SessionConfig config;
+  config.uuid = RandomUuid();
+  const Result<std::unique_ptr<Session>> session = Session::Open(server.uri(), config, 50'000'000);
+  ASSERT_FALSE(session.ok());
+  EXPECT_EQ(session.status().error(), ETIMEDOUT);
+}
+
+TEST(Session, UuidsAreRandomAndVersion4) {
+  const wire::Uuid a = RandomUuid();
+  const wire::Uuid b = RandomUuid();
+  EXPECT_FALSE(a == b);
+  EXPECT_EQ(a.bytes[6] >> 4, 4);
+  EXPECT_EQ(a.bytes[8] >> 6, 2);
+}
+
+}  // namespace
+}  // namespace cloudblk::testing
