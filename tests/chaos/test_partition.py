@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The network between client and proxy stops forwarding, and says nothing."""
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from tests.chaos import network, wire_client as wire
+from tests.chaos.daemon import Daemon, file_uri
+from tests.support.paths import CLIENT
+
+
+@pytest.fixture
+def net():
+    if not network.possible():
+        pytest.skip("network namespaces need root and the ip command")
+    with network.Network() as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(tmp_path, net):
+    with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")},
+                listen=[f"tcp://{network.SERVER_ADDRESS}:9810"],
+                prefix=net.command(net.server)) as daemon:
+        yield daemon
+
+
+def connect(net, namespace, proxy):
+    one = net.run(namespace, lambda: wire.Client(proxy.address))
+    one.hello()
+    return one
+
+
+def test_load_goes_on_when_the_network_is_back(net, proxy):
+    load = subprocess.Popen(
+        [*net.command(net.client), str(CLIENT), "bench", proxy.uri("disk"), "--pattern", "randrw",
+         "--verify", "--size", "16k", "--depth", "16", "--seconds", "10"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    proxy.wait_for_log("active for")
+    for _ in range(3):
+        proxy.wait_until_busy()
+        net.cut()
+        # The length of the outage is what is tested.
+        time.sleep(0.7)
+        net.heal()
+    output, _ = load.communicate(timeout=120)
+    assert load.returncode == 0, output
+    assert "verified" in output
+
+
+def test_late_writes_of_a_fenced_client_never_land(net, proxy):
+    """A writes, the network is cut, B takes over and writes; then A's packets arrive after all."""
+    old = connect(net, net.client, proxy)
+    old.open(name="old")
+    assert old.write(0, bytes(65536)) == wire.OK
+    net.cut()
+    # No more than the kernel buffers.
+    for _ in range(4):
+        old.submit(wire.WRITE, 0, data=b"\xaa" * 4096)
+    new = connect(net, net.server, proxy)
+    new.open(name="new", flags=wire.ACTIVE | wire.TAKEOVER)
+    data = os.urandom(65536)
+    assert new.write(0, data) == wire.OK
+    net.heal()
+    with pytest.raises(wire.Disconnected):
+        while True:
+            old.receive()
+    again = connect(net, net.client, proxy)
+    with pytest.raises(wire.Refused) as refused:
+        again.open(session=old.session, incarnation=2, flags=wire.ACTIVE | wire.RESUME,
+                   volume_uuid=old.info["volume"], generation=old.info["generation"])
+    assert refused.value.status == wire.FENCED
+    assert new.read(0, 65536) == (wire.OK, data)
+
+
+def test_a_new_incarnation_settles_what_the_old_one_left(net, proxy):
+    """The client gives its connection up; what it had sent arrives after its successor."""
+    old = connect(net, net.client, proxy)
+    old.open()
+    assert old.write(0, bytes(65536)) == wire.OK
+    net.cut()
+    # No more than the kernel buffers.
+    for _ in range(4):
+        old.submit(wire.WRITE, 0, data=b"\xaa" * 4096)
+    new = connect(net, net.server, proxy)
+    new.open(session=old.session, incarnation=2, flags=wire.ACTIVE | wire.RESUME,
+             volume_uuid=old.info["volume"], generation=old.info["generation"])
+    data = os.urandom(65536)
+    assert new.write(0, data) == wire.OK
+    net.heal()
+    with pytest.raises(wire.Disconnected):
+        while True:
+            old.receive()
+    assert new.read(0, 65536) == (wire.OK, data)
