@@ -309,8 +309,7 @@ void Ownership::LoadRecord() {
     session.share_rw = holder.share_rw;
     session.read_only = holder.read_only;
     session.client_name = holder.client_name;
-    session.address = "before this proxy started";
-    session.since = "before this proxy started";
+    session.address = "not seen since the proxy started";
     session.token = holder.token;
     session.lost_ns = clock_();
     last_.push_back(holder.session);

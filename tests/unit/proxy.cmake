@@ -6,6 +6,8 @@ cloudblk_test(proxy_backend_test
     proxy/sync_queue_test.cc
   LIBS cloudblk_proxy_lib
 )
+target_compile_definitions(proxy_backend_test PRIVATE
+  CLOUDBLK_EXAMPLE_CONFIG="${CMAKE_SOURCE_DIR}/docs/examples/cloudblk-proxy.toml")
 
 cloudblk_test(proxy_ownership_test
   SOURCES proxy/ownership_test.cc

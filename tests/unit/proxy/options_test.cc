@@ -59,6 +59,15 @@ TEST_F(ConfigTest, AnErrorNamesItsLine) {
   EXPECT_THAT(Read("a = \n"), HasSubstr("proxy.toml:1: "));
 }
 
+TEST_F(ConfigTest, TheExampleIsUnderstood) {
+  const Status read = ReadConfig(CLOUDBLK_EXAMPLE_CONFIG, &options_);
+  EXPECT_TRUE(read.ok()) << read.message();
+  EXPECT_TRUE(CheckOptions(options_).ok());
+  for (const VolumeOptions& volume : options_.volumes) {
+    EXPECT_TRUE(BackendUri::Parse(volume.backend).ok()) << volume.backend;
+  }
+}
+
 TEST_F(ConfigTest, AMissingFileIsNamed) {
   EXPECT_THAT(ReadConfig(folder_ / "none.toml", &options_).message(), HasSubstr("none.toml"));
 }
