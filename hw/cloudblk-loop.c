@@ -106,11 +106,7 @@ void cloudblk_loop_publish(CloudblkLoop *loop)
         loop->filled = queue->next_filled;
         queue->filled = 0;
         virtqueue_flush(queue->vq, filled);
-        if (in_iothread) {
-            virtio_notify_irqfd(vdev, queue->vq);
-        } else {
-            virtio_notify(vdev, queue->vq);
-        }
+        cloudblk_compat_notify(vdev, queue->vq, in_iothread);
     }
 }
 

@@ -8,7 +8,6 @@
  */
 #include "cloudblk-device.h"
 
-#include "exec/memory.h"
 #include "hw/virtio/virtio-bus.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"

@@ -21,6 +21,12 @@
 #include "migration/blocker.h"
 #include "qapi/error.h"
 
+#if CLOUDBLK_QEMU_AT_LEAST(10, 1)
+#include "system/memory.h"
+#else
+#include "exec/memory.h"
+#endif
+
 #if CLOUDBLK_QEMU_AT_LEAST(10, 0)
 #include "system/iothread.h"
 #include "system/runstate.h"
@@ -120,6 +126,18 @@ static inline void cloudblk_compat_run_in(AioContext *context, QEMUBHFunc *fn, v
     aio_wait_bh_oneshot(context, fn, opaque);
     aio_context_release(context);
 #endif
+}
+
+/* Interrupts the guest for `vq`, from an IOThread or from the main loop. */
+static inline void cloudblk_compat_notify(VirtIODevice *vdev, VirtQueue *vq, bool in_iothread)
+{
+#if !CLOUDBLK_QEMU_AT_LEAST(10, 2)
+    if (in_iothread) {
+        virtio_notify_irqfd(vdev, vq);
+        return;
+    }
+#endif
+    virtio_notify(vdev, vq);
 }
 
 /* Takes *reason over; it is NULL afterwards if that failed. */
