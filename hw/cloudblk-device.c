@@ -187,7 +187,7 @@ static void cloudblk_device_instance_init(Object *obj)
 static CLOUDBLK_PROPERTIES cloudblk_properties[] = {
     DEFINE_PROP_STRING("server", CloudblkDevice, conf.server),
     DEFINE_PROP_STRING("iothreads", CloudblkDevice, conf.iothreads),
-    DEFINE_PROP_UINT32("open-timeout", CloudblkDevice, conf.open_timeout_ms, 0),
+    DEFINE_PROP_UINT32("open-timeout", CloudblkDevice, conf.open_timeout_ms, 15000),
     DEFINE_PROP_BOOL("takeover", CloudblkDevice, conf.takeover, false),
     DEFINE_PROP_BOOL("payload-crc", CloudblkDevice, conf.payload_crc, false),
     DEFINE_PROP_BOOL("read-only", CloudblkDevice, conf.read_only, false),
@@ -228,7 +228,7 @@ static const CloudblkPropertyText cloudblk_texts[] = {
     { "server", "URI of the volume: cloudblk://host[:port]/volume, cloudblk+unix:///volume?socket="
                 "PATH, nbd://host[:port]/export" },
     { "iothreads", "IOThreads that serve the queues in turn, as in io0:io1" },
-    { "open-timeout", "milliseconds that opening the volume may take (0: 15000)" },
+    { "open-timeout", "milliseconds that opening the volume may take" },
     { "takeover", "fence the volume's present holder and take its place" },
     { "payload-crc", "checksum the data on the wire, not only the headers" },
     { "read-only", "refuse writes" },
