@@ -23,6 +23,14 @@ constexpr int kReadsPerTurn = 4;
 // Answers to PINGs and the like that a client may leave unread.
 constexpr size_t kMaxControl = 64 << 10;
 
+// A client's text for the log and for other clients: on one line.
+std::string Printable(std::string_view text) {
+  std::string line(text);
+  std::ranges::replace_if(
+      line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  return line;
+}
+
 }  // namespace
 
 Connection::Connection(LoopThread* thread, const ServerInfo& info, uint64_t id, UniqueFd fd,
@@ -86,11 +94,9 @@ bool Connection::OnMessage(const wire::FrameHeader& header, std::span<const uint
                            std::span<const uint8_t> payload) {
   const wire::FrameType type = header.type;
   if (type == wire::FrameType::kError) {
-    BeginStop(wire::IsText(payload)
-                  ? fmt::format("the client reports an error: {}",
-                                std::string_view(reinterpret_cast<const char*>(payload.data()),
-                                                 payload.size()))
-                  : "the client reports an error");
+    const std::string_view text(reinterpret_cast<const char*>(payload.data()), payload.size());
+    BeginStop("the client reports an error: " +
+              (wire::IsText(payload) ? Printable(text) : "in no readable text"));
     return false;
   }
   switch (state_) {
@@ -101,7 +107,7 @@ bool Connection::OnMessage(const wire::FrameHeader& header, std::span<const uint
       if (type == wire::FrameType::kOpen) return OnOpen(section, payload);
       break;
     case State::kReady:
-      return OnReadyMessage(type, section, payload);
+      return OnReadyMessage(type, section);
     case State::kClosing:
       if (type == wire::FrameType::kPong) return true;
       break;
@@ -165,17 +171,18 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
     return Violation("a name in OPEN is not UTF-8");
   }
   const std::string_view names(reinterpret_cast<const char*>(payload.data()), payload.size());
-  request.client_name = names.substr(name_length);
+  request.client_name = Printable(names.substr(name_length));
   request.address = address_;
   client_name_ = request.client_name;
   open_flags_ = request.open.flags;
   SetState(State::kOpening);
   const auto found = info_.volumes->find(names.substr(0, name_length));
   if (found == info_.volumes->end()) {
+    const std::string name = Printable(names.substr(0, name_length));
     SendOpenReply({wire::Status::kNoSuchVolume,
                    fmt::format("there is no volume '{}' here; check the name, or start the proxy "
-                               "with --volume {}=...",
-                               names.substr(0, name_length), names.substr(0, name_length)),
+                               "with --volume '{}=...'",
+                               name, name),
                    0, 0});
     return false;
   }
@@ -227,8 +234,10 @@ void Connection::SendOpenReply(const OwnershipAnswer& answer) {
   SetState(State::kLeaving);
 }
 
-bool Connection::OnReadyMessage(wire::FrameType type, std::span<const uint8_t> section,
-                                std::span<const uint8_t>) {
+bool Connection::OnReadyMessage(wire::FrameType type, std::span<const uint8_t> section) {
+  if (writer_.control_size() > kMaxControl) {
+    return Violation("frames are sent and their answers not read");
+  }
   switch (type) {
     case wire::FrameType::kPing:
       return OnPing(section);
@@ -249,9 +258,6 @@ bool Connection::OnPing(std::span<const uint8_t> section) {
   wire::Ping ping;
   const wire::DecodeError error = wire::Decode(section, &ping);
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
-  if (writer_.control_size() > kMaxControl) {
-    return Violation("PINGs are sent and their answers not read");
-  }
   std::array<uint8_t, wire::kPingSize> out;
   wire::Encode(ping, out);
   writer_.AddMessage(wire::FrameType::kPong, out, {});
@@ -337,7 +343,9 @@ void Connection::OnStopRequested(const std::string& revoked) {
 }
 
 void Connection::GoAway() {
-  if (state_ == State::kStopping || state_ == State::kLeaving) return;
+  // These go by themselves.
+  const bool ending = state_ == State::kClosing || state_ == State::kLeaving;
+  if (ending || state_ == State::kStopping) return;
   if (state_ != State::kReady) {
     BeginStop("the proxy stops");
     return;

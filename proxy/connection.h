@@ -83,8 +83,7 @@ class Connection final : public FdHandler,
   // Messages, by type. False: the reader is to stop.
   bool OnHello(std::span<const uint8_t> section);
   bool OnOpen(std::span<const uint8_t> section, std::span<const uint8_t> payload);
-  bool OnReadyMessage(wire::FrameType type, std::span<const uint8_t> section,
-                      std::span<const uint8_t> payload);
+  bool OnReadyMessage(wire::FrameType type, std::span<const uint8_t> section);
   bool OnPing(std::span<const uint8_t> section);
   bool OnRelease(std::span<const uint8_t> section);
   bool OnClaim(std::span<const uint8_t> section);

@@ -189,8 +189,9 @@ bool Ownership::Expired(const Session& session) const {
 }
 
 OwnershipAnswer Ownership::Busy(const Session& holder) const {
-  std::string text = fmt::format("volume '{}' is in use by {} ({}) since {}", volume_,
-                                 NameOf(holder.client_name), holder.address, holder.since);
+  std::string text = fmt::format("volume '{}' is in use by {} ({})", volume_,
+                                 NameOf(holder.client_name), holder.address);
+  if (!holder.since.empty()) text += " since " + holder.since;
   if (holder.token) {
     text += ", which released it for another host to claim; use takeover to end that";
     return {wire::Status::kBusy, std::move(text), holder.epoch, 0};
