@@ -70,10 +70,10 @@ Result<FileOptions> ParseFileOptions(const std::string& volume, BackendUri uri) 
   return options;
 }
 
-void WaitForPredecessor(int fd, const std::string& path) {
+void WaitForPredecessor(int fd, const std::string& path, bool read_only) {
   const auto deadline = std::chrono::steady_clock::now() + kPredecessorPatience;
   for (bool told = false;; told = true) {
-    struct flock lock = WholeFile(F_WRLCK);
+    struct flock lock = WholeFile(read_only ? F_RDLCK : F_WRLCK);
     if (fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return;
     if (!told) spdlog::warn("{} is locked by another process; waiting for it to let go", path);
     if (std::chrono::steady_clock::now() >= deadline) break;
@@ -101,6 +101,10 @@ void UnlockFile(int fd) {
 
 FileGeneration::FileGeneration(int fd) : fd_(fd) {
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id_;
+  Load();
+}
+
+void FileGeneration::Load() {
   const std::string kept = GetAttribute(fd_, "sync-failures");
   const size_t space = kept.find(' ');
   // Failures before the last boot are part of what that boot lost anyway.

@@ -48,8 +48,8 @@ struct OpenedFile {
 Result<OpenedFile> OpenVolumeFile(const FileOptions& options);
 
 // Waits a few seconds for another process to let the file go: at start-up that is the predecessor
-// of this one, dying.
-void WaitForPredecessor(int fd, const std::string& path);
+// of this one, dying. Readers do not wait for readers.
+void WaitForPredecessor(int fd, const std::string& path, bool read_only);
 
 // A lock of the open file (F_OFD_SETLK), for writing or, if read_only, against writers. EBUSY.
 // It goes away with the last reference to the open file, which the kernel keeps for I/O that is
@@ -63,6 +63,8 @@ class FileGeneration {
  public:
   explicit FileGeneration(int fd);
   uint64_t value() const { return value_; }
+  // Takes over what another process kept with the file meanwhile.
+  void Load();
   // A sync failed: a new value, kept with the file where it can be.
   uint64_t Advance();
 

@@ -2,12 +2,11 @@
 """The proxy dies, or is told to stop, while somebody writes and verifies."""
 
 import os
-import subprocess
 
 import pytest
 
 from tests.chaos import wire_client as wire
-from tests.chaos.daemon import Daemon, client, file_uri, wait_for
+from tests.chaos.daemon import Daemon, client, file_uri
 
 LOAD = ("--pattern", "randrw", "--size", "4k", "--depth", "32", "--verify")
 
@@ -36,7 +35,7 @@ def test_killed_ten_times_under_load(tmp_path, options):
 
 def test_told_to_stop_under_load_it_ends_in_order(tmp_path):
     with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")}) as proxy:
-        load = client("bench", proxy.uri("disk"), *LOAD, "--seconds", "8")
+        load = client("bench", proxy.uri("disk"), *LOAD, "--seconds", "12")
         for _ in range(3):
             proxy.wait_for_log("active for")
             proxy.wait_until_busy()

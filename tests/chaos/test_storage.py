@@ -68,6 +68,41 @@ def test_discard_gives_space_back(tmp_path):
         assert path.stat().st_blocks * 512 <= 1 << 20
 
 
+@pytest.fixture
+def block_device(tmp_path):
+    """A block device, and the file behind it."""
+    path = tmp_path / "backing.img"
+    path.write_bytes(b"")
+    os.truncate(path, 64 << 20)
+    made = subprocess.run(["losetup", "--find", "--show", path], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True)
+    if made.returncode != 0:
+        pytest.skip("no loop device can be made here")
+    yield made.stdout.strip(), path
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize("options", ["", "?aio=io_uring", "?direct=off"])
+def test_a_block_device_serves_as_well(tmp_path, block_device, options):
+    device, backing = block_device
+    with Daemon(tmp_path, {"disk": f"file://{device}{options}"}) as proxy:
+        one = opened(proxy)
+        assert one.info["size"] == 64 << 20
+        data = os.urandom(4 << 20)
+        for part in range(4):
+            assert one.write(part << 20, data[part << 20:part + 1 << 20]) == wire.OK
+        assert one.write(8 << 20, data[:4096], wire.FUA) == wire.OK
+        assert one.flush() == wire.OK
+        assert backing.stat().st_blocks * 512 >= 4 << 20
+        assert one.wait(one.submit(wire.WRITE_ZEROES, ranges=[(512, 1024)]))[0] == wire.OK
+        expected = data[:512] + bytes(1024) + data[1536:1 << 20]
+        assert one.read(0, 1 << 20) == (wire.OK, expected)
+        assert one.wait(one.submit(wire.DISCARD, ranges=[(1 << 20, 3 << 20)]))[0] == wire.OK
+        assert backing.stat().st_blocks * 512 < 3 << 20
+        assert "does not survive a restart" in proxy.log()
+        assert one.close()[0] == wire.OK
+
+
 @pytest.mark.parametrize("arguments, status, text", [
     (["--volume", "a=file:///no/such/file"], 1, "does not exist"),
     (["--volume", "a=file:///no/such/file?size=1M&create=on"], 1, "cannot create"),

@@ -129,6 +129,10 @@ TEST(FileGeneration, AFailedSyncIsRememberedAcrossRestarts) {
   EXPECT_NE(second, first);
   EXPECT_EQ(FileGeneration(fd).value(), second);
   close(fd);
+  // A proxy that was idle meanwhile learns of it when it becomes active.
+  EXPECT_EQ(storage.backend().generation(), first);
+  ASSERT_TRUE(storage.backend().AcquireExclusive().ok());
+  EXPECT_EQ(storage.backend().generation(), second);
 }
 
 }  // namespace
