@@ -281,7 +281,14 @@ void File::LogFirst(int error, const IoOp& op) {
       name_, wire::Name(op.kind), op.length, op.offset, options_.path, strerror(error));
 }
 
-Status File::AcquireExclusive() { return LockFile(file_.fd, options_.path, geometry_.read_only); }
+Status File::AcquireExclusive() {
+  const Status locked = LockFile(file_.fd, options_.path, geometry_.read_only);
+  if (!locked.ok()) return locked;
+  // Who had it before may have failed to flush. Nobody is active, so nothing is being flushed here.
+  file_generation_.Load();
+  generation_.store(file_generation_.value(), std::memory_order_release);
+  return Status::Ok();
+}
 
 void File::ReleaseExclusive() { UnlockFile(file_.fd); }
 
@@ -302,7 +309,7 @@ Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri 
   if (!options.ok()) return options.status();
   Result<OpenedFile> file = OpenVolumeFile(*options);
   if (!file.ok()) return file.status();
-  WaitForPredecessor(file->fd, options->path);
+  WaitForPredecessor(file->fd, options->path, options->read_only);
   return std::unique_ptr<Backend>(std::make_unique<File>(*options, std::move(*file)));
 }
 

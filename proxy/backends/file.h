@@ -58,7 +58,7 @@ class File final : public Backend, public AsyncIoSink {
   std::atomic<int64_t> size_checked_{0};    // coarse clock, nanoseconds
   std::atomic<uint64_t> errors_logged_{0};  // a bit per errno below 64
   std::atomic<bool> zero_range_works_{true};
-  FileGeneration file_generation_;  // on the thread that syncs
+  FileGeneration file_generation_;  // on the thread that syncs; else none uses it
   SyncQueue syncs_;
   WorkerPool workers_;  // last: its threads end before anything they use
 };
