@@ -139,21 +139,9 @@ class Channel final : public FdHandler, private ReceiverSink {
   void SetState(State next);
   void Connect();
   void FinishConnect();
-  void AppendHandshake();
-  int OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
-                std::span<const uint8_t> payload) override;
-  int OnHelloReply(std::span<const uint8_t> section, std::string_view text);
-  int OnOpenReply(std::span<const uint8_t> section, std::string_view text);
-  int OnEvent(std::span<const uint8_t> section, std::string_view text);
-  int OnPing(std::span<const uint8_t> section);
-  int Refused(wire::Status status, std::string_view text, uint32_t retry_ms);
-  int Violation(std::string text);
-  int AcceptOpen(const wire::OpenReply& reply);
-  void BecomeReady();
   void Receive();
   // False: the connection is gone, or waits.
   bool Send();
-  void SendClose();
   void Cut(ConnectionFailure failure);
   void DropConnection();
   void EndSession(const ConnectionFailure& failure);
@@ -167,6 +155,21 @@ class Channel final : public FdHandler, private ReceiverSink {
   void QueueEvent(CloudblkEventKind kind, uint64_t value, std::string text);
   void Log(CloudblkLogLevel level, const std::string& text) const;
   std::string ServerName() const;
+
+  // --- channel_control.cc: what is said beside requests and replies ---------------------------
+  void AppendHandshake();
+  void SendClose();
+  int OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                std::span<const uint8_t> payload) override;
+  // Each is 0, or sets failure_ and is an error: then the connection is cut.
+  int OnHelloReply(std::span<const uint8_t> section, std::string_view text);
+  int OnOpenReply(std::span<const uint8_t> section, std::string_view text);
+  int AcceptOpen(const wire::OpenReply& reply);
+  int OnEvent(std::span<const uint8_t> section, std::string_view text);
+  int OnPing(std::span<const uint8_t> section);
+  int Refused(wire::Status status, std::string_view text, uint32_t retry_ms);
+  int Violation(std::string text);
+  void BecomeReady();
 
   // Constant after construction.
   SessionState* const session_;

@@ -8,7 +8,6 @@
 #include <cstring>
 
 #include "block/channel.h"
-#include "block/wire_errno.h"
 
 namespace cloudblk {
 namespace {
@@ -18,10 +17,6 @@ constexpr int64_t kBackoffFirst = 10 * kNsPerMs;
 constexpr int64_t kBackoffMost = 2000 * kNsPerMs;
 // A holder that is gone may free the volume before its lease ends.
 constexpr int64_t kBusyRetryMost = 500 * kNsPerMs;
-
-// A read does not sit long behind so much, and a frame's overhead is small beside it.
-constexpr uint32_t kOfferedPayload = 256 << 10;
-constexpr uint32_t kOfferedEntries = 512;
 
 using State = Channel::State;
 
@@ -127,193 +122,6 @@ void Channel::FinishConnect() {
   UpdateWatch();
 }
 
-// HELLO and OPEN go out together (SPEC.md 4.2): one round trip less.
-void Channel::AppendHandshake() {
-  const SessionConfig& config = session_->config();
-  wire::Hello hello;
-  hello.max_frame_payload = kOfferedPayload;
-  hello.max_frame_entries = kOfferedEntries;
-  hello.features = wire::Feature::kHoleReply;
-  if (config.payload_crc) {
-    hello.features |= wire::Feature::kPayloadCrc;
-    hello.required_features = wire::Feature::kPayloadCrc;
-  }
-  AppendControl(wire::FrameType::kHello, hello, wire::kHelloSize, "", &outbox_);
-
-  wire::Open open;
-  open.session = config.uuid;
-  open.epoch = config.epoch;
-  open.channel = index_;
-  open.channel_count = config.channels;
-  open.incarnation = incarnation_;
-  if (!config.observe) open.flags |= wire::OpenFlag::kActive;
-  if (config.read_only) open.flags |= wire::OpenFlag::kReadOnly;
-  if (config.share_rw) open.flags |= wire::OpenFlag::kShareRw;
-  if (opened_) {
-    open.flags |= wire::OpenFlag::kResume;
-    open.volume = session_->volume().volume;
-    open.generation = session_->generation();
-  } else if (config.takeover && !session_->has_volume()) {
-    // Only the first channel takes over, and only once: a session that lost the volume must not
-    // fence its successor.
-    open.flags |= wire::OpenFlag::kTakeover;
-  }
-  open.volume_name_length = static_cast<uint16_t>(config.volume.size());
-  open.client_name_length = static_cast<uint16_t>(config.client_name.size());
-  AppendControl(wire::FrameType::kOpen, open, wire::kOpenSize, config.volume + config.client_name,
-                &outbox_);
-}
-
-int Channel::OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
-                       std::span<const uint8_t> payload) {
-  const std::string_view text(reinterpret_cast<const char*>(payload.data()), payload.size());
-  const bool serving = state_ == State::kReady || state_ == State::kClosing;
-  switch (header.type) {
-    case wire::FrameType::kHelloReply:
-      if (state_ == State::kHello) return OnHelloReply(section, text);
-      break;
-    case wire::FrameType::kOpenReply:
-      if (state_ == State::kOpen) return OnOpenReply(section, text);
-      break;
-    case wire::FrameType::kEvent:
-      if (serving) return OnEvent(section, text);
-      break;
-    case wire::FrameType::kPing:
-      if (serving) return OnPing(section);
-      break;
-    case wire::FrameType::kPong:
-      // That it came is all it says.
-      if (serving) return 0;
-      break;
-    case wire::FrameType::kCloseReply:
-      if (state_ != State::kClosing) break;
-      failure_ = {ESHUTDOWN, "closed", false, 0, false};
-      return -ESHUTDOWN;
-    case wire::FrameType::kError:
-      return Violation("the server reports: " + std::string(text));
-    default:
-      break;
-  }
-  return Violation("unexpected " + std::string(wire::Name(header.type)) + " frame");
-}
-
-int Channel::Violation(std::string text) {
-  failure_ = {EPROTO, std::move(text), false, 0, false};
-  return -EPROTO;
-}
-
-int Channel::Refused(wire::Status status, std::string_view text, uint32_t retry_ms) {
-  failure_ = {ErrnoOf(status), std::string(wire::Name(status)), true, retry_ms, false};
-  if (!text.empty()) failure_.text = text;
-  failure_.final = status == wire::Status::kStale || status == wire::Status::kFenced ||
-                   status == wire::Status::kVolumeChanged;
-  return -failure_.error;
-}
-
-int Channel::OnHelloReply(std::span<const uint8_t> section, std::string_view text) {
-  const wire::DecodeError error = wire::Decode(section, &hello_);
-  if (error != wire::DecodeError::kOk) {
-    return Violation("bad HELLO_REPLY: " + std::string(wire::Describe(error)));
-  }
-  if (hello_.status != wire::Status::kOk) return Refused(hello_.status, text, 0);
-  const bool crc = (hello_.features & wire::Feature::kPayloadCrc) != 0;
-  if (hello_.max_frame_payload > kOfferedPayload || hello_.max_frame_entries > kOfferedEntries ||
-      crc != session_->config().payload_crc) {
-    return Violation("HELLO_REPLY grants what was not asked for");
-  }
-  SetState(State::kOpen);
-  return 0;
-}
-
-int Channel::OnOpenReply(std::span<const uint8_t> section, std::string_view text) {
-  wire::OpenReply reply;
-  const wire::DecodeError error = wire::Decode(section, &reply);
-  if (error != wire::DecodeError::kOk) {
-    return Violation("bad OPEN_REPLY: " + std::string(wire::Describe(error)));
-  }
-  if (reply.status != wire::Status::kOk) return Refused(reply.status, text, reply.retry_ms);
-  if (!outbox_.empty()) return Violation("OPEN_REPLY before OPEN was sent");
-  return AcceptOpen(reply);
-}
-
-int Channel::AcceptOpen(const wire::OpenReply& reply) {
-  if (!session_->has_volume()) {
-    session_->SetVolume(reply);
-  } else {
-    const wire::OpenReply& volume = session_->volume();
-    if (reply.volume != volume.volume || reply.logical_block_size != volume.logical_block_size) {
-      failure_ = {ESTALE, "the volume of this name is another one now", true, 0, true};
-      return -ESTALE;
-    }
-    if (session_->SetGeneration(reply.generation)) {
-      Log(CLOUDBLK_LOG_ERROR,
-          "the server may have lost writes that were not flushed; the next flush fails");
-    }
-    if (session_->SetSize(reply.size)) {
-      QueueEvent(CLOUDBLK_EVENT_RESIZED, reply.size, "");
-    }
-  }
-  generation_ = reply.generation;
-  limits_ = LimitsFrom(hello_, reply);
-  receiver_.SetLimits(limits_.frame);
-  outbox_.SetRoom(Outbox::kHeaderRoom +
-                  (limits_.frame.payload_crc ? limits_.frame.max_payload : 0));
-  BecomeReady();
-  return 0;
-}
-
-void Channel::BecomeReady() {
-  SetState(State::kReady);
-  ready_since_ns_ = host_.loop->NowNs();
-  ArmForState();
-  if (opened_) {
-    Log(CLOUDBLK_LOG_INFO, "connected again to " + ServerName());
-  } else {
-    attempts_ = 0;
-  }
-  opened_ = true;
-  if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
-  if (observer_ != nullptr) observer_->OnReady(this);
-  if (close_wanted_) SendClose();
-}
-
-int Channel::OnEvent(std::span<const uint8_t> section, std::string_view text) {
-  wire::Event event;
-  const wire::DecodeError error = wire::Decode(section, &event);
-  if (error != wire::DecodeError::kOk) {
-    return Violation("bad EVENT: " + std::string(wire::Describe(error)));
-  }
-  switch (event.kind) {
-    case wire::EventKind::kResized:
-      if (event.value > uint64_t{INT64_MAX} || !Aligned(event.value, 0)) {
-        return Violation("EVENT RESIZED with an impossible size");
-      }
-      if (session_->SetSize(event.value)) {
-        QueueEvent(CLOUDBLK_EVENT_RESIZED, event.value, std::string(text));
-      }
-      return 0;
-    case wire::EventKind::kGoingAway:
-      // The connection ends soon, and the reconnect finds who serves the volume then.
-      Log(CLOUDBLK_LOG_INFO, ServerName() + " is about to stop");
-      return 0;
-    case wire::EventKind::kRevoked:
-      failure_ = {ESTALE, std::string(text), false, 0, true};
-      return -ESTALE;
-  }
-  return 0;
-}
-
-int Channel::OnPing(std::span<const uint8_t> section) {
-  wire::Ping ping;
-  if (wire::Decode(section, &ping) != wire::DecodeError::kOk) return Violation("bad PING");
-  if (outbox_.free() < wire::kFrameHeaderSize + wire::kPingSize) {
-    return Violation("more PINGs than answers that it takes");
-  }
-  AppendControl(wire::FrameType::kPong, ping, wire::kPingSize, "", &outbox_);
-  // The pass that we are in ends with a send.
-  return 0;
-}
-
 void Channel::OnReadable() {
   if (write_waits_for_read()) send_blocked_ = false;
   if (transport_ != nullptr && state_ != State::kConnecting) Receive();
@@ -365,15 +173,6 @@ bool Channel::Send() {
     Cut({-error, std::string("sending failed: ") + std::strerror(-error), false, 0, false});
   }
   return false;
-}
-
-void Channel::SendClose() {
-  wire::Close close;
-  if (close_ends_session_) close.flags = wire::CloseFlag::kEndSession;
-  AppendControl(wire::FrameType::kClose, close, wire::kCloseSize, "", &outbox_);
-  SetState(State::kClosing);
-  if (!send_blocked_) Send();
-  UpdateWatch();
 }
 
 // The connection is over: what was not answered is sent again over the next one.

@@ -12,6 +12,7 @@ cloudblk_test(block_test
   SOURCES
     block/capi_test.cc
     block/channel_cut_test.cc
+    block/channel_generation_test.cc
     block/channel_host_test.cc
     block/channel_hostile_test.cc
     block/channel_reconnect_test.cc

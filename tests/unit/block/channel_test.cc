@@ -176,7 +176,7 @@ TEST(ChannelIo, RefusesBadRequestsAndKeepsNothing) {
   EXPECT_EQ(with(CLOUDBLK_OP_WRITE, f.state.size() - 512, 1024, 0), -EINVAL);
   EXPECT_EQ(with(CLOUDBLK_OP_WRITE, UINT64_MAX - 511, 512, 0), -EINVAL);
   EXPECT_EQ(with(CLOUDBLK_OP_READ, 0, 512, CLOUDBLK_REQUEST_FUA), -EINVAL);
-  EXPECT_EQ(with(static_cast<CloudblkOperation>(9), 0, 512, 0), -EINVAL);
+  EXPECT_EQ(with(static_cast<CloudblkOperation>(7), 0, 512, 0), -EINVAL);
   const auto range = [&](CloudblkOperation operation, CloudblkRange range) {
     return f.TrySubmit({operation, 0, 0, nullptr, 0, 1, &range, nullptr});
   };

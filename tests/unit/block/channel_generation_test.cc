@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a server may have lost, and whose flush has to say so (SPEC.md 10).
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+#include "tests/support/cpp/channel_fixture.h"
+
+namespace cloudblk::testing {
+namespace {
+
+class ChannelGeneration : public ::testing::Test {
+ protected:
+  void Restart() {
+    ++f.server.open.generation;
+    f.server.Cut();
+    f.Run();
+    ASSERT_TRUE(f.ready());
+  }
+  int FlushNow() {
+    Io* io = f.Flush();
+    f.Run();
+    EXPECT_EQ(io->completions, 1);
+    return io->result;
+  }
+  ChannelFixture f;
+};
+
+TEST_F(ChannelGeneration, UnflushedWritesFailTheNextFlushOnce) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  Restart();
+  const size_t before = f.server.seen.size();
+  EXPECT_EQ(FlushNow(), -EIO);
+  EXPECT_EQ(f.server.seen.size(), before) << "such a flush must not be sent";
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, FlushedWritesAreSafe) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  EXPECT_EQ(FlushNow(), 0);
+  Restart();
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AFailedFlushCoversNothing) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.hold = true;
+  f.Flush();
+  f.Run();
+  f.server.Answer(0, 1, wire::Status::kIoError);
+  f.server.hold = false;
+  f.Run();
+  Restart();
+  EXPECT_EQ(FlushNow(), -EIO);
+}
+
+TEST_F(ChannelGeneration, AFlushCoversOnlyWhatWasCompletedWhenItWasSent) {
+  f.server.hold = true;
+  f.Open();
+  f.Flush();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.Answer(1);  // the write
+  f.server.Answer(0);  // the flush, which was sent before
+  f.Run();
+  f.server.hold = false;
+  Restart();
+  EXPECT_EQ(FlushNow(), -EIO);
+}
+
+TEST_F(ChannelGeneration, AReplayedFlushFailsToo) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.hold = true;
+  Io* flush = f.Flush();
+  f.Run();
+  Restart();
+  EXPECT_EQ(flush->completions, 1);
+  EXPECT_EQ(flush->result, -EIO);
+}
+
+TEST_F(ChannelGeneration, ForcedWritesNeedNoFlush) {
+  f.Open();
+  f.Write(0, Pattern(512, 1), {}, CLOUDBLK_REQUEST_FUA);
+  f.Run();
+  Restart();
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AVolumeWithoutCacheLosesNothing) {
+  f.server.open.volume_flags &= ~uint32_t{wire::VolumeFlag::kWriteCache};
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  Restart();
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AWriteThatWasHalfAnsweredBeforeTheLossCounts) {
+  f.server.hello.max_frame_payload = 4096;
+  f.server.hold = true;
+  f.Open();
+  Io* write = f.Write(0, Pattern(8192, 1));
+  f.Run();
+  f.server.Answer(0);  // the first half
+  f.Run();
+  f.server.hold = false;
+  Restart();  // the second half is replayed, the first one may be lost
+  EXPECT_EQ(write->result, 0);
+  EXPECT_EQ(FlushNow(), -EIO);
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, ReplayedWritesAreNew) {
+  f.server.hold = true;
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.hold = false;
+  Restart();
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST(SessionGeneration, AnyChannelsFlushFailsForAllChannelsWrites) {
+  ManualLoop loop;
+  {
+    ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+    a.Open();
+    ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+    b.Open();
+    a.Write(0, Pattern(512, 1));
+    a.Run();
+    ++a.server.open.generation;
+    ++b.server.open.generation;
+    b.server.Cut();
+    a.server.Cut();
+    a.Run();
+    Io* flush = b.Flush();
+    a.Run();
+    EXPECT_EQ(flush->result, -EIO);
+    flush = a.Flush();
+    a.Run();
+    EXPECT_EQ(flush->result, 0);
+  }
+}
+
+TEST(SessionGeneration, AnAnswerThatComesLateOverAnOldConnectionCounts) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+  a.Open();
+  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+  b.Open();
+  a.server.hold = true;
+  a.Write(0, Pattern(512, 1));
+  a.Run();
+  // The server dies. Channel b has reconnected already when a finds its answer in the socket.
+  ++b.server.open.generation;
+  b.server.Cut();
+  b.Run();
+  ASSERT_TRUE(b.ready());
+  a.server.Answer(0);
+  a.Run();
+  Io* flush = b.Flush();
+  b.Run();
+  EXPECT_EQ(flush->result, -EIO);
+}
+
+}  // namespace
+}  // namespace cloudblk::testing
