@@ -12,23 +12,26 @@ bool cloudblk_config_check(CloudblkDevice *dev, Error **errp)
 
     if (!conf->server || !*conf->server) {
         error_setg(errp, "server is not set, give the volume's URI as in "
-                   "server=cloudblk://host:port/volume");
+                         "server=cloudblk://host:port/volume");
         return false;
     }
     if (conf->num_queues == CLOUDBLK_AUTO_NUM_QUEUES) {
         conf->num_queues = 1;
     }
     if (!conf->num_queues || conf->num_queues > VIRTIO_QUEUE_MAX) {
-        error_setg(errp, "num-queues must be between 1 and %d", VIRTIO_QUEUE_MAX);
+        error_setg(errp, "num-queues must be between 1 and %d",
+                   VIRTIO_QUEUE_MAX);
         return false;
     }
     if (conf->queue_size <= 2 || conf->queue_size > VIRTQUEUE_MAX_SIZE ||
         !is_power_of_2(conf->queue_size)) {
-        error_setg(errp, "queue-size must be a power of 2 between 4 and %d", VIRTQUEUE_MAX_SIZE);
+        error_setg(errp, "queue-size must be a power of 2 between 4 and %d",
+                   VIRTQUEUE_MAX_SIZE);
         return false;
     }
     if (virtio_has_feature(dev->host_features, VIRTIO_BLK_F_DISCARD) &&
-        (!conf->max_discard_sectors || conf->max_discard_sectors > BDRV_REQUEST_MAX_SECTORS)) {
+        (!conf->max_discard_sectors ||
+         conf->max_discard_sectors > BDRV_REQUEST_MAX_SECTORS)) {
         error_setg(errp, "max-discard-sectors must be between 1 and %d",
                    (int)BDRV_REQUEST_MAX_SECTORS);
         return false;
@@ -43,7 +46,10 @@ bool cloudblk_config_check(CloudblkDevice *dev, Error **errp)
     return true;
 }
 
-/* Block sizes: the volume's where the user left them open, and not finer than the volume's. */
+/*
+ * Block sizes: the volume's where the user left them open, and not finer than
+ * the volume's.
+ */
 static bool init_block_sizes(CloudblkDevice *dev, Error **errp)
 {
     CloudblkConf *conf = &dev->conf;
@@ -55,14 +61,17 @@ static bool init_block_sizes(CloudblkDevice *dev, Error **errp)
     }
     block = conf->logical_block_size;
     if (block < volume_block) {
-        error_setg(errp, "logical_block_size must be at least the volume's, %u", volume_block);
+        error_setg(errp, "logical_block_size must be at least the volume's, %u",
+                   volume_block);
         return false;
     }
     if (!conf->physical_block_size) {
         conf->physical_block_size = MAX(block, dev->info.physical_block_size);
     }
     if (conf->physical_block_size < block) {
-        error_setg(errp, "physical_block_size must be at least logical_block_size, %u", block);
+        error_setg(
+            errp, "physical_block_size must be at least logical_block_size, %u",
+            block);
         return false;
     }
     if (!conf->opt_io_size) {
@@ -71,15 +80,20 @@ static bool init_block_sizes(CloudblkDevice *dev, Error **errp)
     if (conf->discard_granularity == -1) {
         conf->discard_granularity = MAX(block, dev->info.discard_granularity);
     }
-    if (!QEMU_IS_ALIGNED(conf->min_io_size, block) || !QEMU_IS_ALIGNED(conf->opt_io_size, block) ||
+    if (!QEMU_IS_ALIGNED(conf->min_io_size, block) ||
+        !QEMU_IS_ALIGNED(conf->opt_io_size, block) ||
         !QEMU_IS_ALIGNED(conf->discard_granularity, block)) {
-        error_setg(errp, "min_io_size, opt_io_size and discard_granularity must be multiples of "
-                   "the logical block size, %u", block);
+        error_setg(errp,
+                   "min_io_size, opt_io_size and discard_granularity must be "
+                   "multiples of "
+                   "the logical block size, %u",
+                   block);
         return false;
     }
     /* The guest sees it as 16 bits of logical blocks */
     if (conf->min_io_size / block > UINT16_MAX) {
-        error_setg(errp, "min_io_size must be at most %u logical blocks", UINT16_MAX);
+        error_setg(errp, "min_io_size must be at most %u logical blocks",
+                   UINT16_MAX);
         return false;
     }
     return true;
@@ -91,15 +105,17 @@ static bool init_geometry(CloudblkDevice *dev, Error **errp)
     CloudblkConf *conf = &dev->conf;
 
     if (!conf->cyls && !conf->heads && !conf->secs) {
-        uint64_t cylinders = (dev->info.size_bytes >> BDRV_SECTOR_BITS) / (16 * 63);
+        uint64_t cylinders =
+            (dev->info.size_bytes >> BDRV_SECTOR_BITS) / (16 * 63);
 
         conf->cyls = MIN(MAX(cylinders, 2), 16383);
         conf->heads = 16;
         conf->secs = 63;
     }
-    if (!conf->cyls || conf->cyls > 65535 || !conf->heads || conf->heads > 255 ||
-        !conf->secs || conf->secs > 255) {
-        error_setg(errp, "set cyls (1 to 65535), heads and secs (1 to 255 each), or none of them");
+    if (!conf->cyls || conf->cyls > 65535 || !conf->heads ||
+        conf->heads > 255 || !conf->secs || conf->secs > 255) {
+        error_setg(errp, "set cyls (1 to 65535), heads and secs (1 to 255 "
+                         "each), or none of them");
         return false;
     }
     return true;
@@ -110,14 +126,16 @@ static void init_discard(CloudblkDevice *dev)
 {
     CloudblkConf *conf = &dev->conf;
     uint64_t max_discard = dev->info.max_discard_bytes >> BDRV_SECTOR_BITS;
-    uint64_t max_write_zeroes = dev->info.max_write_zeroes_bytes >> BDRV_SECTOR_BITS;
+    uint64_t max_write_zeroes =
+        dev->info.max_write_zeroes_bytes >> BDRV_SECTOR_BITS;
 
     dev->max_ranges = MIN(MAX(dev->info.max_ranges, 1), CLOUDBLK_MAX_RANGES);
     conf->max_discard_sectors = MIN(conf->max_discard_sectors, max_discard);
     if (!conf->max_discard_sectors) {
         virtio_clear_feature(&dev->host_features, VIRTIO_BLK_F_DISCARD);
     }
-    conf->max_write_zeroes_sectors = MIN(conf->max_write_zeroes_sectors, max_write_zeroes);
+    conf->max_write_zeroes_sectors =
+        MIN(conf->max_write_zeroes_sectors, max_write_zeroes);
     if (!conf->max_write_zeroes_sectors) {
         virtio_clear_feature(&dev->host_features, VIRTIO_BLK_F_WRITE_ZEROES);
     }
@@ -152,7 +170,10 @@ bool cloudblk_config_init(CloudblkDevice *dev, Error **errp)
     return true;
 }
 
-/* The geometry's sectors per track, such that a track holds whole blocks if the disk does not. */
+/*
+ * The geometry's sectors per track, such that a track holds whole blocks if the
+ * disk does not.
+ */
 static uint8_t config_sectors(CloudblkDevice *dev, uint64_t capacity)
 {
     CloudblkConf *conf = &dev->conf;
@@ -164,21 +185,26 @@ static uint8_t config_sectors(CloudblkDevice *dev, uint64_t capacity)
     return conf->secs;
 }
 
-static void config_discard(CloudblkDevice *dev, struct virtio_blk_config *config)
+static void config_discard(CloudblkDevice *dev,
+                           struct virtio_blk_config *config)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     CloudblkConf *conf = &dev->conf;
 
     if (virtio_has_feature(dev->host_features, VIRTIO_BLK_F_DISCARD)) {
-        uint32_t granularity = conf->report_discard_granularity ? conf->discard_granularity
-                                                                : conf->logical_block_size;
+        uint32_t granularity = conf->report_discard_granularity
+                                   ? conf->discard_granularity
+                                   : conf->logical_block_size;
 
-        virtio_stl_p(vdev, &config->max_discard_sectors, conf->max_discard_sectors);
+        virtio_stl_p(vdev, &config->max_discard_sectors,
+                     conf->max_discard_sectors);
         virtio_stl_p(vdev, &config->max_discard_seg, dev->max_ranges);
-        virtio_stl_p(vdev, &config->discard_sector_alignment, granularity >> BDRV_SECTOR_BITS);
+        virtio_stl_p(vdev, &config->discard_sector_alignment,
+                     granularity >> BDRV_SECTOR_BITS);
     }
     if (virtio_has_feature(dev->host_features, VIRTIO_BLK_F_WRITE_ZEROES)) {
-        virtio_stl_p(vdev, &config->max_write_zeroes_sectors, conf->max_write_zeroes_sectors);
+        virtio_stl_p(vdev, &config->max_write_zeroes_sectors,
+                     conf->max_write_zeroes_sectors);
         virtio_stl_p(vdev, &config->max_write_zeroes_seg, dev->max_ranges);
         config->write_zeroes_may_unmap = 1;
     }
@@ -194,7 +220,8 @@ void cloudblk_get_config(VirtIODevice *vdev, uint8_t *config)
 
     virtio_stq_p(vdev, &filled.capacity, capacity >> BDRV_SECTOR_BITS);
     /* Header and status take two descriptors */
-    virtio_stl_p(vdev, &filled.seg_max, (conf->seg_max_adjust ? conf->queue_size : 128) - 2);
+    virtio_stl_p(vdev, &filled.seg_max,
+                 (conf->seg_max_adjust ? conf->queue_size : 128) - 2);
     virtio_stw_p(vdev, &filled.geometry.cylinders, conf->cyls);
     filled.geometry.heads = conf->heads;
     filled.geometry.sectors = config_sectors(dev, capacity);
@@ -213,11 +240,13 @@ void cloudblk_set_config(VirtIODevice *vdev, const uint8_t *config)
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
 
     if (virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CONFIG_WCE)) {
-        qatomic_set(&dev->write_cache, config[offsetof(struct virtio_blk_config, wce)] != 0);
+        qatomic_set(&dev->write_cache,
+                    config[offsetof(struct virtio_blk_config, wce)] != 0);
     }
 }
 
-uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features, Error **errp)
+uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features,
+                               Error **errp)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
 
@@ -227,7 +256,8 @@ uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features, Error **er
     virtio_add_feature(&features, VIRTIO_BLK_F_TOPOLOGY);
     virtio_add_feature(&features, VIRTIO_BLK_F_BLK_SIZE);
     /* A driver that can turn the cache on has to know how to flush it */
-    if (dev->default_write_cache || virtio_has_feature(features, VIRTIO_BLK_F_CONFIG_WCE)) {
+    if (dev->default_write_cache ||
+        virtio_has_feature(features, VIRTIO_BLK_F_CONFIG_WCE)) {
         virtio_add_feature(&features, VIRTIO_BLK_F_WCE);
     }
     if (dev->read_only) {
@@ -241,15 +271,20 @@ uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features, Error **er
     return features;
 }
 
-CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev, uint8_t status)
+CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev,
+                                               uint8_t status)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
 
-    /* A driver that does not know of flushes gets a disk that needs none. One that can switch the
-       cache knows of them, and may have switched it already. */
+    /*
+     * A driver that does not know of flushes gets a disk that needs none. One
+     * that can switch the cache knows of them, and may have switched it
+     * already.
+     */
     if ((status & VIRTIO_CONFIG_S_DRIVER_OK) &&
         !virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CONFIG_WCE)) {
-        qatomic_set(&dev->write_cache, virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_WCE));
+        qatomic_set(&dev->write_cache,
+                    virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_WCE));
     }
     return CLOUDBLK_SET_STATUS_OK;
 }

@@ -18,7 +18,7 @@
 
 #define BOOT_SUFFIX "/disk@0,0"
 
-/* ---- Session ----------------------------------------------------------------------------- */
+/* ---- Session ---- */
 
 /* Tells the guest of a new size. Main loop. */
 static void config_changed(void *opaque)
@@ -27,7 +27,8 @@ static void config_changed(void *opaque)
 }
 
 /* From any of the loops. */
-static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value, const char *text)
+static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value,
+                          const char *text)
 {
     CloudblkDevice *dev = opaque;
 
@@ -56,7 +57,8 @@ static bool open_session(CloudblkDevice *dev, Error **errp)
     char message[512];
     unsigned i;
 
-    if (cloudblk_session_open(&options, &dev->session, message, sizeof(message)) < 0) {
+    if (cloudblk_session_open(&options, &dev->session, message,
+                              sizeof(message)) < 0) {
         error_setg(errp, "%s", message);
         return false;
     }
@@ -81,24 +83,32 @@ static void close_session(CloudblkDevice *dev)
     dev->session = NULL;
 }
 
-/* QEMU exits without unrealizing devices. Frees the volume for the next one who wants it. */
+/*
+ * QEMU exits without unrealizing devices. Frees the volume for the next one who
+ * wants it.
+ */
 static void close_at_exit(Notifier *notifier, void *data)
 {
     CloudblkDevice *dev = container_of(notifier, CloudblkDevice, exit_notifier);
 
-    /* A regular exit has stopped the VM. After another one, from within an IOThread say, the
-       channels are in use and left as they are: the server notices. */
+    /*
+     * A regular exit has stopped the VM. After another one, from within an
+     * IOThread say, the channels are in use and left as they are: the server
+     * notices.
+     */
     if (!dev->ioeventfd_started && qemu_in_main_thread()) {
         close_session(dev);
     }
 }
 
-/* ---- Realize ----------------------------------------------------------------------------- */
+/* ---- Realize ---- */
 
 static bool block_migration(CloudblkDevice *dev, Error **errp)
 {
-    error_setg(&dev->migration_blocker, "a cloudblk disk (%s) can neither be migrated nor saved "
-               "in a snapshot yet, unplug it first", dev->conf.server);
+    error_setg(&dev->migration_blocker,
+               "a cloudblk disk (%s) can neither be migrated nor saved "
+               "in a snapshot yet, unplug it first",
+               dev->conf.server);
     return cloudblk_compat_block_migration(&dev->migration_blocker, errp);
 }
 
@@ -109,7 +119,8 @@ static void add_queues(CloudblkDevice *dev)
 
     virtio_init(vdev, VIRTIO_ID_BLOCK, dev->config_size);
     for (i = 0; i < dev->conf.num_queues; i++) {
-        dev->queues[i].vq = virtio_add_queue(vdev, dev->conf.queue_size, cloudblk_handle_output);
+        dev->queues[i].vq = virtio_add_queue(vdev, dev->conf.queue_size,
+                                             cloudblk_handle_output);
     }
 }
 
@@ -129,19 +140,21 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
         close_session(dev);
         goto fail;
     }
-    dev->ioeventfd_disabled = !virtio_device_ioeventfd_enabled(VIRTIO_DEVICE(dev));
+    dev->ioeventfd_disabled =
+        !virtio_device_ioeventfd_enabled(VIRTIO_DEVICE(dev));
     dev->running = runstate_is_running();
     dev->resume_bh = qemu_bh_new(cloudblk_resume, dev);
-    /* Without the device's depth in the tree and before virtio_init(), which adds virtio's own:
-       see there why */
-    dev->vm_state = qemu_add_vm_change_state_handler(cloudblk_vm_state_changed, dev);
+    /* In this place and without the device's depth in the tree: see there */
+    dev->vm_state =
+        qemu_add_vm_change_state_handler(cloudblk_vm_state_changed, dev);
     add_queues(dev);
     for (i = 0; i < dev->num_loops; i++) {
         cloudblk_loop_attach(&dev->loops[i], qemu_get_aio_context());
     }
     dev->exit_notifier.notify = close_at_exit;
     qemu_add_exit_notifier(&dev->exit_notifier);
-    add_boot_device_lchs(qdev, BOOT_SUFFIX, dev->conf.lcyls, dev->conf.lheads, dev->conf.lsecs);
+    add_boot_device_lchs(qdev, BOOT_SUFFIX, dev->conf.lcyls, dev->conf.lheads,
+                         dev->conf.lsecs);
     return;
 
 fail:
@@ -172,32 +185,41 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
     cloudblk_loops_cleanup(dev);
 }
 
-/* ---- Type -------------------------------------------------------------------------------- */
+/* ---- Type ---- */
 
 static void cloudblk_device_instance_init(Object *obj)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(obj);
 
-    device_add_bootindex_property(obj, &dev->conf.bootindex, "bootindex", BOOT_SUFFIX,
-                                  DEVICE(obj));
-    object_property_set_description(obj, "bootindex", "place in the boot order");
+    device_add_bootindex_property(obj, &dev->conf.bootindex, "bootindex",
+                                  BOOT_SUFFIX, DEVICE(obj));
+    object_property_set_description(obj, "bootindex",
+                                    "place in the boot order");
 }
 
-/* Names, types and defaults are those of virtio-blk-pci, but for the first block. */
+/*
+ * Names, types and defaults are those of virtio-blk-pci, but for the first
+ * block.
+ */
 static CLOUDBLK_PROPERTIES cloudblk_properties[] = {
     DEFINE_PROP_STRING("server", CloudblkDevice, conf.server),
     DEFINE_PROP_STRING("iothreads", CloudblkDevice, conf.iothreads),
-    DEFINE_PROP_UINT32("open-timeout", CloudblkDevice, conf.open_timeout_ms, 15000),
+    DEFINE_PROP_UINT32("open-timeout", CloudblkDevice, conf.open_timeout_ms,
+                       15000),
     DEFINE_PROP_BOOL("takeover", CloudblkDevice, conf.takeover, false),
     DEFINE_PROP_BOOL("payload-crc", CloudblkDevice, conf.payload_crc, false),
     DEFINE_PROP_BOOL("read-only", CloudblkDevice, conf.read_only, false),
 
-    DEFINE_PROP_BLOCKSIZE("logical_block_size", CloudblkDevice, conf.logical_block_size),
-    DEFINE_PROP_BLOCKSIZE("physical_block_size", CloudblkDevice, conf.physical_block_size),
+    DEFINE_PROP_BLOCKSIZE("logical_block_size", CloudblkDevice,
+                          conf.logical_block_size),
+    DEFINE_PROP_BLOCKSIZE("physical_block_size", CloudblkDevice,
+                          conf.physical_block_size),
     DEFINE_PROP_SIZE32("min_io_size", CloudblkDevice, conf.min_io_size, 0),
     DEFINE_PROP_SIZE32("opt_io_size", CloudblkDevice, conf.opt_io_size, 0),
-    DEFINE_PROP_SIZE32("discard_granularity", CloudblkDevice, conf.discard_granularity, -1),
-    DEFINE_PROP_ON_OFF_AUTO("write-cache", CloudblkDevice, conf.write_cache, ON_OFF_AUTO_AUTO),
+    DEFINE_PROP_SIZE32("discard_granularity", CloudblkDevice,
+                       conf.discard_granularity, -1),
+    DEFINE_PROP_ON_OFF_AUTO("write-cache", CloudblkDevice, conf.write_cache,
+                            ON_OFF_AUTO_AUTO),
     DEFINE_PROP_BOOL("share-rw", CloudblkDevice, conf.share_rw, false),
     DEFINE_PROP_UINT32("cyls", CloudblkDevice, conf.cyls, 0),
     DEFINE_PROP_UINT32("heads", CloudblkDevice, conf.heads, 0),
@@ -206,39 +228,51 @@ static CLOUDBLK_PROPERTIES cloudblk_properties[] = {
     DEFINE_PROP_UINT32("lheads", CloudblkDevice, conf.lheads, 0),
     DEFINE_PROP_UINT32("lsecs", CloudblkDevice, conf.lsecs, 0),
     DEFINE_PROP_STRING("serial", CloudblkDevice, conf.serial),
-    DEFINE_PROP_BIT64("config-wce", CloudblkDevice, host_features, VIRTIO_BLK_F_CONFIG_WCE, true),
-    DEFINE_PROP_UINT16("num-queues", CloudblkDevice, conf.num_queues, CLOUDBLK_AUTO_NUM_QUEUES),
+    DEFINE_PROP_BIT64("config-wce", CloudblkDevice, host_features,
+                      VIRTIO_BLK_F_CONFIG_WCE, true),
+    DEFINE_PROP_UINT16("num-queues", CloudblkDevice, conf.num_queues,
+                       CLOUDBLK_AUTO_NUM_QUEUES),
     DEFINE_PROP_UINT16("queue-size", CloudblkDevice, conf.queue_size, 256),
-    DEFINE_PROP_BOOL("seg-max-adjust", CloudblkDevice, conf.seg_max_adjust, true),
-    DEFINE_PROP_LINK("iothread", CloudblkDevice, conf.iothread, TYPE_IOTHREAD, IOThread *),
+    DEFINE_PROP_BOOL("seg-max-adjust", CloudblkDevice, conf.seg_max_adjust,
+                     true),
+    DEFINE_PROP_LINK("iothread", CloudblkDevice, conf.iothread, TYPE_IOTHREAD,
+                     IOThread *),
     CLOUDBLK_PROP_VQ_MAPPING(CloudblkDevice, conf.iothread_vq_mapping)
-    DEFINE_PROP_BIT64("discard", CloudblkDevice, host_features, VIRTIO_BLK_F_DISCARD, true),
+    DEFINE_PROP_BIT64("discard", CloudblkDevice, host_features,
+                      VIRTIO_BLK_F_DISCARD, true),
     DEFINE_PROP_BOOL("report-discard-granularity", CloudblkDevice,
                      conf.report_discard_granularity, true),
-    DEFINE_PROP_BIT64("write-zeroes", CloudblkDevice, host_features, VIRTIO_BLK_F_WRITE_ZEROES,
-                      true),
-    DEFINE_PROP_UINT32("max-discard-sectors", CloudblkDevice, conf.max_discard_sectors,
-                       BDRV_REQUEST_MAX_SECTORS),
-    DEFINE_PROP_UINT32("max-write-zeroes-sectors", CloudblkDevice, conf.max_write_zeroes_sectors,
-                       BDRV_REQUEST_MAX_SECTORS),
+    DEFINE_PROP_BIT64("write-zeroes", CloudblkDevice, host_features,
+                      VIRTIO_BLK_F_WRITE_ZEROES, true),
+    DEFINE_PROP_UINT32("max-discard-sectors", CloudblkDevice,
+                       conf.max_discard_sectors, BDRV_REQUEST_MAX_SECTORS),
+    DEFINE_PROP_UINT32("max-write-zeroes-sectors", CloudblkDevice,
+                       conf.max_write_zeroes_sectors, BDRV_REQUEST_MAX_SECTORS),
     CLOUDBLK_PROPERTIES_END
 };
 
 static const CloudblkPropertyText cloudblk_texts[] = {
-    { "server", "URI of the volume: cloudblk://host[:port]/volume, cloudblk+unix:///volume?socket="
-                "PATH, nbd://host[:port]/export" },
+    { "server",
+      "URI of the volume: cloudblk://host[:port]/volume, "
+      "cloudblk+unix:///volume?socket=PATH, nbd://host[:port]/export" },
     { "iothreads", "IOThreads that serve the queues in turn, as in io0:io1" },
     { "open-timeout", "milliseconds that opening the volume may take" },
     { "takeover", "fence the volume's present holder and take its place" },
     { "payload-crc", "checksum the data on the wire, not only the headers" },
     { "read-only", "refuse writes" },
-    { "logical_block_size", "smallest unit of requests in bytes (0: the volume's)" },
-    { "physical_block_size", "smallest unit without read-modify-write in bytes (0: the volume's)" },
+    { "logical_block_size",
+      "smallest unit of requests in bytes (0: the volume's)" },
+    { "physical_block_size",
+      "smallest unit without read-modify-write in bytes (0: the volume's)" },
     { "min_io_size", "preferred granularity of requests in bytes" },
-    { "opt_io_size", "preferred size of large requests in bytes (0: the volume's)" },
-    { "discard_granularity", "alignment of discards in bytes (-1: the volume's)" },
-    { "write-cache", "whether completed writes may wait for a flush (auto: as the volume does)" },
-    { "share-rw", "let others that set it too write to the volume beside this one" },
+    { "opt_io_size",
+      "preferred size of large requests in bytes (0: the volume's)" },
+    { "discard_granularity",
+      "alignment of discards in bytes (-1: the volume's)" },
+    { "write-cache",
+      "whether completed writes may wait for a flush (auto: as the volume's)" },
+    { "share-rw",
+      "let others that set it too write to the volume beside this one" },
     { "cyls", "cylinders of the geometry (0: made up from the size)" },
     { "heads", "heads of the geometry" },
     { "secs", "sectors per track of the geometry" },
@@ -249,17 +283,20 @@ static const CloudblkPropertyText cloudblk_texts[] = {
     { "config-wce", "let the guest switch the write cache" },
     { "num-queues", "request queues (65535: one per virtual CPU)" },
     { "queue-size", "entries of a queue, a power of 2" },
-    { "seg-max-adjust", "offer as many segments per request as a queue has room for" },
+    { "seg-max-adjust",
+      "offer as many segments per request as a queue has room for" },
     { "iothread", "IOThread that serves all queues" },
     { "iothread-vq-mapping", "IOThreads and the queues that each serves" },
     { "discard", "offer discard, if the volume can" },
     { "report-discard-granularity", "report discard_granularity to the guest" },
     { "write-zeroes", "offer write-zeroes, if the volume can" },
     { "max-discard-sectors", "longest range of a discard in sectors" },
-    { "max-write-zeroes-sectors", "longest range of a write-zeroes in sectors" },
+    { "max-write-zeroes-sectors",
+      "longest range of a write-zeroes in sectors" },
 };
 
-void cloudblk_set_property_texts(ObjectClass *klass, const CloudblkPropertyText *texts,
+void cloudblk_set_property_texts(ObjectClass *klass,
+                                 const CloudblkPropertyText *texts,
                                  size_t count)
 {
     size_t i;
@@ -267,18 +304,21 @@ void cloudblk_set_property_texts(ObjectClass *klass, const CloudblkPropertyText 
     for (i = 0; i < count; i++) {
         /* Not every release has every property */
         if (object_class_property_find(klass, texts[i].name)) {
-            object_class_property_set_description(klass, texts[i].name, texts[i].text);
+            object_class_property_set_description(klass, texts[i].name,
+                                                  texts[i].text);
         }
     }
 }
 
-static void cloudblk_device_class_init(ObjectClass *klass, CLOUDBLK_CLASS_DATA *data)
+static void cloudblk_device_class_init(ObjectClass *klass,
+                                       CLOUDBLK_CLASS_DATA *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
     VirtioDeviceClass *vdc = VIRTIO_DEVICE_CLASS(klass);
 
     device_class_set_props(dc, cloudblk_properties);
-    cloudblk_set_property_texts(klass, cloudblk_texts, ARRAY_SIZE(cloudblk_texts));
+    cloudblk_set_property_texts(klass, cloudblk_texts,
+                                ARRAY_SIZE(cloudblk_texts));
     dc->desc = "block device on a storage server";
     set_bit(DEVICE_CATEGORY_STORAGE, dc->categories);
     vdc->realize = cloudblk_device_realize;

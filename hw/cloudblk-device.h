@@ -2,10 +2,11 @@
 /*
  * cloudblk: a virtio block device whose disk lives on a storage server.
  *
- * Each queue is served by one *loop*: an AioContext (an IOThread's or the main loop's) with a
- * channel of the session. While ioeventfd is on, everything about a queue and its channel happens
- * in that loop's thread without a lock. Otherwise (ioeventfd off or stopped) it happens in the
- * main loop's context, that is on any thread that holds the big QEMU lock.
+ * Each queue is served by one *loop*: an AioContext (an IOThread's or the main
+ * loop's) with a channel of the session. While ioeventfd is on, everything
+ * about a queue and its channel happens in that loop's thread without a lock.
+ * Otherwise (ioeventfd off or stopped) it happens in the main loop's context,
+ * that is on any thread that holds the big QEMU lock.
  */
 #ifndef CLOUDBLK_DEVICE_H
 #define CLOUDBLK_DEVICE_H
@@ -18,7 +19,10 @@
 OBJECT_DECLARE_SIMPLE_TYPE(CloudblkDevice, CLOUDBLK_DEVICE)
 
 #define CLOUDBLK_AUTO_NUM_QUEUES UINT16_MAX
-/* Ranges of one discard or write-zeroes that the device takes, however many the server does. */
+/*
+ * Ranges of one discard or write-zeroes that the device takes, however many the
+ * server does.
+ */
 #define CLOUDBLK_MAX_RANGES 64
 
 typedef struct CloudblkLoop CloudblkLoop;
@@ -37,10 +41,13 @@ struct CloudblkLoop {
     /* Constant after realize */
     CloudblkDevice *dev;
     AioContext *context;
-    IOThread *iothread; /* a reference, NULL: the main loop, or held by iothread-vq-mapping */
+    /* A reference. NULL: the main loop, or held by iothread-vq-mapping */
+    IOThread *iothread;
     CloudblkChannel *channel;
-    /* Where the channel is attached, NULL: parked. Changes under the big QEMU lock while nobody
-       serves the loop's queues */
+    /*
+     * Where the channel is attached, NULL: parked. Changes under the big QEMU
+     * lock while nobody serves the loop's queues
+     */
     AioContext *attached;
     /* The thread that serves the loop's queues */
     CloudblkQueue *filled; /* queues with used elements to be shown */
@@ -99,16 +106,17 @@ struct CloudblkDevice {
     Error *migration_blocker;
 
     /* Big QEMU lock */
-    bool running;            /* the VM runs: the device may touch guest memory */
-    bool ioeventfd_started;  /* read by the loops too, which are told after it was set */
+    bool running; /* the VM runs: the device may touch guest memory */
+    /* The loops read it too, but are told to start after it was set */
+    bool ioeventfd_started;
     bool ioeventfd_starting;
     bool ioeventfd_stopping;
     bool ioeventfd_disabled; /* the queues are served by the main loop */
-    bool revoking;           /* completions give the buffers up instead of returning them */
+    bool revoking; /* completions give buffers up instead of returning them */
 
     /* Shared, atomic */
-    uint64_t capacity;       /* bytes */
-    bool write_cache;        /* completed writes may wait for a flush */
+    uint64_t capacity; /* bytes */
+    bool write_cache; /* completed writes may wait for a flush */
 };
 
 /* Registers the QOM types. Any number of times. */
@@ -122,8 +130,10 @@ bool cloudblk_config_check(CloudblkDevice *dev, Error **errp);
 bool cloudblk_config_init(CloudblkDevice *dev, Error **errp);
 void cloudblk_get_config(VirtIODevice *vdev, uint8_t *config);
 void cloudblk_set_config(VirtIODevice *vdev, const uint8_t *config);
-uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features, Error **errp);
-CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev, uint8_t status);
+uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features,
+                               Error **errp);
+CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev,
+                                               uint8_t status);
 
 /* cloudblk-run.c: who serves the queues and when. Big QEMU lock held. */
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The engine's loop operations over AioContext, and the mapping of queues to loops. */
+/*
+ * The engine's loop operations over AioContext, and the mapping of queues to
+ * loops.
+ */
 #include "cloudblk-loop.h"
 
 #include "hw/virtio/virtio-bus.h"
@@ -9,12 +12,14 @@
 
 #include "cloudblk-request.h"
 
-/* ---- Operations lent to the engine ------------------------------------------------------- */
+/* ---- Operations lent to the engine ---- */
 
-static void loop_watch_fd(void *loop, int fd, CloudblkHandler *read, CloudblkHandler *write,
-                          CloudblkPoll *poll, CloudblkHandler *poll_ready, void *opaque)
+static void loop_watch_fd(void *loop, int fd, CloudblkHandler *read,
+                          CloudblkHandler *write, CloudblkPoll *poll,
+                          CloudblkHandler *poll_ready, void *opaque)
 {
-    cloudblk_compat_set_fd_handler(loop, fd, read, write, poll, poll_ready, opaque);
+    cloudblk_compat_set_fd_handler(loop, fd, read, write, poll, poll_ready,
+                                   opaque);
 }
 
 static void loop_defer(void *loop, CloudblkHandler *fn, void *opaque)
@@ -77,10 +82,12 @@ static const CloudblkLoopOps loop_ops = {
 
 void cloudblk_loop_attach(CloudblkLoop *loop, AioContext *context)
 {
-    int ret = cloudblk_channel_attach(loop->channel, &loop_ops, context, cloudblk_complete, loop);
+    int ret = cloudblk_channel_attach(loop->channel, &loop_ops, context,
+                                      cloudblk_complete, loop);
 
     if (ret < 0) {
-        error_report("cloudblk: cannot serve %s: %s", loop->dev->conf.server, strerror(-ret));
+        error_report("cloudblk: cannot serve %s: %s", loop->dev->conf.server,
+                     strerror(-ret));
         return;
     }
     loop->attached = context;
@@ -110,23 +117,26 @@ void cloudblk_loop_publish(CloudblkLoop *loop)
     }
 }
 
-/* ---- Which loop serves which queue ------------------------------------------------------- */
+/* ---- Which loop serves which queue ---- */
 
 /* Gives the queues to the IOThreads named in conf.iothreads, in turn. */
-static bool map_iothreads_by_name(CloudblkDevice *dev, IOThread **iothreads, Error **errp)
+static bool map_iothreads_by_name(CloudblkDevice *dev, IOThread **iothreads,
+                                  Error **errp)
 {
     g_auto(GStrv) names = g_strsplit(dev->conf.iothreads, ":", -1);
     unsigned count = g_strv_length(names);
     unsigned i;
 
     if (!count) {
-        error_setg(errp, "iothreads is empty, name IOThread objects as in iothreads=io0:io1");
+        error_setg(errp, "iothreads is empty, name IOThread objects as in "
+                         "iothreads=io0:io1");
         return false;
     }
     for (i = 0; i < count; i++) {
         if (!iothread_by_id(names[i])) {
-            error_setg(errp, "there is no IOThread '%s', add -object iothread,id=%s", names[i],
-                       names[i]);
+            error_setg(errp,
+                       "there is no IOThread '%s', add -object iothread,id=%s",
+                       names[i], names[i]);
             return false;
         }
     }
@@ -142,22 +152,28 @@ static bool check_iothread_support(CloudblkDevice *dev, Error **errp)
     VirtioBusClass *k = VIRTIO_BUS_GET_CLASS(qdev_get_parent_bus(DEVICE(dev)));
     CloudblkConf *conf = &dev->conf;
 
-    if (!!conf->iothread + !!conf->iothreads + !!conf->iothread_vq_mapping > 1) {
-        error_setg(errp, "set only one of iothread, iothreads and iothread-vq-mapping");
+    if (!!conf->iothread + !!conf->iothreads + !!conf->iothread_vq_mapping >
+        1) {
+        error_setg(
+            errp,
+            "set only one of iothread, iothreads and iothread-vq-mapping");
         return false;
     }
-    dev->has_iothread = conf->iothread || conf->iothreads || conf->iothread_vq_mapping;
-    if (dev->has_iothread &&
-        (!k->set_guest_notifiers || !k->ioeventfd_assign ||
-         !virtio_device_ioeventfd_enabled(vdev))) {
-        error_setg(errp, "an iothread needs ioeventfd=on and a transport with notifiers");
+    dev->has_iothread =
+        conf->iothread || conf->iothreads || conf->iothread_vq_mapping;
+    if (dev->has_iothread && (!k->set_guest_notifiers || !k->ioeventfd_assign ||
+                              !virtio_device_ioeventfd_enabled(vdev))) {
+        error_setg(
+            errp,
+            "an iothread needs ioeventfd=on and a transport with notifiers");
         return false;
     }
     return true;
 }
 
 /* The loop of `iothread`, or, if that is NULL, of `context`. */
-static CloudblkLoop *find_loop(CloudblkDevice *dev, IOThread *iothread, AioContext *context)
+static CloudblkLoop *find_loop(CloudblkDevice *dev, IOThread *iothread,
+                               AioContext *context)
 {
     CloudblkLoop *loop;
 
@@ -198,8 +214,8 @@ bool cloudblk_loops_init(CloudblkDevice *dev, Error **errp)
         return false;
     }
     if (conf->iothread_vq_mapping &&
-        !cloudblk_compat_vq_mapping_apply(conf->iothread_vq_mapping, contexts, num_queues,
-                                          errp)) {
+        !cloudblk_compat_vq_mapping_apply(conf->iothread_vq_mapping, contexts,
+                                          num_queues, errp)) {
         return false;
     }
     /* As many as there may be: the queues point into it */

@@ -16,15 +16,18 @@ DECLARE_INSTANCE_CHECKER(CloudblkPCI, CLOUDBLK_PCI, TYPE_CLOUDBLK_PCI)
 
 static CLOUDBLK_PROPERTIES cloudblk_pci_properties[] = {
     DEFINE_PROP_UINT32("class", VirtIOPCIProxy, class_code, 0),
-    DEFINE_PROP_BIT("ioeventfd", VirtIOPCIProxy, flags, VIRTIO_PCI_FLAG_USE_IOEVENTFD_BIT, true),
-    DEFINE_PROP_UINT32("vectors", VirtIOPCIProxy, nvectors, DEV_NVECTORS_UNSPECIFIED),
+    DEFINE_PROP_BIT("ioeventfd", VirtIOPCIProxy, flags,
+                    VIRTIO_PCI_FLAG_USE_IOEVENTFD_BIT, true),
+    DEFINE_PROP_UINT32("vectors", VirtIOPCIProxy, nvectors,
+                       DEV_NVECTORS_UNSPECIFIED),
     CLOUDBLK_PROPERTIES_END
 };
 
 static const CloudblkPropertyText cloudblk_pci_texts[] = {
     { "class", "PCI class code (0: mass storage)" },
     { "ioeventfd", "take the guest's kicks without stopping its virtual CPU" },
-    { "vectors", "MSI-X vectors (default: one per queue and one for configuration changes)" },
+    { "vectors", "MSI-X vectors (default: one per queue and one for "
+                 "configuration changes)" },
 };
 
 static void cloudblk_pci_realize(VirtIOPCIProxy *proxy, Error **errp)
@@ -41,14 +44,16 @@ static void cloudblk_pci_realize(VirtIOPCIProxy *proxy, Error **errp)
     qdev_realize(DEVICE(&pci->vdev), BUS(&proxy->bus), errp);
 }
 
-static void cloudblk_pci_class_init(ObjectClass *klass, CLOUDBLK_CLASS_DATA *data)
+static void cloudblk_pci_class_init(ObjectClass *klass,
+                                    CLOUDBLK_CLASS_DATA *data)
 {
     DeviceClass *dc = DEVICE_CLASS(klass);
     VirtioPCIClass *k = VIRTIO_PCI_CLASS(klass);
     PCIDeviceClass *pci = PCI_DEVICE_CLASS(klass);
 
     device_class_set_props(dc, cloudblk_pci_properties);
-    cloudblk_set_property_texts(klass, cloudblk_pci_texts, ARRAY_SIZE(cloudblk_pci_texts));
+    cloudblk_set_property_texts(klass, cloudblk_pci_texts,
+                                ARRAY_SIZE(cloudblk_pci_texts));
     dc->desc = "block device on a storage server, for virtio-blk drivers";
     set_bit(DEVICE_CATEGORY_STORAGE, dc->categories);
     k->realize = cloudblk_pci_realize;
@@ -62,8 +67,10 @@ static void cloudblk_pci_instance_init(Object *obj)
 {
     CloudblkPCI *pci = CLOUDBLK_PCI(obj);
 
-    virtio_instance_init_common(obj, &pci->vdev, sizeof(pci->vdev), TYPE_CLOUDBLK_DEVICE);
-    object_property_add_alias(obj, "bootindex", OBJECT(&pci->vdev), "bootindex");
+    virtio_instance_init_common(obj, &pci->vdev, sizeof(pci->vdev),
+                                TYPE_CLOUDBLK_DEVICE);
+    object_property_add_alias(obj, "bootindex", OBJECT(&pci->vdev),
+                              "bootindex");
 }
 
 static const VirtioPCIDeviceTypeInfo cloudblk_pci_info = {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The PCI form of the device: cloudblk-pci, -transitional and -non-transitional. */
+/*
+ * The PCI form of the device: cloudblk-pci, -transitional and
+ * -non-transitional.
+ */
 #ifndef CLOUDBLK_PCI_H
 #define CLOUDBLK_PCI_H
 
@@ -11,7 +14,8 @@ typedef struct CloudblkPropertyText {
 } CloudblkPropertyText;
 
 /* Describes those of the class's properties that exist in this release. */
-void cloudblk_set_property_texts(ObjectClass *klass, const CloudblkPropertyText *texts,
+void cloudblk_set_property_texts(ObjectClass *klass,
+                                 const CloudblkPropertyText *texts,
                                  size_t count);
 
 /* Once. */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Requests: from the descriptor chain to the engine, and the answer back into the ring. */
+/*
+ * Requests: from the descriptor chain to the engine, and the answer back into
+ * the ring.
+ */
 #include "cloudblk-request.h"
 
 #include "block/block.h"
@@ -24,7 +27,10 @@ static uint8_t status_of(int result)
     }
 }
 
-/* Answers the request and frees it. The guest sees it at the next publish. RCU read lock held. */
+/*
+ * Answers the request and frees it. The guest sees it at the next publish. RCU
+ * read lock held.
+ */
 static void finish(CloudblkReq *req, int result)
 {
     CloudblkQueue *queue = req->queue;
@@ -32,26 +38,36 @@ static void finish(CloudblkReq *req, int result)
     struct iovec *last = &elem->in_sg[elem->in_num - 1];
     uint8_t status = status_of(result);
 
-    /* Its last byte, wherever the driver put it: pop refuses empty descriptors */
-    memcpy((uint8_t *)last->iov_base + last->iov_len - 1, &status, sizeof(status));
+    /*
+     * Its last byte, wherever the driver put it: pop refuses empty descriptors
+     */
+    memcpy((uint8_t *)last->iov_base + last->iov_len - 1, &status,
+           sizeof(status));
     if (!queue->filled) {
         queue->next_filled = queue->loop->filled;
         queue->loop->filled = queue;
     }
-    /* Everything counts as written: after an error nobody knows how much was, and unmapping marks
-       that many bytes dirty for migration */
-    virtqueue_fill(queue->vq, elem, iov_size(elem->in_sg, elem->in_num), queue->filled++);
+    /*
+     * Everything counts as written: after an error nobody knows how much was,
+     * and unmapping marks that many bytes dirty for migration
+     */
+    virtqueue_fill(queue->vq, elem, iov_size(elem->in_sg, elem->in_num),
+                   queue->filled++);
     g_free(req);
 }
 
-/* Gives the buffers back without an answer: `stored` bytes of them were written. */
+/*
+ * Gives the buffers back without an answer: `stored` bytes of them were
+ * written.
+ */
 static void drop(CloudblkReq *req, size_t stored)
 {
     virtqueue_detach_element(req->queue->vq, &req->elem, stored);
     g_free(req);
 }
 
-void cloudblk_complete(void *opaque, const CloudblkCompletion *done, uint32_t count)
+void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
+                       uint32_t count)
 {
     CloudblkLoop *loop = opaque;
     CloudblkDevice *dev = loop->dev;
@@ -76,7 +92,7 @@ void cloudblk_complete(void *opaque, const CloudblkCompletion *done, uint32_t co
     cloudblk_loop_publish(loop);
 }
 
-/* ---- Reads and writes -------------------------------------------------------------------- */
+/* ---- Reads and writes ---- */
 
 static bool range_ok(CloudblkDevice *dev, uint64_t sector, uint64_t length)
 {
@@ -86,8 +102,18 @@ static bool range_ok(CloudblkDevice *dev, uint64_t sector, uint64_t length)
 
     return sectors <= BDRV_REQUEST_MAX_SECTORS &&
            !(length & (dev->conf.logical_block_size - 1)) &&
-           !(sector & (block_sectors - 1)) &&
-           sector <= capacity && sectors <= capacity - sector;
+           !(sector & (block_sectors - 1)) && sector <= capacity &&
+           sectors <= capacity - sector;
+}
+
+/*
+ * Without a write cache, what is written is durable before the guest is told.
+ */
+static uint32_t write_flags(CloudblkDevice *dev)
+{
+    return dev->info.write_cache && !qatomic_read(&dev->write_cache)
+               ? CLOUDBLK_REQUEST_FUA
+               : 0;
 }
 
 static int submit(CloudblkReq *req, CloudblkRequest *request)
@@ -102,6 +128,7 @@ static int submit_read(CloudblkReq *req, uint64_t sector)
     VirtQueueElement *elem = &req->elem;
     struct iovec *last = &elem->in_sg[elem->in_num - 1];
     uint64_t length = iov_size(elem->in_sg, elem->in_num) - 1;
+    CloudblkRequest request = {};
     int ret;
 
     if (!range_ok(req->queue->dev, sector, length)) {
@@ -110,14 +137,16 @@ static int submit_read(CloudblkReq *req, uint64_t sector)
     if (!length) {
         return 0;
     }
-    /* The engine copies the vector, so that it need be right during the call only */
+    /*
+     * The engine copies the vector, so that it need be right during the call
+     * only
+     */
     last->iov_len--;
-    ret = submit(req, &(CloudblkRequest) {
-        .operation = CLOUDBLK_OP_READ,
-        .offset = sector << BDRV_SECTOR_BITS,
-        .iov = elem->in_sg,
-        .iov_count = elem->in_num - !last->iov_len,
-    });
+    request.operation = CLOUDBLK_OP_READ;
+    request.offset = sector << BDRV_SECTOR_BITS;
+    request.iov = elem->in_sg;
+    request.iov_count = elem->in_num - !last->iov_len;
+    ret = submit(req, &request);
     last->iov_len++;
     return ret < 0 ? ret : -EINPROGRESS;
 }
@@ -128,10 +157,11 @@ static int submit_write(CloudblkReq *req, uint64_t sector)
     CloudblkDevice *dev = req->queue->dev;
     VirtQueueElement *elem = &req->elem;
     struct iovec *first = elem->out_sg;
-    uint64_t length = iov_size(elem->out_sg, elem->out_num) - sizeof(struct virtio_blk_outhdr);
+    uint64_t length = iov_size(elem->out_sg, elem->out_num) -
+                      sizeof(struct virtio_blk_outhdr);
     size_t header = sizeof(struct virtio_blk_outhdr);
     struct iovec whole;
-    bool fua = dev->info.write_cache && !qatomic_read(&dev->write_cache);
+    CloudblkRequest request = {};
     int ret;
 
     if (dev->read_only) {
@@ -151,27 +181,29 @@ static int submit_write(CloudblkReq *req, uint64_t sector)
     whole = *first;
     first->iov_base = (uint8_t *)first->iov_base + header;
     first->iov_len -= header;
-    ret = submit(req, &(CloudblkRequest) {
-        .operation = CLOUDBLK_OP_WRITE,
-        .flags = fua ? CLOUDBLK_REQUEST_FUA : 0,
-        .offset = sector << BDRV_SECTOR_BITS,
-        .iov = first,
-        .iov_count = elem->out_sg + elem->out_num - first,
-    });
+    request.operation = CLOUDBLK_OP_WRITE;
+    request.flags = write_flags(dev);
+    request.offset = sector << BDRV_SECTOR_BITS;
+    request.iov = first;
+    request.iov_count = elem->out_sg + elem->out_num - first;
+    ret = submit(req, &request);
     *first = whole;
     return ret < 0 ? ret : -EINPROGRESS;
 }
 
-/* ---- Everything else --------------------------------------------------------------------- */
+/* ---- Everything else ---- */
 
 static int submit_flush(CloudblkReq *req)
 {
-    int ret = submit(req, &(CloudblkRequest) { .operation = CLOUDBLK_OP_FLUSH });
+    CloudblkRequest request = { .operation = CLOUDBLK_OP_FLUSH };
+    int ret = submit(req, &request);
 
     return ret < 0 ? ret : -EINPROGRESS;
 }
 
-/* Answers with the serial number, padded with zeros to the size of the field. */
+/*
+ * Answers with the serial number, padded with zeros to the size of the field.
+ */
 static int get_id(CloudblkReq *req)
 {
     VirtQueueElement *elem = &req->elem;
@@ -188,14 +220,16 @@ static int get_id(CloudblkReq *req)
 
 /* One range of a discard or write-zeroes. 0, or what the guest is answered. */
 static int parse_range(CloudblkDevice *dev, bool discard,
-                       const struct virtio_blk_discard_write_zeroes *from, CloudblkRange *range)
+                       const struct virtio_blk_discard_write_zeroes *from,
+                       CloudblkRange *range)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     uint64_t sector = virtio_ldq_p(vdev, &from->sector);
     uint32_t sectors = virtio_ldl_p(vdev, &from->num_sectors);
     uint32_t flags = virtio_ldl_p(vdev, &from->flags);
     uint32_t known = discard ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-    uint32_t max = discard ? dev->conf.max_discard_sectors : dev->conf.max_write_zeroes_sectors;
+    uint32_t max = discard ? dev->conf.max_discard_sectors
+                           : dev->conf.max_write_zeroes_sectors;
 
     if (flags & ~known) {
         return -ENOTSUP;
@@ -214,12 +248,13 @@ static int submit_ranges(CloudblkReq *req, bool discard)
     size_t offset = sizeof(struct virtio_blk_outhdr);
     size_t size = iov_size(elem->out_sg, elem->out_num);
     CloudblkRange ranges[CLOUDBLK_MAX_RANGES];
-    bool fua = !discard && dev->info.write_cache && !qatomic_read(&dev->write_cache);
+    CloudblkRequest request = {};
     uint32_t count = 0;
     int ret;
 
-    if (!virtio_vdev_has_feature(VIRTIO_DEVICE(dev), discard ? VIRTIO_BLK_F_DISCARD
-                                                             : VIRTIO_BLK_F_WRITE_ZEROES)) {
+    if (!virtio_vdev_has_feature(VIRTIO_DEVICE(dev),
+                                 discard ? VIRTIO_BLK_F_DISCARD
+                                         : VIRTIO_BLK_F_WRITE_ZEROES)) {
         return -ENOTSUP;
     }
     if (dev->read_only) {
@@ -242,16 +277,16 @@ static int submit_ranges(CloudblkReq *req, bool discard)
     if (!count) {
         return 0;
     }
-    ret = submit(req, &(CloudblkRequest) {
-        .operation = discard ? CLOUDBLK_OP_DISCARD : CLOUDBLK_OP_WRITE_ZEROES,
-        .flags = fua ? CLOUDBLK_REQUEST_FUA : 0,
-        .ranges = ranges,
-        .range_count = count,
-    });
+    request.operation =
+        discard ? CLOUDBLK_OP_DISCARD : CLOUDBLK_OP_WRITE_ZEROES;
+    request.flags = discard ? 0 : write_flags(dev);
+    request.ranges = ranges;
+    request.range_count = count;
+    ret = submit(req, &request);
     return ret < 0 ? ret : -EINPROGRESS;
 }
 
-/* ---- Queues ------------------------------------------------------------------------------ */
+/* ---- Queues ---- */
 
 /* -EINPROGRESS: the engine has it. Else it is to be answered with that. */
 static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
@@ -259,7 +294,10 @@ static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
     VirtIODevice *vdev = VIRTIO_DEVICE(req->queue->dev);
     uint64_t sector = virtio_ldq_p(vdev, &header->sector);
 
-    /* The barrier bit is a relic of drivers before virtio 1.0 and never meant anything here */
+    /*
+     * The barrier bit is a relic of drivers before virtio 1.0 and never meant
+     * anything here
+     */
     switch (virtio_ldl_p(vdev, &header->type) & ~VIRTIO_BLK_T_BARRIER) {
     case VIRTIO_BLK_T_IN:
         return submit_read(req, sector);
@@ -279,16 +317,20 @@ static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
     }
 }
 
-/* If the driver broke the rules too badly for an answer, the device stops until it is reset. */
+/*
+ * If the driver broke the rules too badly for an answer, the device stops until
+ * it is reset.
+ */
 static void handle(CloudblkReq *req)
 {
     VirtQueueElement *elem = &req->elem;
     struct virtio_blk_outhdr header;
     int result;
 
-    if (!elem->in_num ||
-        iov_to_buf(elem->out_sg, elem->out_num, 0, &header, sizeof(header)) != sizeof(header)) {
-        virtio_error(VIRTIO_DEVICE(req->queue->dev), "cloudblk: request without %s",
+    if (!elem->in_num || iov_to_buf(elem->out_sg, elem->out_num, 0, &header,
+                                    sizeof(header)) != sizeof(header)) {
+        virtio_error(VIRTIO_DEVICE(req->queue->dev),
+                     "cloudblk: request without %s",
                      elem->in_num ? "header" : "status");
         drop(req, 0);
         return;
@@ -318,8 +360,12 @@ void cloudblk_queue_run(CloudblkQueue *queue)
         if (suppress) {
             virtio_queue_set_notification(vq, 1);
         }
-        /* Nothing is popped from a broken device, but a packed ring still does not look empty */
-    } while (!virtio_device_disabled(VIRTIO_DEVICE(queue->dev)) && !virtio_queue_empty(vq));
+        /*
+         * Nothing is popped from a broken device, but a packed ring still does
+         * not look empty
+         */
+    } while (!virtio_device_disabled(VIRTIO_DEVICE(queue->dev)) &&
+             !virtio_queue_empty(vq));
 
     cloudblk_channel_kick(queue->loop->channel);
     cloudblk_loop_publish(queue->loop);

@@ -11,10 +11,14 @@ typedef struct CloudblkReq {
     CloudblkQueue *queue;
 } CloudblkReq;
 
-/* Takes all that the queue has and sends it. On the thread that serves the queue. */
+/*
+ * Takes all that the queue has and sends it. On the thread that serves the
+ * queue.
+ */
 void cloudblk_queue_run(CloudblkQueue *queue);
 
 /* The engine's completions of a loop (`opaque`). */
-void cloudblk_complete(void *opaque, const CloudblkCompletion *done, uint32_t count);
+void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
+                       uint32_t count);
 
 #endif

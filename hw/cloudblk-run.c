@@ -2,9 +2,10 @@
 /*
  * Who serves the queues and when: ioeventfd, reset, stop and continue.
  *
- * The channels follow the queues: they are attached to their IOThreads while ioeventfd is on and
- * to the main loop otherwise, where all waiting is done and everything is given up. So neither
- * needs a lock, and no IOThread ever waits for a server.
+ * The channels follow the queues: they are attached to their IOThreads while
+ * ioeventfd is on and to the main loop otherwise, where all waiting is done and
+ * everything is given up. So neither needs a lock, and no IOThread ever waits
+ * for a server.
  */
 #include "cloudblk-device.h"
 
@@ -16,13 +17,16 @@
 #include "cloudblk-loop.h"
 #include "cloudblk-request.h"
 
-/* How long a stop of the VM may wait for requests in flight and for the flushes, all disks
-   together. What is left then goes on after the VM continues. */
+/*
+ * How long a stop of the VM may wait for requests in flight and for the
+ * flushes, all disks together. What is left then goes on after the VM
+ * continues.
+ */
 #define SETTLE_NS (300 * SCALE_MS)
 /* What a disk gets at least, after others have used up the time. */
 #define SETTLE_MIN_NS (50 * SCALE_MS)
 
-/* ---- ioeventfd --------------------------------------------------------------------------- */
+/* ---- ioeventfd ---- */
 
 static VirtioBusState *bus_of(CloudblkDevice *dev)
 {
@@ -35,8 +39,10 @@ static int set_guest_notifiers(CloudblkDevice *dev, bool assign)
     VirtioBusClass *k = VIRTIO_BUS_GET_CLASS(qbus);
 
     /* The main loop injects interrupts directly */
-    return dev->has_iothread ? k->set_guest_notifiers(qbus->parent, dev->conf.num_queues, assign)
-                             : 0;
+    return dev->has_iothread
+               ? k->set_guest_notifiers(qbus->parent, dev->conf.num_queues,
+                                        assign)
+               : 0;
 }
 
 /* Turns the first `count` host notifiers off. */
@@ -44,7 +50,9 @@ static void clear_host_notifiers(CloudblkDevice *dev, unsigned count)
 {
     unsigned i;
 
-    /* One transaction: each would otherwise walk all ioeventfds of the machine */
+    /*
+     * One transaction: each would otherwise walk all ioeventfds of the machine
+     */
     memory_region_transaction_begin();
     for (i = 0; i < count; i++) {
         virtio_bus_set_host_notifier(bus_of(dev), i, false);
@@ -101,7 +109,10 @@ static void start_loop(void *opaque)
     }
 }
 
-/* In the loop's context: stops serving and parks the channel, unless it can stay. */
+/*
+ * In the loop's context: stops serving and parks the channel, unless it can
+ * stay.
+ */
 static void stop_loop(void *opaque)
 {
     CloudblkLoop *loop = opaque;
@@ -142,8 +153,9 @@ int cloudblk_start_ioeventfd(VirtIODevice *vdev)
     }
     dev->ioeventfd_starting = false;
     if (ret < 0) {
-        warn_report("cloudblk: no notifiers (%s), the main loop serves the queues",
-                    strerror(-ret));
+        warn_report(
+            "cloudblk: no notifiers (%s), the main loop serves the queues",
+            strerror(-ret));
         dev->ioeventfd_disabled = true;
         return -ENOSYS;
     }
@@ -169,7 +181,8 @@ void cloudblk_stop_ioeventfd(VirtIODevice *vdev)
     }
     dev->ioeventfd_stopping = true;
     for (i = 0; i < dev->num_loops; i++) {
-        cloudblk_compat_run_in(dev->loops[i].context, stop_loop, &dev->loops[i]);
+        cloudblk_compat_run_in(dev->loops[i].context, stop_loop,
+                               &dev->loops[i]);
     }
     clear_host_notifiers(dev, dev->conf.num_queues);
     dev->ioeventfd_started = false;
@@ -182,13 +195,19 @@ void cloudblk_stop_ioeventfd(VirtIODevice *vdev)
     dev->ioeventfd_stopping = false;
 }
 
-/* A kick: from a loop while ioeventfd is on, from whoever wrote the register otherwise. */
+/*
+ * A kick: from a loop while ioeventfd is on, from whoever wrote the register
+ * otherwise.
+ */
 void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
 
     if (!dev->ioeventfd_started) {
-        /* A stopped VM's kick is not lost: all queues are looked at when it continues */
+        /*
+         * A stopped VM's kick is not lost: all queues are looked at when it
+         * continues
+         */
         if (!dev->running) {
             return;
         }
@@ -203,7 +222,7 @@ void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq)
     cloudblk_queue_run(&dev->queues[virtio_get_queue_index(vq)]);
 }
 
-/* ---- Waiting and giving up, in the main loop --------------------------------------------- */
+/* ---- Waiting and giving up, in the main loop ---- */
 
 static uint32_t in_flight(CloudblkDevice *dev)
 {
@@ -220,16 +239,20 @@ static void wake_up(void *opaque)
 {
 }
 
-/* Runs the main loop's context until nothing is in flight or the time is over. */
+/*
+ * Runs the main loop's context until nothing is in flight or the time is over.
+ */
 static bool drain_until(CloudblkDevice *dev, int64_t deadline)
 {
     AioContext *context = qemu_get_aio_context();
     QEMUTimer timer;
 
     assert(!dev->ioeventfd_started);
-    aio_timer_init(context, &timer, QEMU_CLOCK_REALTIME, SCALE_NS, wake_up, NULL);
+    aio_timer_init(context, &timer, QEMU_CLOCK_REALTIME, SCALE_NS, wake_up,
+                   NULL);
     timer_mod_ns(&timer, deadline);
-    while (in_flight(dev) && qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < deadline) {
+    while (in_flight(dev) &&
+           qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < deadline) {
         aio_poll(context, true);
     }
     timer_del(&timer);
@@ -243,7 +266,8 @@ static void submit_own_flush(CloudblkDevice *dev)
     int ret = cloudblk_channel_submit(dev->loops[0].channel, &flush);
 
     if (ret < 0) {
-        warn_report("cloudblk: cannot flush %s: %s", dev->conf.server, strerror(-ret));
+        warn_report("cloudblk: cannot flush %s: %s", dev->conf.server,
+                    strerror(-ret));
         return;
     }
     cloudblk_channel_kick(dev->loops[0].channel);
@@ -251,7 +275,8 @@ static void submit_own_flush(CloudblkDevice *dev)
 
 static void settle_until(CloudblkDevice *dev, int64_t deadline)
 {
-    if (drain_until(dev, deadline) && dev->info.write_cache && !dev->read_only) {
+    if (drain_until(dev, deadline) && dev->info.write_cache &&
+        !dev->read_only) {
         submit_own_flush(dev);
         drain_until(dev, deadline);
     }
@@ -284,7 +309,7 @@ void cloudblk_reset(VirtIODevice *vdev)
     qatomic_set(&dev->write_cache, dev->default_write_cache);
 }
 
-/* ---- Stop and continue ------------------------------------------------------------------- */
+/* ---- Stop and continue ---- */
 
 void cloudblk_resume(void *opaque)
 {
@@ -300,8 +325,8 @@ void cloudblk_resume(void *opaque)
 }
 
 /*
- * Registered before virtio's own handler, so that it is called before that one starts the queues
- * and after that one stopped them.
+ * Registered before virtio's own handler, so that it is called before that one
+ * starts the queues and after that one stopped them.
  */
 void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
 {
@@ -318,7 +343,8 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
     } else {
         int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
 
-        deadline = MAX(deadline ? deadline : now + SETTLE_NS, now + SETTLE_MIN_NS);
+        deadline =
+            MAX(deadline ? deadline : now + SETTLE_NS, now + SETTLE_MIN_NS);
         settle_until(dev, deadline);
     }
     for (i = 0; i < dev->num_loops; i++) {
@@ -327,7 +353,10 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
         if (running && !loop->attached) {
             cloudblk_loop_attach(loop, qemu_get_aio_context());
         } else if (!running && cloudblk_channel_in_flight(loop->channel)) {
-            /* An idle channel stays, to keep its session alive: it has no guest memory to write */
+            /*
+             * An idle channel stays, to keep its session alive: it has no guest
+             * memory to write
+             */
             cloudblk_loop_detach(loop);
         }
     }

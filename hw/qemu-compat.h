@@ -10,7 +10,7 @@
 #include "qemu/osdep.h"
 
 #define CLOUDBLK_QEMU_AT_LEAST(major, minor) \
-    (QEMU_VERSION_MAJOR > (major) ||         \
+    (QEMU_VERSION_MAJOR > (major) || \
      (QEMU_VERSION_MAJOR == (major) && QEMU_VERSION_MINOR >= (minor)))
 
 #include "block/aio.h"
@@ -77,8 +77,9 @@ typedef void CloudblkVqMapping;
 #endif
 
 /*
- * Writes the AioContext of each queue that `mapping` gives it and takes references to the
- * IOThreads, which cloudblk_compat_vq_mapping_release() drops.
+ * Writes the AioContext of each queue that `mapping` gives it and takes
+ * references to the IOThreads, which cloudblk_compat_vq_mapping_release()
+ * drops.
  */
 static inline bool cloudblk_compat_vq_mapping_apply(CloudblkVqMapping *mapping,
                                                     AioContext **contexts,
@@ -92,27 +93,33 @@ static inline bool cloudblk_compat_vq_mapping_apply(CloudblkVqMapping *mapping,
 #endif
 }
 
-static inline void cloudblk_compat_vq_mapping_release(CloudblkVqMapping *mapping)
+static inline void cloudblk_compat_vq_mapping_release(
+    CloudblkVqMapping *mapping)
 {
 #if CLOUDBLK_QEMU_AT_LEAST(9, 0)
     iothread_vq_mapping_cleanup(mapping);
 #endif
 }
 
-static inline void cloudblk_compat_set_fd_handler(AioContext *context, int fd, IOHandler *read,
-                                                  IOHandler *write, AioPollFn *poll,
-                                                  IOHandler *poll_ready, void *opaque)
+static inline void cloudblk_compat_set_fd_handler(
+    AioContext *context, int fd, IOHandler *read, IOHandler *write,
+    AioPollFn *poll, IOHandler *poll_ready, void *opaque)
 {
 #if CLOUDBLK_QEMU_AT_LEAST(8, 1)
     aio_set_fd_handler(context, fd, read, write, poll, poll_ready, opaque);
 #else
-    /* Not external: the answers to requests must also come in while QEMU drains its disks. */
-    aio_set_fd_handler(context, fd, false, read, write, poll, poll_ready, opaque);
+    /*
+     * Not external: the answers to requests must also come in while QEMU drains
+     * its disks.
+     */
+    aio_set_fd_handler(context, fd, false, read, write, poll, poll_ready,
+                       opaque);
 #endif
 }
 
 /* Runs `fn` in `context` and waits for it. Big QEMU lock held. */
-static inline void cloudblk_compat_run_in(AioContext *context, QEMUBHFunc *fn, void *opaque)
+static inline void cloudblk_compat_run_in(AioContext *context, QEMUBHFunc *fn,
+                                          void *opaque)
 {
     if (context == qemu_get_aio_context()) {
         fn(opaque);
@@ -129,7 +136,8 @@ static inline void cloudblk_compat_run_in(AioContext *context, QEMUBHFunc *fn, v
 }
 
 /* Interrupts the guest for `vq`, from an IOThread or from the main loop. */
-static inline void cloudblk_compat_notify(VirtIODevice *vdev, VirtQueue *vq, bool in_iothread)
+static inline void cloudblk_compat_notify(VirtIODevice *vdev, VirtQueue *vq,
+                                          bool in_iothread)
 {
 #if !CLOUDBLK_QEMU_AT_LEAST(10, 2)
     if (in_iothread) {
