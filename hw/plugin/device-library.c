@@ -36,7 +36,9 @@ static void register_types(void)
 {
     static bool done;
 
-    if (done) {
+    /* Another copy of this file, or a QEMU with the device compiled in (maybe as a module, which
+       this loads), was first. */
+    if (done || module_object_class_by_name("cloudblk-pci")) {
         return;
     }
     done = true;
@@ -80,9 +82,6 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_
                                            int argc, char **argv)
 {
     cloudblk_check_layout();
-    /* Another copy of this file, or a QEMU with the device compiled in, was first. */
-    if (!object_class_by_name("cloudblk-pci")) {
-        register_types();
-    }
+    register_types();
     return 0;
 }

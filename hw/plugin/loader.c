@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@ typedef int PluginInstall(uint64_t id, const void *info, int argc, char **argv);
 EXPORT int qemu_plugin_version;
 
 static PluginInstall *device_install;
+static bool compiled_in;
 
 /* Folder of this file, with a final slash. */
 static void own_folder(char *folder, size_t size)
@@ -96,7 +98,9 @@ static void __attribute__((constructor)) open_device_library(void)
     void *library;
     int *version;
 
-    if (!cloudblk_identity_of_process(&qemu)) {
+    /* scripts/build-qemu: such a QEMU needs no library. */
+    compiled_in = dlsym(RTLD_DEFAULT, "cloudblk_compiled_in") != NULL;
+    if (compiled_in || !cloudblk_identity_of_process(&qemu)) {
         /* QEMU 9.0 dropped this function together with API version 1. */
         qemu_plugin_version = dlsym(RTLD_DEFAULT, "qemu_plugin_n_vcpus") ? 1 : 2;
         return;
@@ -129,6 +133,9 @@ EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **a
 
 int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
 {
+    if (compiled_in) {
+        return 0;
+    }
     if (!device_install) {
         fprintf(stderr,
                 "cloudblk: this QEMU exports no device interface; use one that was configured "
