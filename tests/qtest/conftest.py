@@ -76,6 +76,7 @@ UNDERSCORED = {
     "opt_io_size",
     "discard_granularity",
     "event_idx",
+    "in_order",
     "indirect_desc",
 }
 

@@ -8,6 +8,7 @@ import pytest
 from tests.support import virtio
 from tests.support.virtio import (
     EVENT_IDX,
+    IN_ORDER,
     INDIRECT,
     PACKED,
     S_OK,
@@ -95,6 +96,16 @@ def test_iothread_vq_mapping(bench):
     write_and_verify(driver, 4, queues=3)
 
 
+@pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
+def test_in_order(bench, packed):
+    version = bench.machine().qmp.command("query-version")["qemu"]["major"]
+    bench.quit()
+    if version < 10:
+        pytest.skip("this QEMU does not offer VIRTIO_F_IN_ORDER")
+    features = (IN_ORDER, PACKED) if packed else (IN_ORDER,)
+    write_and_verify(bench.disk(features=features, packed=packed, in_order=True), 8)
+
+
 def test_without_ioeventfd(bench):
     write_and_verify(bench.disk(ioeventfd=False), 5)
 
@@ -172,3 +183,7 @@ def test_kick_before_driver_ok(bench):
     driver.registers.set_features(0)
     driver._add_queue(0, None)
     assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+
+
+def test_checked_payloads(bench):
+    write_and_verify(bench.disk(payload_crc=True), 9)

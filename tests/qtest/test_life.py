@@ -14,7 +14,7 @@ from tests.support.proxy import Proxy
 from tests.support.qemu import QmpError
 from tests.support.qtest import Machine
 from tests.support.stream import Timeout
-from tests.support.virtio import EVENT_IDX, PACKED, S_OK, T_FLUSH, T_IN, T_OUT, BlockDriver, Request
+from tests.support.virtio import EVENT_IDX, PACKED, S_IOERR, S_OK, T_FLUSH, T_IN, T_OUT, BlockDriver, Request
 
 from .conftest import Bench
 
@@ -268,3 +268,24 @@ def test_migration_is_refused(bench):
         qmp.command("migrate", uri="exec:cat>/dev/null")
     answer = qmp.command("human-monitor-command", command_line="savevm s")
     assert "Error" in answer
+
+
+def test_takeover_ends_the_holder(bench):
+    holder = bench.disk()
+    assert Request(holder, T_OUT, 0, b"first".ljust(512)).submit().wait() == S_OK
+    taker = bench.disk(takeover=True)
+    read = Request(taker, T_IN, 0, 512)
+    assert read.submit().wait() == S_OK and read.bytes == b"first".ljust(512)
+    assert Request(taker, T_OUT, 0, b"second".ljust(512)).submit().wait() == S_OK
+    assert Request(holder, T_OUT, 0, b"late".ljust(512)).submit().wait() == S_IOERR
+    read = Request(taker, T_IN, 0, 512)
+    assert read.submit().wait() == S_OK and read.bytes == b"second".ljust(512)
+
+
+def test_shared_volume(bench):
+    drivers = [bench.disk(share_rw=True) for _ in range(2)]
+    for index, driver in enumerate(drivers):
+        assert Request(driver, T_OUT, 8 * index, bytes([index + 1]) * 4096).submit().wait() == S_OK
+    for driver in drivers:
+        read = Request(driver, T_IN, 0, 8192)
+        assert read.submit().wait() == S_OK and read.bytes == b"\1" * 4096 + b"\2" * 4096
