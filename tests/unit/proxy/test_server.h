@@ -5,6 +5,7 @@
 #define CLOUDBLK_TESTS_UNIT_PROXY_TEST_SERVER_H_
 
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
 
 #include <condition_variable>
 #include <memory>
@@ -77,6 +78,8 @@ class TestServer {
         EXPECT_TRUE(volume->backend->Prepare(loops_[i]->context()).ok());
       }
     }
+    // The log makes itself on its first use, in a library that ThreadSanitizer does not look into.
+    spdlog::default_logger();
     for (const auto& loop : loops_) loop->Start();
   }
   ~TestServer() {
