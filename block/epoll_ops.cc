@@ -37,8 +37,16 @@ void WatchFd(void* loop, int fd, CloudblkHandler* read, CloudblkHandler* write, 
   epoll->Watch(fd, read != nullptr, write != nullptr, &adapter);
 }
 
+// A call that is owed: also a loop that ends without another turn makes it.
+struct Owed {
+  ~Owed() { fn(opaque); }
+  CloudblkHandler* const fn;
+  void* const opaque;
+};
+
 void Defer(void* loop, CloudblkHandler* fn, void* opaque) {
-  static_cast<EpollLoop*>(loop)->Defer([fn, opaque] { fn(opaque); });
+  static_cast<EpollLoop*>(loop)->Defer(
+      [owed = std::shared_ptr<Owed>(new Owed{fn, opaque})]() mutable { owed.reset(); });
 }
 
 void* TimerNew(void* loop, CloudblkHandler* fn, void* opaque) {

@@ -12,6 +12,13 @@ namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
 
+// ThreadSanitizer has nothing to find here, where there is one thread, and is slow.
+#ifdef __SANITIZE_THREAD__
+constexpr uint64_t kStride = 11;
+#else
+constexpr uint64_t kStride = 1;
+#endif
+
 struct Case {
   const char* name;
   LinkHabits habits;
@@ -37,11 +44,12 @@ class ChannelCut : public ::testing::TestWithParam<Case> {
  protected:
   // Every operation once, data in both directions; the connection ends after so many bytes.
   static void RunOnce(uint64_t cut_to_client, uint64_t cut_to_server, MemoryLink* first) {
-    ChannelFixture f(FixtureOptions{.size = 64 << 10, .payload_crc = GetParam().crc});
+    ChannelFixture f(FixtureOptions{.size = 32 << 10, .payload_crc = GetParam().crc});
     if (GetParam().crc) f.server.hello.features |= wire::Feature::kPayloadCrc;
     f.server.hello.max_frame_payload = 4096;
-    f.server.disk = Pattern(f.server.disk.size(), 77);
-    std::string expected = f.server.disk;
+    static const std::string kContent = Pattern(f.server.disk.size(), 77);
+    f.server.disk = kContent;
+    std::string expected = kContent;
     f.habits = GetParam().habits;
     std::shared_ptr<MemoryLink> link;
     f.on_link = [&](size_t, MemoryLink* next) {
@@ -81,7 +89,7 @@ TEST_P(ChannelCut, AtEveryByteFromTheServer) {
   MemoryLink whole;
   RunOnce(UINT64_MAX, UINT64_MAX, &whole);
   ASSERT_GT(whole.to_client_total, 6144u);
-  for (uint64_t at = 0; at <= whole.to_client_total; ++at) {
+  for (uint64_t at = 0; at <= whole.to_client_total; at += kStride) {
     SCOPED_TRACE(at);
     RunOnce(at, UINT64_MAX, nullptr);
     if (HasFatalFailure()) return;
@@ -92,7 +100,7 @@ TEST_P(ChannelCut, AtEveryByteToTheServer) {
   MemoryLink whole;
   RunOnce(UINT64_MAX, UINT64_MAX, &whole);
   ASSERT_GT(whole.server_took, 1536u);
-  for (uint64_t at = 0; at <= whole.server_took; ++at) {
+  for (uint64_t at = 0; at <= whole.server_took; at += kStride) {
     SCOPED_TRACE(at);
     RunOnce(UINT64_MAX, at, nullptr);
     if (HasFatalFailure()) return;
