@@ -117,8 +117,9 @@ def test_read_only_disk_is_not_flushed(bench, relay):
 
 def test_a_batch_is_one_frame(bench, relay):
     driver = bench.disk()
+    driver.machine.qmp.command("stop")
     relay.entries()
     batch = [Request(driver, T_IN, 8 * i, 4096).submit(kick=False) for i in range(32)]
-    driver.kick(driver.queues[0])
+    driver.machine.qmp.command("cont")
     assert [request.wait() for request in batch] == [S_OK] * 32
     assert [len(frame) for frame in relay.frames] == [32]
