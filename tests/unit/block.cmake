@@ -19,6 +19,7 @@ cloudblk_test(block_test
     block/channel_test.cc
     block/epoll_loop_test.cc
     block/header_c99.c
+    block/parts_test.cc
     block/session_test.cc
     block/socket_test.cc
     block/uri_test.cc

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The small parts of the channel, each by itself.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <string>
+
+#include "block/outbox.h"
+#include "block/overlap.h"
+#include "block/session_state.h"
+#include "block/sg_list.h"
+#include "block/tag_table.h"
+#include "block/wire_errno.h"
+
+namespace cloudblk {
+namespace {
+
+using ::testing::ElementsAre;
+using wire::Operation;
+
+std::span<uint8_t> Bytes(std::string* text) {
+  return {reinterpret_cast<uint8_t*>(text->data()), text->size()};
+}
+
+class SgCursorTest : public ::testing::Test {
+ protected:
+  std::string a = "abc", b = "d", c = "efgh";
+  std::vector<iovec> list = {{a.data(), 3}, {b.data(), 1}, {c.data(), 4}};
+};
+
+TEST_F(SgCursorTest, CopiesAcrossElements) {
+  SgCursor cursor(list, 2);
+  std::string out(4, ' ');
+  cursor.CopyOut(Bytes(&out));
+  EXPECT_EQ(out, "cdef");
+  std::string in = "XY";
+  cursor.CopyIn(Bytes(&in));
+  EXPECT_EQ(c, "efXY");
+  SgCursor(list, 1).Zero(4);
+  EXPECT_EQ(a, std::string("a\0\0", 3));
+  EXPECT_EQ(b, std::string("\0", 1));
+  EXPECT_EQ(c, std::string("\0fXY", 4));
+}
+
+TEST_F(SgCursorTest, DescribesNoMoreThanAskedFor) {
+  iovec out[2];
+  uint64_t described = 0;
+  const SgCursor cursor(list, 1);
+  EXPECT_EQ(cursor.Describe(100, out, &described), 2u);
+  EXPECT_EQ(described, 3u);
+  EXPECT_EQ(out[0].iov_base, a.data() + 1);
+  EXPECT_EQ(out[0].iov_len, 2u);
+  EXPECT_EQ(cursor.Describe(1, out, &described), 1u);
+  EXPECT_EQ(out[0].iov_len, 1u);
+  EXPECT_EQ(cursor.Describe(0, out, &described), 0u);
+}
+
+TEST(TagTable, ATagIsGoodForOneSendingOfOnePiece) {
+  TagTable table;
+  Request request;
+  Piece* piece = table.Take(&request, 0, 512);
+  EXPECT_EQ(request.pieces, 1u);
+  table.Send(piece);
+  const uint64_t first = piece->tag;
+  EXPECT_EQ(table.Find(first), piece);
+  EXPECT_EQ(table.Find(first + 1), nullptr);
+  EXPECT_EQ(table.Find(first + (1ull << TagTable::kSlotBits)), nullptr);
+  piece->state = Piece::State::kAnswering;
+  EXPECT_EQ(table.Find(first), nullptr);
+  piece->state = Piece::State::kQueued;
+  table.Send(piece);
+  EXPECT_EQ(table.Find(first), nullptr);
+  EXPECT_EQ(table.Find(piece->tag), piece);
+  const uint64_t second = piece->tag;
+  table.Give(piece);
+  EXPECT_EQ(request.pieces, 0u);
+  EXPECT_EQ(table.Find(second), nullptr);
+  EXPECT_EQ(table.Take(&request, 0, 1), piece) << "slots are used again";
+  EXPECT_EQ(table.Find(second), nullptr);
+}
+
+Request WriteOf(uint64_t offset, uint64_t length) {
+  Request request;
+  request.operation = Operation::kWrite;
+  request.offset = offset;
+  request.length = length;
+  return request;
+}
+
+TEST(OverlapGuard, TouchingIsNotOverlapping) {
+  OverlapGuard guard;
+  Request a = WriteOf(0, 512), b = WriteOf(512, 512), c = WriteOf(511, 1), d = WriteOf(2048, 1);
+  EXPECT_TRUE(guard.Admit(&a));
+  EXPECT_TRUE(guard.Admit(&b));
+  EXPECT_FALSE(guard.Admit(&c));
+  EXPECT_TRUE(guard.Admit(&d));
+}
+
+TEST(OverlapGuard, KeepsTheOrderAmongThoseThatWait) {
+  OverlapGuard guard;
+  Request a = WriteOf(0, 100), b = WriteOf(50, 100), c = WriteOf(120, 100), d = WriteOf(300, 10);
+  Request e = WriteOf(0, 50);
+  ASSERT_TRUE(guard.Admit(&a));
+  ASSERT_FALSE(guard.Admit(&b));
+  ASSERT_FALSE(guard.Admit(&c)) << "overlaps only one that waits, and must not overtake it";
+  ASSERT_TRUE(guard.Admit(&d));
+  ASSERT_FALSE(guard.Admit(&e));
+  std::vector<Request*> released;
+  const auto release = [&](Request* request) { released.push_back(request); };
+  guard.Complete(d, release);
+  EXPECT_TRUE(released.empty());
+  guard.Complete(a, release);
+  EXPECT_THAT(released, ElementsAre(&b, &e));
+  guard.Complete(b, release);
+  EXPECT_THAT(released, ElementsAre(&b, &e, &c));
+}
+
+TEST(OverlapGuard, RangesCountEach) {
+  OverlapGuard guard;
+  Request ranges;
+  ranges.operation = Operation::kDiscard;
+  ranges.ranges = {{0, 10, 0}, {100, 10, 0}};
+  Request a = WriteOf(50, 10), b = WriteOf(105, 1);
+  ASSERT_TRUE(guard.Admit(&ranges));
+  EXPECT_TRUE(guard.Admit(&a));
+  EXPECT_FALSE(guard.Admit(&b));
+  int released = 0;
+  guard.Complete(ranges, [&](Request*) { ++released; });
+  EXPECT_EQ(released, 1);
+}
+
+TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
+  SessionState state{SessionConfig{}};
+  wire::OpenReply reply;
+  reply.generation = 1;
+  state.SetVolume(reply);
+  EXPECT_FALSE(state.SetGeneration(2)) << "nothing was written";
+  state.NoteWrite(2);
+  const uint64_t mark = state.FlushMark();
+  state.NoteWrite(2);
+  state.NoteFlush(mark);
+  EXPECT_FALSE(state.SetGeneration(2)) << "no change";
+  EXPECT_TRUE(state.SetGeneration(3));
+  EXPECT_TRUE(state.TakeFlushFailure());
+  EXPECT_FALSE(state.TakeFlushFailure());
+  state.NoteWrite(2);
+  EXPECT_TRUE(state.TakeFlushFailure()) << "answered by a connection from before the loss";
+}
+
+TEST(WireErrno, ErrorsOfRequestsSurviveTheRoundTrip) {
+  for (const int error : {0, EIO, ENOSPC, EINVAL, ENOTSUP, EROFS, ERANGE, ENOMEM, EPERM}) {
+    EXPECT_EQ(ErrnoOf(StatusOf(error)), error);
+  }
+  EXPECT_EQ(StatusOf(EBADF), wire::Status::kIoError);
+  EXPECT_EQ(StatusOf(EDQUOT), wire::Status::kNoSpace);
+}
+
+TEST(Outbox, JoinsWhatLiesTogether) {
+  Outbox outbox;
+  uint8_t* a = outbox.Reserve(10);
+  uint8_t* b = outbox.Reserve(20);
+  char data[5];
+  outbox.Append(a, 10);
+  outbox.Append(b, 20);
+  outbox.Append(data, 5);
+  EXPECT_EQ(outbox.elements(), 2u);
+  EXPECT_EQ(outbox.appended(), 35u);
+  outbox.Clear();
+  EXPECT_TRUE(outbox.empty());
+  EXPECT_EQ(outbox.free(), Outbox::kHeaderRoom);
+}
+
+}  // namespace
+}  // namespace cloudblk
