@@ -144,7 +144,11 @@ class RawClient {
     return true;
   }
   void Close() { fd_.reset(); }
-  void ShutdownWrite() { shutdown(fd_.get(), SHUT_WR); }
+  // Whether something arrived that was not received yet.
+  bool HasData() {
+    uint8_t byte;
+    return recv(fd_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+  }
 
   // The next frame; nothing if the connection ended.
   std::optional<Received> Receive() {

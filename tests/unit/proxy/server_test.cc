@@ -214,6 +214,10 @@ TEST_F(ServerTest, ANewIncarnationWaitsForTheOldOnesWrites) {
   ASSERT_TRUE(fresh->Send(HelloFrame() + OpenFrame(Resume(1, 2, "gated"), "gated")));
   ASSERT_TRUE(fresh->ReceiveOf(wire::FrameType::kHelloReply));
   EXPECT_TRUE(old->Ended());
+  // Both loops have done all they had to do once they serve somebody new.
+  Opened(OpenOf(2, 0));
+  Opened(OpenOf(3, 0));
+  EXPECT_FALSE(fresh->HasData());
   server_.gated->WaitUntilHeld(1);
   server_.gated->Let();
   EXPECT_EQ(fresh->Opened(), Code::kOk);
