@@ -109,6 +109,22 @@ TEST(ChannelPark, WorkThatWasPutOffIsDroppedAndMadeUpFor) {
   EXPECT_EQ(io->completions, 1);
 }
 
+TEST(ChannelPark, TheLoopThatItLeftDoesNothingForItAnyMore) {
+  ChannelFixture f;
+  f.Open();
+  Io* io = f.Read(0, 512);  // a turn of the first loop is to send it
+  f.channel.Detach();
+  ManualLoop second;
+  second.CopyReadiness(f.loop);
+  second.AddStep([&] { return f.server.Step(); });
+  f.Attach(&second);
+  f.Run();
+  EXPECT_TRUE(f.server.seen.empty());
+  second.Run();
+  EXPECT_EQ(io->completions, 1);
+  f.channel.Detach();
+}
+
 TEST(ChannelPark, FromInsideACompletion) {
   ChannelFixture f;
   f.server.one_by_one = true;

@@ -46,6 +46,21 @@ TEST(ChannelReconnect, ResumesAtOnceAndReplaysInOrder) {
   EXPECT_EQ(f.events[1].kind, CLOUDBLK_EVENT_RESTORED);
 }
 
+TEST(ChannelReconnect, WhatWasSentGoesBeforeWhatWaits) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.server.open.credit_requests = 3;
+  f.Open();
+  for (int i = 0; i < 6; ++i) f.Read(i * 4096, 4096);
+  f.Run();
+  f.server.seen.clear();
+  f.server.hold = false;
+  f.server.Cut();
+  f.Run();
+  ASSERT_EQ(f.server.seen.size(), 6u);
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(f.server.seen[i].request.offset, i * 4096u);
+}
+
 TEST(ChannelReconnect, RequestsMayBeSubmittedWhileThereIsNoServer) {
   ChannelFixture f;
   f.Open();
