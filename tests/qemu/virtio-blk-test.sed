@@ -18,3 +18,6 @@ s/^#include "libqos\/virtio-blk\.h"$/&\n#include "hw\/block\/cloudblk\/tests\/qe
 # The device and its node in the graph.
 s/"virtio-blk-pci"/"cloudblk-pci"/
 s/"virtio-blk"/"cloudblk"/
+
+# A global variable that the original, linked into the same program, has too.
+s/^const bool host_is_big_endian/static &/

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "qemu/osdep.h"
+#include <sys/prctl.h>
+
 #include "libqtest.h"
 #include "libqos/qgraph.h"
 
@@ -25,6 +27,12 @@ static void stop_proxy(void *unused)
     g_clear_pointer(&uri, g_free);
     /* The next test must not find this QEMU, whose server is gone. */
     qos_invalidate_command_line();
+}
+
+/* A failed assertion ends this program at once, and must not leave the proxy behind. */
+static void die_with_test(void *unused)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 /* Reads what the proxy says until it listens. */
@@ -56,8 +64,8 @@ void *cloudblk_test_setup(GString *cmd_line, void *arg)
     const char *command[] = { program,    "--listen",           listen,
                               "--volume", "drive0=" VOLUME_URI, "--volume",
                               "drive1=" VOLUME_URI, NULL };
-    g_spawn_async_with_pipes(NULL, (char **)command, NULL, G_SPAWN_DO_NOT_REAP_CHILD, NULL,
-                             NULL, &proxy, NULL, &output, NULL, &error);
+    g_spawn_async_with_pipes(NULL, (char **)command, NULL, G_SPAWN_DO_NOT_REAP_CHILD,
+                             die_with_test, NULL, &proxy, NULL, &output, NULL, &error);
     g_assert_no_error(error);
     g_test_queue_destroy(stop_proxy, NULL);
     wait_until_listening(output);
@@ -75,5 +83,15 @@ const char *cloudblk_test_uri(const char *volume)
 
 void cloudblk_test_resize(const char *volume, int64_t size)
 {
-    g_test_skip("the proxy cannot resize a volume");
+    g_autofree char *bytes = g_strdup_printf("%" PRId64, size);
+    const char *command[] = { getenv("CLOUDBLK"), "resize", "--force",
+                              cloudblk_test_uri(volume), bytes, NULL };
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    g_assert_nonnull(command[0]);
+    g_spawn_sync(NULL, (char **)command, NULL, G_SPAWN_DEFAULT, NULL, NULL, NULL, NULL, &status,
+                 &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(status, ==, 0);
 }

@@ -12,7 +12,7 @@ void *cloudblk_test_setup(GString *cmd_line, void *arg);
 /* URI of a volume. */
 const char *cloudblk_test_uri(const char *volume);
 
-/* Gives the volume another size, be it smaller. */
+/* Gives the volume another size, be it smaller, with the command line ($CLOUDBLK). */
 void cloudblk_test_resize(const char *volume, int64_t size);
 
 #endif
