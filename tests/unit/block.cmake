@@ -21,6 +21,7 @@ cloudblk_test(block_test
     block/header_c99.c
     block/parts_test.cc
     block/session_test.cc
+    block/session_threads_test.cc
     block/socket_test.cc
     block/uri_test.cc
   LIBS cloudblk_block_fakes
