@@ -26,7 +26,8 @@ def make(path, marker):
 
     partition = f"{path}@@{PARTITION_START}"
     sectors = (size // MIB * MIB - PARTITION_START) // 512
-    _run("mformat", "-i", partition, "-F", "-T", str(sectors), "-h", "64", "-s", "32", "-H", str(PARTITION_START // 512), "::")
+    geometry = ["-T", str(sectors), "-h", "64", "-s", "32", "-H", str(PARTITION_START // 512)]
+    _run("mformat", "-i", partition, "-F", *geometry, "::")
     with tempfile.NamedTemporaryFile("w", suffix=".cfg") as config:
         config.write(
             "DEFAULT linux\nLABEL linux\nLINUX /vmlinuz\nINITRD /initrd\n"
@@ -41,6 +42,5 @@ def make(path, marker):
 
 def _run(*command, **options):
     # mtools compares the geometry with the partition table's, which means nothing here.
-    subprocess.run(
-        [str(word) for word in command], check=True, text=True, env={"PATH": "/usr/sbin:/usr/bin", "MTOOLS_SKIP_CHECK": "1"}, **options
-    )
+    env = {"PATH": "/usr/sbin:/usr/bin", "MTOOLS_SKIP_CHECK": "1"}
+    subprocess.run([str(word) for word in command], check=True, text=True, env=env, **options)
