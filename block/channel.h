@@ -142,7 +142,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   void Receive();
   // False: the connection is gone, or waits.
   bool Send();
-  void Cut(ConnectionFailure failure);
+  void Cut(const ConnectionFailure& failure);
   void DropConnection();
   void EndSession(const ConnectionFailure& failure);
   int64_t RetryDelay(const ConnectionFailure& failure);

@@ -176,7 +176,7 @@ bool Channel::Send() {
 }
 
 // The connection is over: what was not answered is sent again over the next one.
-void Channel::Cut(ConnectionFailure failure) {
+void Channel::Cut(const ConnectionFailure& failure) {
   const State was = state_;
   DropConnection();
   const int64_t now = attached() ? host_.loop->NowNs() : 0;

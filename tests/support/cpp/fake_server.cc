@@ -252,7 +252,7 @@ void FakeServer::Answer(size_t first, size_t count, wire::Status status) {
     }
     replies.push_back(reply);
   }
-  SendReply(replies, payload);
+  if (!replies.empty()) SendReply(replies, payload);
 }
 
 void FakeServer::SendReply(const std::vector<wire::Reply>& replies, std::string_view payload) {

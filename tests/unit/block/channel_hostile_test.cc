@@ -307,5 +307,47 @@ TEST(ChannelHostileBits, NoFlippedBitGetsThrough) {
   }
 }
 
+// Frames whose sums are right and whose content is drawn at random from what is nearly right.
+TEST(ChannelHostileBits, WellFormedNonsenseTouchesNothingElse) {
+  for (uint32_t seed = 0; seed < 1000; ++seed) {
+    std::mt19937 random(seed);
+    const auto upto = [&](uint32_t n) { return static_cast<uint32_t>(random() % n); };
+    ChannelFixture f(FixtureOptions{.size = 64 << 10});
+    f.server.hello.max_frame_payload = 8192;
+    f.server.hold = true;
+    f.Open();
+    f.Read(0, 4096, {1000});
+    f.Read(8192, 512);
+    f.Write(32768, Pattern(1024, 1));
+    f.Flush();
+    f.Run();
+    for (int frames = 0; frames < 4 && f.server.connections() == 1; ++frames) {
+      std::vector<Reply> replies;
+      uint32_t payload = 0;
+      for (uint32_t i = 0; i <= upto(4); ++i) {
+        const auto& target = f.server.pending[upto(4)].request;
+        Reply reply{target.tag, Status::kOk, 0, 0};
+        if (upto(2) != 0) reply.length = upto(8) != 0 ? target.length : upto(9000);
+        if (upto(6) == 0) reply.tag ^= 1ull << upto(64);
+        if (upto(6) == 0) reply.status = static_cast<Status>(upto(21));
+        if (upto(6) == 0) reply.flags = upto(3);
+        payload += reply.length;
+        replies.push_back(reply);
+      }
+      f.server.SendReply(replies, std::string(upto(10) != 0 ? payload : upto(9000), 'z'));
+      f.Run();
+    }
+    f.server.hold = false;
+    if (f.server.connections() == 1) {
+      f.server.Cut();
+    } else {
+      f.server.Answer(0, f.server.pending.size());
+    }
+    f.Run();
+    f.loop.Advance(60 * kSecond);
+    for (const auto& io : f.ios) ASSERT_EQ(io->completions, 1) << seed;
+  }
+}
+
 }  // namespace
 }  // namespace cloudblk::testing
