@@ -56,13 +56,13 @@ OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
 
   const bool has_token = !open.token.IsNil();
   Session* released = has_token ? FindToken(open.token) : nullptr;
-  if (own != nullptr && own->token && !has_token && !takeover) return Busy(*own);
-  answer = JudgeOthers(operation, operation->request, takeover);
-  if (answer.status != wire::Status::kOk) return answer;
   if (has_token && released == nullptr) {
     return Refuse(wire::Status::kBadToken,
                   fmt::format("volume '{}' is not reserved for this token (any more)", volume_));
   }
+  if (own != nullptr && own->token && !has_token && !takeover) return Busy(*own);
+  answer = JudgeOthers(operation, operation->request, takeover);
+  if (answer.status != wire::Status::kOk) return answer;
   if (released != nullptr && open.epoch <= released->epoch) {
     return Refuse(wire::Status::kInvalid,
                   fmt::format("a claim needs an epoch above {}", released->epoch), released->epoch);
