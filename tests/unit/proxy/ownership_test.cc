@@ -459,6 +459,15 @@ TEST_F(MigrationTest, AClaimNeedsTheTokenAndAHigherEpoch) {
   EXPECT_FALSE(b_.active());
 }
 
+TEST_F(MigrationTest, ASpentTokenIsSaidToBeSpentWhoeverHoldsTheVolume) {
+  ownership_->Claim(&a_, {Id(42), 2});
+  ASSERT_EQ(Last(a_), Code::kOk);
+  OpenRequest request = Request(2, kActive, 3);
+  request.open.token = Id(42);
+  EXPECT_EQ(OpenNow(&c_, request), Code::kBadToken);
+  EXPECT_TRUE(a_.active());
+}
+
 TEST_F(MigrationTest, AnActiveOpenWithTheTokenClaims) {
   OpenRequest request = Request(1, kActive, 2);
   request.open.token = Id(42);
