@@ -153,7 +153,7 @@ OwnershipAnswer Ownership::JudgeClaim(Operation* operation) {
   if (observer == observers_.end()) {
     return Refuse(wire::Status::kInvalid, "only who observes or released the volume may claim it");
   }
-  const OwnershipAnswer answer = JudgeOthers(operation, observer->second, false);
+  OwnershipAnswer answer = JudgeOthers(operation, observer->second, false);
   if (answer.status != wire::Status::kOk) return answer;
   // Migration keeps the session's UUID: its connections at the source have the lower epoch.
   StopAll(operation, *released, operation->revoked);

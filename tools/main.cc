@@ -218,8 +218,7 @@ void AddBench(CLI::App* command, Options* o) {
   command->add_flag("--verify", b->verify, "Check all content that this run wrote");
 }
 
-int Run(CLI::App* command, Options options) {
-  const std::string name = command->get_name();
+int Run(const std::string& name, const Options& options) {
   if (name == "ping") return Ping(options);
   auto client = Client::Open(options.client);
   if (!client.ok()) return Fail(client.status());
@@ -260,7 +259,7 @@ int Main(int argc, char** argv) {
   if (command == discard && o.length == UINT64_MAX) {
     return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));
   }
-  return Run(command, o);
+  return Run(command->get_name(), o);
 }
 
 }  // namespace

@@ -282,7 +282,7 @@ void File::LogFirst(int error, const IoOp& op) {
 }
 
 Status File::AcquireExclusive() {
-  const Status locked = LockFile(file_.fd, options_.path, geometry_.read_only);
+  Status locked = LockFile(file_.fd, options_.path, geometry_.read_only);
   if (!locked.ok()) return locked;
   // Who had it before may have failed to flush. Nobody is active, so nothing is being flushed here.
   file_generation_.Load();
