@@ -54,10 +54,11 @@ static bool init_block_sizes(CloudblkDevice *dev, Error **errp)
 {
     CloudblkConf *conf = &dev->conf;
     uint32_t volume_block = MAX(dev->info.logical_block_size, BDRV_SECTOR_SIZE);
+    bool as_volume = conf->backend_defaults != ON_OFF_AUTO_OFF;
     uint32_t block;
 
     if (!conf->logical_block_size) {
-        conf->logical_block_size = volume_block;
+        conf->logical_block_size = as_volume ? volume_block : BDRV_SECTOR_SIZE;
     }
     block = conf->logical_block_size;
     if (block < volume_block) {
@@ -66,7 +67,8 @@ static bool init_block_sizes(CloudblkDevice *dev, Error **errp)
         return false;
     }
     if (!conf->physical_block_size) {
-        conf->physical_block_size = MAX(block, dev->info.physical_block_size);
+        conf->physical_block_size =
+            as_volume ? MAX(block, dev->info.physical_block_size) : block;
     }
     if (conf->physical_block_size < block) {
         error_setg(
@@ -74,11 +76,12 @@ static bool init_block_sizes(CloudblkDevice *dev, Error **errp)
             block);
         return false;
     }
-    if (!conf->opt_io_size) {
+    if (!conf->opt_io_size && as_volume) {
         conf->opt_io_size = QEMU_ALIGN_DOWN(dev->info.optimal_io_size, block);
     }
     if (conf->discard_granularity == -1) {
-        conf->discard_granularity = MAX(block, dev->info.discard_granularity);
+        conf->discard_granularity =
+            as_volume ? MAX(block, dev->info.discard_granularity) : block;
     }
     if (!QEMU_IS_ALIGNED(conf->min_io_size, block) ||
         !QEMU_IS_ALIGNED(conf->opt_io_size, block) ||
@@ -255,9 +258,15 @@ uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features,
     virtio_add_feature(&features, VIRTIO_BLK_F_GEOMETRY);
     virtio_add_feature(&features, VIRTIO_BLK_F_TOPOLOGY);
     virtio_add_feature(&features, VIRTIO_BLK_F_BLK_SIZE);
+    if (!virtio_has_feature(features, VIRTIO_F_VERSION_1)) {
+        /* As QEMU's own disk does, so that a guest finds the same features */
+        virtio_clear_feature(&features, VIRTIO_F_ANY_LAYOUT);
+        virtio_add_feature(&features, VIRTIO_BLK_F_SCSI);
+    }
     /* A driver that can turn the cache on has to know how to flush it */
     if (dev->default_write_cache ||
-        virtio_has_feature(features, VIRTIO_BLK_F_CONFIG_WCE)) {
+        (dev->conf.wce_if_config_wce &&
+         virtio_has_feature(features, VIRTIO_BLK_F_CONFIG_WCE))) {
         virtio_add_feature(&features, VIRTIO_BLK_F_WCE);
     }
     if (dev->read_only) {

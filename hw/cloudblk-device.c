@@ -129,6 +129,11 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
     CloudblkDevice *dev = CLOUDBLK_DEVICE(qdev);
     unsigned i;
 
+    if (replay_mode != REPLAY_MODE_NONE) {
+        error_setg(errp, "a cloudblk disk cannot take part in record and "
+                         "replay: what its server does is not recorded");
+        return;
+    }
     if (!cloudblk_config_check(dev, errp) || !cloudblk_loops_init(dev, errp)) {
         return;
     }
@@ -195,6 +200,7 @@ static void cloudblk_device_instance_init(Object *obj)
                                   BOOT_SUFFIX, DEVICE(obj));
     object_property_set_description(obj, "bootindex",
                                     "place in the boot order");
+    cloudblk_machine_defaults(obj, "virtio-blk-device");
 }
 
 /*
@@ -220,6 +226,14 @@ static CLOUDBLK_PROPERTIES cloudblk_properties[] = {
                        conf.discard_granularity, -1),
     DEFINE_PROP_ON_OFF_AUTO("write-cache", CloudblkDevice, conf.write_cache,
                             ON_OFF_AUTO_AUTO),
+    DEFINE_PROP_ON_OFF_AUTO("backend_defaults", CloudblkDevice,
+                            conf.backend_defaults, ON_OFF_AUTO_AUTO),
+    DEFINE_PROP_BLOCKDEV_ON_ERROR("rerror", CloudblkDevice, conf.rerror,
+                                  BLOCKDEV_ON_ERROR_AUTO),
+    DEFINE_PROP_BLOCKDEV_ON_ERROR("werror", CloudblkDevice, conf.werror,
+                                  BLOCKDEV_ON_ERROR_AUTO),
+    DEFINE_PROP_BOOL("x-enable-wce-if-config-wce", CloudblkDevice,
+                     conf.wce_if_config_wce, true),
     DEFINE_PROP_BOOL("share-rw", CloudblkDevice, conf.share_rw, false),
     DEFINE_PROP_UINT32("cyls", CloudblkDevice, conf.cyls, 0),
     DEFINE_PROP_UINT32("heads", CloudblkDevice, conf.heads, 0),
@@ -271,6 +285,15 @@ static const CloudblkPropertyText cloudblk_texts[] = {
       "alignment of discards in bytes (-1: the volume's)" },
     { "write-cache",
       "whether completed writes may wait for a flush (auto: as the volume's)" },
+    { "backend_defaults",
+      "whether what is left open follows the volume (auto: on)" },
+    { "rerror", "what a failed read does: report, ignore, stop, or enospc "
+                "(auto: report)" },
+    { "werror", "what other failed requests do: report, ignore, stop, or "
+                "enospc, which stops when space is short (auto: enospc)" },
+    { "x-enable-wce-if-config-wce",
+      "offer flushes to every driver that could switch the write cache on" },
+    { "io-status", "why requests wait for the VM to continue" },
     { "share-rw",
       "let others that set it too write to the volume beside this one" },
     { "cyls", "cylinders of the geometry (0: made up from the size)" },
@@ -317,6 +340,7 @@ static void cloudblk_device_class_init(ObjectClass *klass,
     VirtioDeviceClass *vdc = VIRTIO_DEVICE_CLASS(klass);
 
     device_class_set_props(dc, cloudblk_properties);
+    cloudblk_error_class_init(klass);
     cloudblk_set_property_texts(klass, cloudblk_texts,
                                 ARRAY_SIZE(cloudblk_texts));
     dc->desc = "block device on a storage server";

@@ -26,6 +26,8 @@ OBJECT_DECLARE_SIMPLE_TYPE(CloudblkDevice, CLOUDBLK_DEVICE)
 #define CLOUDBLK_MAX_RANGES 64
 
 typedef struct CloudblkLoop CloudblkLoop;
+typedef struct CloudblkReq CloudblkReq;
+typedef QSIMPLEQ_HEAD(CloudblkReqList, CloudblkReq) CloudblkReqList;
 
 typedef struct CloudblkQueue {
     /* Constant after realize */
@@ -35,6 +37,12 @@ typedef struct CloudblkQueue {
     /* The thread that serves the queue */
     unsigned filled; /* used elements written, but not yet shown to the guest */
     struct CloudblkQueue *next_filled;
+    /*
+     * Requests that the storage failed and that werror or rerror keeps until
+     * the VM continues, in the order in which they failed
+     */
+    CloudblkReqList failed;
+    CloudblkReqList retry; /* the VM has continued: to be submitted again */
 } CloudblkQueue;
 
 struct CloudblkLoop {
@@ -70,7 +78,10 @@ typedef struct CloudblkConf {
     bool seg_max_adjust;
     bool report_discard_granularity;
     bool share_rw;
+    bool wce_if_config_wce;
+    OnOffAuto backend_defaults;
     OnOffAuto write_cache;
+    BlockdevOnError rerror, werror;
     uint32_t max_discard_sectors;
     uint32_t max_write_zeroes_sectors;
     uint32_t logical_block_size;
@@ -117,6 +128,7 @@ struct CloudblkDevice {
     /* Shared, atomic */
     uint64_t capacity; /* bytes */
     bool write_cache; /* completed writes may wait for a flush */
+    int io_status; /* BlockDeviceIoStatus: why requests wait for a continue */
 };
 
 /* Registers the QOM types. Any number of times. */
@@ -134,6 +146,28 @@ uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features,
                                Error **errp);
 CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev,
                                                uint8_t status);
+
+/* cloudblk-error.c: werror and rerror. */
+
+/* What is to become of a request that the storage failed. Any thread. */
+BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
+                                       int error);
+/*
+ * Tells the user of the error, and stops the VM if that is the action. Any
+ * thread. A stopped request must be in queue->failed already.
+ */
+void cloudblk_error_raise(CloudblkDevice *dev, BlockErrorAction action,
+                          bool is_read, int error);
+/* Adds the property io-status to the class. */
+void cloudblk_error_class_init(ObjectClass *klass);
+
+/* cloudblk-machine.c: what differs between machine types. */
+
+/*
+ * Sets the properties that the machine type sets on QEMU's own `virtio_type`.
+ * For instance_init: the user's settings come after and win.
+ */
+void cloudblk_machine_defaults(Object *obj, const char *virtio_type);
 
 /* cloudblk-run.c: who serves the queues and when. Big QEMU lock held. */
 

@@ -6,6 +6,7 @@
 #include "hw/virtio/virtio-pci.h"
 
 #define TYPE_CLOUDBLK_PCI "cloudblk-pci-base"
+#define TYPE_CLOUDBLK_PCI_GENERIC "cloudblk-pci"
 
 typedef struct CloudblkPCI {
     VirtIOPCIProxy parent_obj;
@@ -66,18 +67,29 @@ static void cloudblk_pci_class_init(ObjectClass *klass,
 static void cloudblk_pci_instance_init(Object *obj)
 {
     CloudblkPCI *pci = CLOUDBLK_PCI(obj);
+    g_autofree char *virtio_type = NULL;
 
     virtio_instance_init_common(obj, &pci->vdev, sizeof(pci->vdev),
                                 TYPE_CLOUDBLK_DEVICE);
     object_property_add_alias(obj, "bootindex", OBJECT(&pci->vdev),
                               "bootindex");
+    /* Some releases have made an alias of it already */
+    if (!object_property_find(obj, "io-status")) {
+        object_property_add_alias(obj, "io-status", OBJECT(&pci->vdev),
+                                  "io-status");
+    }
+    /* The suffix, if any, is -transitional or -non-transitional */
+    virtio_type = g_strconcat(
+        "virtio-blk-pci",
+        object_get_typename(obj) + strlen(TYPE_CLOUDBLK_PCI_GENERIC), NULL);
+    cloudblk_machine_defaults(obj, virtio_type);
 }
 
 static const VirtioPCIDeviceTypeInfo cloudblk_pci_info = {
     .base_name = TYPE_CLOUDBLK_PCI,
-    .generic_name = "cloudblk-pci",
-    .transitional_name = "cloudblk-pci-transitional",
-    .non_transitional_name = "cloudblk-pci-non-transitional",
+    .generic_name = TYPE_CLOUDBLK_PCI_GENERIC,
+    .transitional_name = TYPE_CLOUDBLK_PCI_GENERIC "-transitional",
+    .non_transitional_name = TYPE_CLOUDBLK_PCI_GENERIC "-non-transitional",
     .instance_size = sizeof(CloudblkPCI),
     .instance_init = cloudblk_pci_instance_init,
     .class_init = cloudblk_pci_class_init,

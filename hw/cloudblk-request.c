@@ -57,6 +57,37 @@ static void finish(CloudblkReq *req, int result)
 }
 
 /*
+ * Whether it was the storage's fault, as opposed to a request that can never
+ * succeed.
+ */
+static bool storage_failed(int result)
+{
+    return result < 0 && result != -EINVAL && result != -ENOTSUP &&
+           result != -EROFS;
+}
+
+/* Answers the request, unless it is to wait for the VM to continue. */
+static void answer(CloudblkReq *req, int result)
+{
+    CloudblkDevice *dev = req->queue->dev;
+    bool is_read = req->is_read;
+
+    if (storage_failed(result)) {
+        BlockErrorAction action =
+            cloudblk_error_action(dev, is_read, -result);
+
+        if (action == BLOCK_ERROR_ACTION_STOP) {
+            QSIMPLEQ_INSERT_TAIL(&req->queue->failed, req, next);
+        } else {
+            finish(req, action == BLOCK_ERROR_ACTION_IGNORE ? 0 : result);
+        }
+        cloudblk_error_raise(dev, action, is_read, -result);
+        return;
+    }
+    finish(req, result);
+}
+
+/*
  * Gives the buffers back without an answer: `stored` bytes of them were
  * written.
  */
@@ -86,7 +117,7 @@ void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
         } else if (dev->revoking) {
             drop(req, done[i].bytes_stored);
         } else {
-            finish(req, done[i].result);
+            answer(req, done[i].result);
         }
     }
     cloudblk_loop_publish(loop);
@@ -293,12 +324,15 @@ static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(req->queue->dev);
     uint64_t sector = virtio_ldq_p(vdev, &header->sector);
-
     /*
      * The barrier bit is a relic of drivers before virtio 1.0 and never meant
      * anything here
      */
-    switch (virtio_ldl_p(vdev, &header->type) & ~VIRTIO_BLK_T_BARRIER) {
+    uint32_t type =
+        virtio_ldl_p(vdev, &header->type) & ~VIRTIO_BLK_T_BARRIER;
+
+    req->is_read = type == VIRTIO_BLK_T_IN;
+    switch (type) {
     case VIRTIO_BLK_T_IN:
         return submit_read(req, sector);
     case VIRTIO_BLK_T_OUT:
@@ -315,6 +349,23 @@ static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
     default:
         return -ENOTSUP;
     }
+}
+
+/*
+ * Whether all of it is memory. For an address that is not, QEMU lends a buffer
+ * and copies when it is given back: into a device's registers, if the guest
+ * says so, and from any thread.
+ */
+static bool in_ram(const struct iovec *sg, unsigned count)
+{
+    unsigned i;
+
+    for (i = 0; i < count; i++) {
+        if (qemu_ram_addr_from_host(sg[i].iov_base) == RAM_ADDR_INVALID) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /*
@@ -335,9 +386,42 @@ static void handle(CloudblkReq *req)
         drop(req, 0);
         return;
     }
+    if (!in_ram(elem->in_sg, elem->in_num) ||
+        !in_ram(elem->out_sg, elem->out_num)) {
+        virtio_error(VIRTIO_DEVICE(req->queue->dev),
+                     "cloudblk: request with a buffer outside memory");
+        drop(req, 0);
+        return;
+    }
     result = start(req, &header);
     if (result != -EINPROGRESS) {
-        finish(req, result);
+        answer(req, result);
+    }
+}
+
+void cloudblk_queue_retry(CloudblkQueue *queue)
+{
+    QSIMPLEQ_CONCAT(&queue->retry, &queue->failed);
+}
+
+static CloudblkReq *take(CloudblkReqList *list)
+{
+    CloudblkReq *req = QSIMPLEQ_FIRST(list);
+
+    if (req) {
+        QSIMPLEQ_REMOVE_HEAD(list, next);
+    }
+    return req;
+}
+
+void cloudblk_queue_forget(CloudblkQueue *queue)
+{
+    CloudblkReq *req;
+
+    cloudblk_queue_retry(queue);
+    while ((req = take(&queue->retry))) {
+        /* A read that failed may have written any of it */
+        drop(req, iov_size(req->elem.in_sg, req->elem.in_num));
     }
 }
 
@@ -349,6 +433,9 @@ void cloudblk_queue_run(CloudblkQueue *queue)
     CloudblkReq *req;
 
     RCU_READ_LOCK_GUARD();
+    while ((req = take(&queue->retry))) {
+        handle(req);
+    }
     do {
         if (suppress) {
             virtio_queue_set_notification(vq, 0);

@@ -297,6 +297,9 @@ void cloudblk_revoke(CloudblkDevice *dev)
         cloudblk_channel_revoke(dev->loops[i].channel);
     }
     dev->revoking = false;
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        cloudblk_queue_forget(&dev->queues[i]);
+    }
 }
 
 void cloudblk_reset(VirtIODevice *vdev)
@@ -340,6 +343,10 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
     dev->running = running;
     if (running) {
         deadline = 0;
+        qatomic_set(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK);
+        for (i = 0; i < dev->conf.num_queues; i++) {
+            cloudblk_queue_retry(&dev->queues[i]);
+        }
     } else {
         int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
 

@@ -20,6 +20,8 @@
 #include "hw/virtio/virtio.h"
 #include "migration/blocker.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-block-core.h"
+#include "qemu/queue.h"
 
 #if CLOUDBLK_QEMU_AT_LEAST(10, 1)
 #include "system/memory.h"
@@ -29,10 +31,12 @@
 
 #if CLOUDBLK_QEMU_AT_LEAST(10, 0)
 #include "system/iothread.h"
+#include "system/replay.h"
 #include "system/runstate.h"
 #include "system/system.h"
 #else
 #include "sysemu/iothread.h"
+#include "sysemu/replay.h"
 #include "sysemu/runstate.h"
 #include "sysemu/sysemu.h"
 #endif
@@ -146,6 +150,25 @@ static inline void cloudblk_compat_notify(VirtIODevice *vdev, VirtQueue *vq,
     }
 #endif
     virtio_notify(vdev, vq);
+}
+
+/* Emits BLOCK_IO_ERROR. Any thread. */
+static inline void cloudblk_compat_io_error(const char *path,
+                                            const char *device,
+                                            IoOperationType operation,
+                                            BlockErrorAction action,
+                                            bool nospace, const char *reason)
+{
+#if CLOUDBLK_QEMU_AT_LEAST(9, 2)
+    qapi_event_send_block_io_error(path, device, NULL, operation, action, true,
+                                   nospace, reason);
+#elif CLOUDBLK_QEMU_AT_LEAST(8, 0)
+    qapi_event_send_block_io_error(device, NULL, operation, action, true,
+                                   nospace, reason);
+#else
+    qapi_event_send_block_io_error(device, false, NULL, operation, action, true,
+                                   nospace, reason);
+#endif
 }
 
 /* Takes *reason over; it is NULL afterwards if that failed. */

@@ -3,7 +3,9 @@
 list(APPEND CLOUDBLK_DEVICE_SOURCES
   cloudblk-config.c
   cloudblk-device.c
+  cloudblk-error.c
   cloudblk-loop.c
+  cloudblk-machine.c
   cloudblk-pci.c
   cloudblk-request.c
   cloudblk-run.c)

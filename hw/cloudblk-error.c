@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What becomes of requests that the storage failed: werror and rerror. */
+#include "cloudblk-device.h"
+
+#include "qapi/qapi-types-block-core.h"
+
+BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
+                                       int error)
+{
+    BlockdevOnError on_error = is_read ? dev->conf.rerror : dev->conf.werror;
+
+    if (on_error == BLOCKDEV_ON_ERROR_AUTO) {
+        on_error =
+            is_read ? BLOCKDEV_ON_ERROR_REPORT : BLOCKDEV_ON_ERROR_ENOSPC;
+    }
+    switch (on_error) {
+    case BLOCKDEV_ON_ERROR_STOP:
+        return BLOCK_ERROR_ACTION_STOP;
+    case BLOCKDEV_ON_ERROR_ENOSPC:
+        return error == ENOSPC ? BLOCK_ERROR_ACTION_STOP
+                               : BLOCK_ERROR_ACTION_REPORT;
+    case BLOCKDEV_ON_ERROR_IGNORE:
+        return BLOCK_ERROR_ACTION_IGNORE;
+    default:
+        return BLOCK_ERROR_ACTION_REPORT;
+    }
+}
+
+void cloudblk_error_raise(CloudblkDevice *dev, BlockErrorAction action,
+                          bool is_read, int error)
+{
+    g_autofree char *path = object_get_canonical_path(OBJECT(dev));
+    /* Releases without the path in the event know a disk by its name only */
+    const char *id = qdev_get_parent_bus(DEVICE(dev))->parent->id;
+    bool stop = action == BLOCK_ERROR_ACTION_STOP;
+
+    if (stop) {
+        qatomic_set(&dev->io_status, error == ENOSPC
+                                         ? BLOCK_DEVICE_IO_STATUS_NOSPACE
+                                         : BLOCK_DEVICE_IO_STATUS_FAILED);
+        /* The event STOP is to follow BLOCK_IO_ERROR, also if a `cont` comes */
+        qemu_system_vmstop_request_prepare();
+    }
+    cloudblk_compat_io_error(
+        path, id ?: "",
+        is_read ? IO_OPERATION_TYPE_READ : IO_OPERATION_TYPE_WRITE, action,
+        error == ENOSPC, strerror(error));
+    if (stop) {
+        qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
+    }
+}
+
+static int get_io_status(Object *obj, Error **errp)
+{
+    return qatomic_read(&CLOUDBLK_DEVICE(obj)->io_status);
+}
+
+void cloudblk_error_class_init(ObjectClass *klass)
+{
+    object_class_property_add_enum(klass, "io-status", "BlockDeviceIoStatus",
+                                   &BlockDeviceIoStatus_lookup, get_io_status,
+                                   NULL);
+}

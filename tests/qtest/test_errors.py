@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""werror and rerror: what a failed request does to the machine, and its second try."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.support.proxy import Proxy
+from tests.support.qemu import QmpError
+from tests.support.virtio import PACKED, S_IOERR, S_OK, S_UNSUPP, T_DISCARD, T_FLUSH, T_IN, T_OUT, BLK_DISCARD, Request, poll, ranges
+
+from .conftest import Bench
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+LOOPS = {"main-loop": {}, "iothread": {"iothread": "io0"}, "no-ioeventfd": {"ioeventfd": False}}
+IOTHREAD = ("-object", "iothread,id=io0")
+DISK = "/machine/peripheral/disk"
+
+
+@pytest.fixture(params=LOOPS)
+def loops(request):
+    return LOOPS[request.param]
+
+
+class Shrinking:
+    """A file volume whose storage fails behind the first MiB until it is repaired."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def fail(self):
+        os.truncate(self.path, MIB)
+
+    def repair(self):
+        os.truncate(self.path, SIZE)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Shrinking(tmp_path / "disk.img")
+
+
+@pytest.fixture
+def bench(qemu, storage):
+    """A bench whose volume is that storage."""
+    with Proxy({"d0": f"file://{storage.path}?size={SIZE}&create=on"}) as proxy:
+        made = Bench(qemu, proxy)
+        yield made
+        made.end()
+
+
+@pytest.fixture
+def full(tmp_path, qemu):
+    """A bench whose volume is a sparse file on a file system of 4 MiB, and a file that fills half
+    of that."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder]).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        filler = folder / "filler"
+        filler.write_bytes(bytes(2 * MIB))
+        with Proxy({"d0": f"file://{folder}/disk.img?size={SIZE}&create=on"}) as proxy:
+            made = Bench(qemu, proxy)
+            try:
+                yield made, filler
+            finally:
+                made.end()
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def state(driver):
+    return driver.machine.qmp.command("query-status")["status"]
+
+
+def io_status(driver, path=DISK):
+    return driver.machine.qmp.command("qom-get", path=path, property="io-status")
+
+
+def io_error(driver):
+    """The next BLOCK_IO_ERROR, without what differs between releases."""
+    data = dict(driver.machine.qmp.wait_event("BLOCK_IO_ERROR")["data"])
+    assert data.pop("qom-path", f"{DISK}/virtio-backend") == f"{DISK}/virtio-backend"
+    assert data.pop("reason")
+    data.pop("__com.redhat_reason", None)
+    return data
+
+
+def far(driver, kind, size=4096):
+    """A request behind the part that never fails."""
+    return Request(driver, kind, 32 * MIB // 512, size if kind == T_IN else b"w" * size)
+
+
+def event(operation, action, nospace=False):
+    return {"device": "disk", "operation": operation, "action": action, "nospace": nospace}
+
+
+def back(driver, request):
+    driver_queue = request.queue
+    driver_queue.done.update(driver_queue.used())
+    return request.token in driver_queue.done
+
+
+@pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
+def test_no_space_stops_the_machine_and_cont_writes(full, loops, packed):
+    bench, filler = full
+    driver = bench.disk(*IOTHREAD, features=(PACKED,) if packed else (), packed=packed, **loops)
+    assert state(driver) == "running" and io_status(driver) == "ok"
+    request = Request(driver, T_OUT, 0, os.urandom(3 * MIB)).submit()
+    qmp = driver.machine.qmp
+    assert io_error(driver) == event("write", "stop", True)
+    qmp.wait_event("STOP")
+    assert state(driver) == "io-error"
+    assert io_status(driver) == io_status(driver, f"{DISK}/virtio-backend") == "nospace"
+    assert not back(driver, request)
+
+    # Still full: it stops again
+    qmp.command("cont")
+    qmp.wait_event("STOP")
+    assert state(driver) == "io-error" and not back(driver, request)
+
+    filler.unlink()
+    qmp.command("cont")
+    assert request.wait() == S_OK
+    assert state(driver) == "running" and io_status(driver) == "ok"
+    check = Request(driver, T_IN, 0, 3 * MIB)
+    assert check.submit().wait() == S_OK
+    assert check.bytes == request.bytes
+
+
+def test_default_reports_other_errors(bench, storage, loops):
+    driver = bench.disk(*IOTHREAD, **loops)
+    storage.fail()
+    assert far(driver, T_OUT).submit().wait() == S_IOERR
+    assert io_error(driver) == event("write", "report")
+    assert far(driver, T_IN).submit().wait() == S_IOERR
+    assert state(driver) == "running" and io_status(driver) == "ok"
+    storage.repair()
+    assert far(driver, T_IN).submit().wait() == S_OK
+
+
+@pytest.mark.parametrize("kind, operation", ((T_IN, "read"), (T_OUT, "write")), ids=("read", "write"))
+def test_stop_and_second_try(bench, storage, loops, kind, operation):
+    driver = bench.disk(*IOTHREAD, werror="stop", rerror="stop", **loops)
+    assert far(driver, T_OUT).submit().wait() == S_OK
+    storage.fail()
+    requests = [far(driver, kind).submit() for _ in range(8)]
+    assert io_error(driver) == event(operation, "stop")
+    driver.machine.qmp.wait_event("STOP")
+    assert state(driver) == "io-error" and io_status(driver) == "failed"
+    assert not any(back(driver, request) for request in requests)
+    storage.repair()
+    driver.machine.qmp.command("cont")
+    for request in requests:
+        assert request.wait() == S_OK
+    assert state(driver) == "running" and io_status(driver) == "ok"
+
+
+def test_each_direction_has_its_own(bench, storage):
+    driver = bench.disk(rerror="stop", werror="report")
+    storage.fail()
+    assert far(driver, T_OUT).submit().wait() == S_IOERR
+    assert state(driver) == "running"
+    request = far(driver, T_IN).submit()
+    driver.machine.qmp.wait_event("STOP")
+    assert state(driver) == "io-error" and not back(driver, request)
+
+
+def test_ignore(bench, storage):
+    driver = bench.disk(werror="ignore", rerror="ignore")
+    storage.fail()
+    assert far(driver, T_OUT).submit().wait() == S_OK
+    assert io_error(driver) == event("write", "ignore")
+    assert far(driver, T_IN).submit().wait() == S_OK
+    assert state(driver) == "running"
+
+
+def test_reset_forgets_what_waits(bench, storage, loops):
+    driver = bench.disk(*IOTHREAD, werror="stop", **loops)
+    storage.fail()
+    lost = far(driver, T_OUT).submit()
+    driver.machine.qmp.wait_event("STOP")
+    storage.repair()
+    driver.machine.qmp.command("system_reset")
+    driver.machine.qmp.command("cont")
+    driver.pci.__init__(driver.machine, 4)
+    driver.start()
+    written = Request(driver, T_OUT, 32 * MIB // 512, b"n" * 4096)
+    assert written.submit().wait() == S_OK
+    check = far(driver, T_IN)
+    assert check.submit().wait() == S_OK and check.bytes == b"n" * 4096
+    assert lost.status == 0xFF
+
+
+def test_unplug_and_quit_with_waiting_requests(bench, storage):
+    driver = bench.disk(werror="stop")
+    storage.fail()
+    far(driver, T_OUT).submit()
+    driver.machine.qmp.wait_event("STOP")
+    driver.machine.qmp.quit()
+    assert driver.machine.wait() == 0
+
+
+def test_mistakes_of_the_guest_do_not_stop_the_machine(bench):
+    driver = bench.disk(werror="stop", rerror="stop", features=(BLK_DISCARD,))
+    for kind, sector, data, answer in (
+        (T_IN, SIZE // 512, 512, S_IOERR),
+        (T_OUT, SIZE // 512, bytes(512), S_IOERR),
+        (T_DISCARD, 0, ranges((SIZE // 512, 8, 0)), S_IOERR),
+        (77, 0, b"", S_UNSUPP),
+    ):
+        assert Request(driver, kind, sector, data).submit().wait() == answer
+    assert Request(driver, T_FLUSH).submit().wait() == S_OK
+    assert state(driver) == "running"
+    assert not [event for event in driver.machine.qmp.events if event["event"] == "BLOCK_IO_ERROR"]
+
+
+def test_only_known_policies(bench):
+    status, messages = bench.fails(werror="explode")
+    assert status == 1 and "werror" in messages
+
+
+@pytest.mark.parametrize("mode", ("record", "replay"))
+def test_record_and_replay_are_refused(qemu, proxy, tmp_path, mode):
+    made = Bench(qemu, proxy)
+    if mode == "replay":
+        # Any recording: one without the disk
+        from tests.support.qtest import Machine
+
+        with Machine(qemu, ["-icount", f"shift=auto,rr=record,rrfile={tmp_path}/log"]) as machine:
+            machine.qmp.quit()
+            machine.wait()
+    status, messages = made.fails("-icount", f"shift=auto,rr={mode},rrfile={tmp_path}/log")
+    made.end()
+    assert status == 1 and "record and replay" in messages, messages
