@@ -7,8 +7,20 @@ import subprocess
 import pytest
 
 from tests.support.proxy import Proxy
-from tests.support.qemu import QmpError
-from tests.support.virtio import PACKED, S_IOERR, S_OK, S_UNSUPP, T_DISCARD, T_FLUSH, T_IN, T_OUT, BLK_DISCARD, Request, poll, ranges
+from tests.support.virtio import (
+    BLK_DISCARD,
+    PACKED,
+    S_IOERR,
+    S_OK,
+    S_UNSUPP,
+    T_DISCARD,
+    T_FLUSH,
+    T_IN,
+    T_OUT,
+    BlockDriver,
+    Request,
+    ranges,
+)
 
 from .conftest import Bench
 
@@ -29,12 +41,16 @@ class Shrinking:
 
     def __init__(self, path):
         self.path = path
+        self.proxy = Proxy({"d0": f"file://{path}?size={SIZE}&create=on"})
 
     def fail(self):
         os.truncate(self.path, MIB)
 
     def repair(self):
+        # The proxy does not trust a file again that shrank under it
+        self.proxy.kill()
         os.truncate(self.path, SIZE)
+        self.proxy.start()
 
 
 @pytest.fixture
@@ -45,7 +61,7 @@ def storage(tmp_path):
 @pytest.fixture
 def bench(qemu, storage):
     """A bench whose volume is that storage."""
-    with Proxy({"d0": f"file://{storage.path}?size={SIZE}&create=on"}) as proxy:
+    with storage.proxy as proxy:
         made = Bench(qemu, proxy)
         yield made
         made.end()
@@ -99,9 +115,8 @@ def event(operation, action, nospace=False):
 
 
 def back(driver, request):
-    driver_queue = request.queue
-    driver_queue.done.update(driver_queue.used())
-    return request.token in driver_queue.done
+    request.queue.done.update(request.queue.used())
+    return request.token in request.queue.done
 
 
 @pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
@@ -186,8 +201,7 @@ def test_reset_forgets_what_waits(bench, storage, loops):
     storage.repair()
     driver.machine.qmp.command("system_reset")
     driver.machine.qmp.command("cont")
-    driver.pci.__init__(driver.machine, 4)
-    driver.start()
+    driver = BlockDriver(driver.machine, 4)
     written = Request(driver, T_OUT, 32 * MIB // 512, b"n" * 4096)
     assert written.submit().wait() == S_OK
     check = far(driver, T_IN)
