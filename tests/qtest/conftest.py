@@ -28,7 +28,7 @@ class Bench:
         self._qemu, self.proxy = qemu, proxy
         self._machines = []
 
-    def machine(self, *arguments, device="cloudblk-pci", slot=4, **properties):
+    def machine(self, *arguments, device="cloudblk-pci", slot=4, machine="pc", **properties):
         """arguments: further ones for QEMU. properties: the disk's, with _ for - except where
         virtio-blk's own name has _."""
         options = {"driver": device, "id": "disk", "addr": f"{slot:#x}", "server": self.proxy.uri("d0")}
@@ -36,10 +36,10 @@ class Bench:
             options[name if name in UNDERSCORED else name.replace("_", "-")] = value
         options = {name: value for name, value in options.items() if value is not None}
         devices = ["-plugin", PLUGIN, *arguments, "-device", json.dumps(options)]
-        machine = Machine(self._qemu, devices)
-        self._machines.append(machine)
-        machine.start()
-        return machine
+        made = Machine(self._qemu, devices, machine=machine)
+        self._machines.append(made)
+        made.start()
+        return made
 
     def fails(self, *arguments, **properties):
         """Exit status and messages of a QEMU that does not start. {uri} in server: the volume's."""

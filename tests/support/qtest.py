@@ -22,16 +22,17 @@ def halting_rom():
 
 
 class Machine(Qemu):
-    """An i440fx machine with the given devices; memory is its RAM, from address 0."""
+    """A PC with the given devices, i440fx unless another type is named; memory is its RAM, from
+    address 0."""
 
-    def __init__(self, binary, devices, env=None, ram_size=RAM_SIZE):
+    def __init__(self, binary, devices, env=None, ram_size=RAM_SIZE, machine="pc"):
         super().__init__(binary, [], env)
         ram, rom = self.folder / "ram", self.folder / "rom"
         rom.write_bytes(halting_rom())
         with open(ram, "wb+") as file:
             file.truncate(ram_size)
             self.memory = mmap.mmap(file.fileno(), ram_size)
-        self._arguments += ["-machine", "pc,memory-backend=ram", "-accel", "tcg", "-m", f"{ram_size >> 20}M"]
+        self._arguments += ["-machine", f"{machine},memory-backend=ram", "-accel", "tcg", "-m", f"{ram_size >> 20}M"]
         self._arguments += ["-object", f"memory-backend-file,id=ram,mem-path={ram},size={ram_size},share=on"]
         self._arguments += ["-bios", str(rom), "-action", "reboot=reset"]
         self._arguments += self.socket_chardev("qtest") + ["-qtest", "chardev:qtest", "-qtest-log", "/dev/null"]
@@ -72,8 +73,18 @@ class Machine(Qemu):
     def port_out(self, port, size, value):
         self._command(f"out{'bwl'[size.bit_length() - 1]} {port:#x} {value:#x}")
 
+    @property
+    def used(self):
+        """A mark: what is allocated from now on is behind it."""
+        return self._free
+
+    def forget(self, mark):
+        """Gives back what was allocated since. No device may be using it."""
+        self.memory[mark : self._free] = bytes(self._free - mark)
+        self._free = mark
+
     def alloc(self, size, align=16):
-        """Address of fresh guest memory, filled with zeros. It is never given back."""
+        """Address of fresh guest memory, filled with zeros."""
         address = -(-self._free // align) * align
         self._free = address + size
         if self._free > len(self.memory):

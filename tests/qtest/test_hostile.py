@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a hostile guest may do: QEMU lives on, and a reset brings the disk back."""
+
+import struct
+
+import pytest
+
+from tests.support.qtest import RAM_SIZE
+from tests.support.virtio import (
+    BLK_DISCARD,
+    BLK_WRITE_ZEROES,
+    DRIVER_OK,
+    F_INDIRECT,
+    F_NEXT,
+    F_WRITE,
+    INDIRECT,
+    NEEDS_RESET,
+    PACKED,
+    PACKED_AVAIL,
+    PACKED_USED,
+    S_IOERR,
+    S_OK,
+    S_UNSUPP,
+    T_DISCARD,
+    T_FLUSH,
+    T_GET_ID,
+    T_IN,
+    T_OUT,
+    T_WRITE_ZEROES,
+    Request,
+    poll,
+    ranges,
+)
+
+from .conftest import VOLUME_SIZE
+
+SECTORS = VOLUME_SIZE // 512
+UNMAP = 1
+# The device stops until it is reset, or takes no notice
+BROKEN, IGNORED = "needs reset", "ignored"
+FAR = {
+    "behind memory": RAM_SIZE + (1 << 20),
+    "in no device": 0xD0000000,
+    "at an interrupt controller": 0xFEE00000,
+    "behind all addresses": 1 << 52,
+    "at the last address": (1 << 64) - 512,
+    "across the end of memory": RAM_SIZE - 256,
+}
+
+# ---- Requests that say something wrong: type, sector, data, answer
+
+REQUESTS = {
+    "read past the end": (T_IN, SECTORS, 512, S_IOERR),
+    "read across the end": (T_IN, SECTORS - 1, 1024, S_IOERR),
+    "write past the end": (T_OUT, SECTORS, bytes(512), S_IOERR),
+    "write across the end": (T_OUT, SECTORS - 1, bytes(1024), S_IOERR),
+    "sector that overflows": (T_IN, (1 << 64) - 1, 1024, S_IOERR),
+    "sector that overflows in bytes": (T_OUT, 1 << 55, bytes(512), S_IOERR),
+    "odd size of a read": (T_IN, 0, 700, S_IOERR),
+    "odd size of a write": (T_OUT, 0, bytes(513), S_IOERR),
+    "unknown type": (77, 0, b"", S_UNSUPP),
+    "unknown type, all bits": (0x7FFFFFFF, 0, b"", S_UNSUPP),
+    "SCSI command": (2, 0, bytes(16), S_UNSUPP),
+    "get lifetime": (10, 0, 24, S_UNSUPP),
+    "zone report": (16, 0, 4096, S_UNSUPP),
+    "discard as a read": (T_DISCARD & ~1, 0, 16, S_UNSUPP),
+    "discard without range": (T_DISCARD, 0, b"", S_IOERR),
+    "discard with half a range": (T_DISCARD, 0, bytes(8), S_IOERR),
+    "discard with one byte more": (T_DISCARD, 0, ranges((0, 8, 0)) + b"x", S_IOERR),
+    "discard past the end": (T_DISCARD, 0, ranges((SECTORS - 8, 16, 0)), S_IOERR),
+    "discard that overflows": (T_DISCARD, 0, ranges(((1 << 64) - 8, 16, 0)), S_IOERR),
+    "discard with unmap": (T_DISCARD, 0, ranges((0, 8, UNMAP)), S_UNSUPP),
+    "discard with unknown flag": (T_DISCARD, 0, ranges((0, 8, 1 << 31)), S_UNSUPP),
+    "write-zeroes with unknown flag": (T_WRITE_ZEROES, 0, ranges((0, 8, 2)), S_UNSUPP),
+    "write-zeroes with a bad second range": (T_WRITE_ZEROES, 0, ranges((0, 8, 0), (SECTORS, 1, 0)), S_IOERR),
+    "too many ranges": (T_DISCARD, 0, ranges(*[(i, 1, 0) for i in range(300)]), S_UNSUPP),
+    "too long a range": (T_DISCARD, 0, ranges((0, 0xFFFFFFFF, 0)), S_IOERR),
+    "serial into no buffer": (T_GET_ID, 0, 0, S_OK),
+    "flush of a sector past the end": (T_FLUSH, SECTORS + 1, b"", S_OK),
+}
+
+# ---- Chains of which each descriptor is right: what becomes of a write of 512 bytes
+
+CHAINS = {
+    "no status": (lambda r: r.buffers[:-1], BROKEN),
+    "no header": (lambda r: r.buffers[-1:], BROKEN),
+    "no header, but data": (lambda r: [(r.data, 512, True), r.buffers[-1]], BROKEN),
+    "short header": (lambda r: [(r.header, 15, False), r.buffers[-1]], BROKEN),
+    "header of one byte": (lambda r: [(r.header, 1, False), r.buffers[-1]], BROKEN),
+    "header that the device writes": (lambda r: [(r.header, 16, True), (r.data, 512, True), r.buffers[-1]], BROKEN),
+    "status not writable": (lambda r: [*r.buffers[:-1], (r.status_at, 1, False)], BROKEN),
+    "status empty": (lambda r: [*r.buffers[:-1], (r.status_at, 0, True)], BROKEN),
+    "empty descriptor": (lambda r: [r.buffers[0], (r.data, 0, False), r.buffers[-1]], BROKEN),
+    "empty header": (lambda r: [(r.header, 0, False), *r.buffers[1:]], BROKEN),
+    "readable after writable": (lambda r: [r.buffers[0], r.buffers[-1], (r.data, 512, False)], BROKEN),
+    "huge length": (lambda r: [r.buffers[0], (r.data, 0xFFFFFFFF, False), r.buffers[-1]], BROKEN),
+    "huge status": (lambda r: [*r.buffers[:-1], (r.status_at, 0xFFFFFFFF, True)], BROKEN),
+    "header over all memory": (lambda r: [(0, RAM_SIZE, False), r.buffers[-1]], None),
+    "data is the status too": (lambda r: [r.buffers[0], (r.status_at, 1, False), r.buffers[-1]], S_IOERR),
+    "header is the status too": (lambda r: [r.buffers[0], (r.data, 512, False), (r.header, 1, True)], None),
+}
+
+
+def at_place(place, address):
+    """A write (a read, if place is "read") of which one part is at that address."""
+
+    def chain(request):
+        header, data, status = request.buffers
+        return {
+            "header": [(address, 16 if address + 512 <= 1 << 64 else 512, False), data, status],
+            "write": [header, (address, 512, False), status],
+            "read": [header, (address, 512, True), status],
+            "status": [header, data, (address, 512, True)],
+        }[place]
+
+    return chain
+
+
+CHAINS |= {
+    f"{place} {name}": (at_place(place, address), BROKEN) for name, address in FAR.items() for place in ("write", "read", "status")
+}
+CHAINS |= {f"header {name}": (at_place("header", FAR[name]), BROKEN) for name in ("behind memory", "behind all addresses")}
+CHAINS |= {
+    "several buffers in no device": (
+        lambda r: [r.buffers[0], *((0xD0000000 + 4096 * i, 4096, True) for i in range(4)), r.buffers[-1]],
+        BROKEN,
+    )
+}
+
+# ---- Rings: descriptors as the device finds them. (address, length, flags, next or number)
+
+
+def split_ring(descriptors, head=0):
+    def make(driver, request):
+        queue = driver.queues[0]
+        for index, (address, length, flags, following) in enumerate(descriptors(driver, request)):
+            queue.write_descriptor(index, address, length, flags, following)
+        queue.make_available(head)
+
+    return make
+
+
+def packed_ring(descriptors):
+    def make(driver, request):
+        queue = driver.queues[0]
+        written = descriptors(driver, request)
+        for index, (address, length, flags, number) in reversed(list(enumerate(written))):
+            mark = flags & (PACKED_AVAIL | PACKED_USED) or PACKED_AVAIL
+            queue.write_descriptor(index, address, length, number, flags | mark)
+
+    return make
+
+
+def table(driver, entries):
+    """An indirect table in memory: its address."""
+    address = driver.machine.alloc(16 * len(entries), 16)
+    for index, entry in enumerate(entries):
+        struct.pack_into("<QIHH", driver.machine.memory, address + 16 * index, *entry)
+    return address
+
+
+def three(r, last=F_WRITE):
+    return [(r.header, 16, F_NEXT, 1), (r.data, 512, F_NEXT, 2), (r.status_at, 1, last, 0)]
+
+
+def nested(driver, r, packed=False):
+    inner = table(driver, [(r.data, 512, 0, 0)])
+    entries = [(r.header, 16, F_NEXT, 1), (inner, 16, F_INDIRECT | F_NEXT, 2), (r.status_at, 1, F_WRITE, 0)]
+    if packed:
+        entries = [(address, length, 0, flags & ~F_NEXT) for address, length, flags, _ in entries]
+    return [(table(driver, entries), 48, F_INDIRECT, 0)]
+
+
+def indirect(address, length):
+    return lambda d, r: [(address, length, F_INDIRECT, 0)]
+
+
+def moved_index(by):
+    def make(driver, _):
+        queue = driver.queues[0]
+        queue._set_word(queue.driver + 2, by)
+
+    return make
+
+
+def whole_packed(driver, r):
+    size = driver.queues[0].size
+    return [(r.header, 16, F_NEXT, 0)] * size
+
+
+SPLIT = {
+    "loop of one": (split_ring(lambda d, r: [(r.header, 16, F_NEXT, 0)]), BROKEN),
+    "loop of two": (split_ring(lambda d, r: [(r.header, 16, F_NEXT, 1), (r.data, 512, F_NEXT, 0)]), BROKEN),
+    "writable loop": (split_ring(lambda d, r: [(r.header, 16, F_NEXT, 1), (r.data, 512, F_NEXT | F_WRITE, 1)]), BROKEN),
+    "next outside the ring": (split_ring(lambda d, r: [(r.header, 16, F_NEXT, 60000)]), BROKEN),
+    "head outside the ring": (split_ring(lambda d, r: three(r), head=60000), BROKEN),
+    "index far ahead": (moved_index(5000), BROKEN),
+    "index behind": (moved_index(0xFFFF), BROKEN),
+    "indirect inside indirect": (split_ring(nested), S_IOERR),
+    "indirect that goes on": (split_ring(lambda d, r: [(table(d, three(r)), 48, F_INDIRECT | F_NEXT, 0)]), None),
+    "loop in an indirect table": (split_ring(lambda d, r: [(table(d, [(r.header, 16, F_NEXT, 0)]), 16, F_INDIRECT, 0)]), BROKEN),
+    "next outside an indirect table": (
+        split_ring(lambda d, r: [(table(d, [(r.header, 16, F_NEXT, 9)]), 16, F_INDIRECT, 0)]),
+        BROKEN,
+    ),
+    "empty indirect table": (split_ring(indirect(1 << 20, 0)), BROKEN),
+    "odd indirect table": (split_ring(indirect(1 << 20, 17)), BROKEN),
+    "huge indirect table": (split_ring(indirect(1 << 20, 0xFFFFFFF0)), BROKEN),
+    "indirect table behind memory": (split_ring(indirect(RAM_SIZE + 4096, 48)), BROKEN),
+    "indirect table behind all addresses": (split_ring(indirect(1 << 60, 48)), BROKEN),
+}
+PACKED_RINGS = {
+    "chain as long as the ring": (packed_ring(whole_packed), BROKEN),
+    "chain that does not end": (packed_ring(lambda d, r: three(r, F_WRITE | F_NEXT)), BROKEN),
+    "wrong wrap": (packed_ring(lambda d, r: [(r.header, 16, PACKED_USED, 0)]), IGNORED),
+    "available and used": (packed_ring(lambda d, r: [(r.header, 16, PACKED_AVAIL | PACKED_USED, 0)]), IGNORED),
+    "number outside the ring": (packed_ring(lambda d, r: [(a, n, f, 60000) for a, n, f, _ in three(r)]), S_OK),
+    "indirect inside indirect": (packed_ring(lambda d, r: nested(d, r, True)), S_IOERR),
+    "odd indirect table": (packed_ring(indirect(1 << 20, 17)), BROKEN),
+    "huge indirect table": (packed_ring(indirect(1 << 20, 0xFFFFFFF0)), BROKEN),
+    "indirect table behind memory": (packed_ring(indirect(RAM_SIZE + 4096, 48)), BROKEN),
+    "indirect table behind all addresses": (packed_ring(indirect(1 << 60, 48)), BROKEN),
+    "empty table entry": (packed_ring(lambda d, r: [(table(d, [(0, 0, 0, 0)]), 16, F_INDIRECT, 0)]), BROKEN),
+}
+
+
+@pytest.fixture(params=(False, True), ids=("split", "packed"))
+def packed(request):
+    return request.param
+
+
+@pytest.fixture(params=({}, {"iothread": "io0"}), ids=("main-loop", "iothread"))
+def driver(bench, packed, request):
+    features = (BLK_DISCARD, BLK_WRITE_ZEROES, INDIRECT, *([PACKED] if packed else []))
+    made = bench.disk("-object", "iothread,id=io0", features=features, packed=packed, **request.param)
+    made.wanted = features
+    return made
+
+
+def outcome(driver, request, expected):
+    """What the device made of it."""
+
+    def happened():
+        if driver.registers.status & NEEDS_RESET:
+            return BROKEN
+        return request.status != 0xFF and str(request.status)
+
+    if expected is IGNORED:
+        # What the device would have done, it would have done before the next register is read
+        driver.machine.qmp.command("query-status")
+        return happened() or IGNORED
+    return poll(happened, "reaction")
+
+
+def comes_back(driver):
+    """The disk works after a reset."""
+    assert driver.machine.qmp.command("query-status")["status"] == "running"
+    driver.reset()
+    driver.machine.forget(driver.floor)
+    driver.start(driver.wanted)
+    pattern = struct.pack("<Q", driver.offered) * 64
+    assert Request(driver, T_OUT, 16, pattern).submit().wait() == S_OK
+    check = Request(driver, T_IN, 16, 512)
+    assert check.submit().wait() == S_OK and check.bytes == pattern
+
+
+def run_table(driver, cases, inject):
+    """Each case on a disk just reset; what became of it must be what the case says (None: either)."""
+    found, expected = {}, {}
+    driver.floor = driver.machine.used
+    for name, case in cases.items():
+        comes_back(driver)
+        request = Request(driver, T_OUT, 0, bytes(512))
+        inject(driver, request, case[0], name)
+        driver.registers.notify(driver.queues[0].place, 0)
+        result = outcome(driver, request, case[1])
+        if case[1] is not None:
+            found[name], expected[name] = result, str(case[1])
+    comes_back(driver)
+    assert found == expected
+
+
+def test_table_is_long_enough():
+    for ring in (SPLIT, PACKED_RINGS):
+        assert len(REQUESTS) + len(CHAINS) + len(ring) >= 40
+
+
+def test_wrong_requests(driver):
+    driver.floor = driver.machine.used
+    for name, (kind, sector, data, answer) in REQUESTS.items():
+        comes_back(driver)
+        assert Request(driver, kind, sector, data).submit().wait() == answer, name
+        assert not driver.registers.status & NEEDS_RESET, name
+
+
+def test_wrong_chains(driver):
+    def inject(driver, request, make, name):
+        if name.startswith("read "):
+            struct.pack_into("<I", driver.machine.memory, request.header, T_IN)
+        request.buffers = make(request)
+        request.submit(kick=False)
+
+    run_table(driver, CHAINS, inject)
+
+
+def test_wrong_rings(driver, packed):
+    run_table(driver, PACKED_RINGS if packed else SPLIT, lambda driver, request, make, _: make(driver, request))
+
+
+def test_data_in_the_devices_own_registers(driver):
+    """A read that would reset the device from within, if it were carried out."""
+    driver.floor = driver.machine.used
+    for region in ("_common", "_notify", "_config"):
+        comes_back(driver)
+        request = Request(driver, T_IN, 0, 512)
+        request.buffers = [request.buffers[0], (getattr(driver.registers, region), 512, True), request.buffers[-1]]
+        request.submit()
+        poll(lambda: driver.registers.status & NEEDS_RESET, "NEEDS_RESET")
+        assert driver.registers.status & DRIVER_OK
+    comes_back(driver)
+
+
+@pytest.mark.parametrize("place", range(3), ids=("descriptors", "driver area", "device area"))
+def test_ring_outside_memory(driver, place):
+    driver.floor = driver.machine.used
+    comes_back(driver)
+    for address in FAR.values():
+        driver.reset()
+        driver.start(driver.wanted)
+        queue = driver.queues[0]
+        driver.reset()
+        driver.registers.status = 1
+        driver.registers.status = 3
+        driver.registers.features()
+        driver.registers.set_features(driver.features)
+        areas = [queue.desc, queue.driver, queue.device]
+        areas[place] = address & ~4095
+        where = driver.registers.set_queue(0, queue.size, *areas)
+        driver.registers.status |= DRIVER_OK
+        driver.queues = [queue]
+        request = Request(driver, T_IN, 0, 512)
+        request.submit(kick=False)
+        driver.registers.notify(where, 0)
+        comes_back(driver)
+
+
+def test_every_register_written(driver):
+    """All of the common and the device configuration, in all sizes, before and while it is in use."""
+    driver.floor = driver.machine.used
+    registers = driver.registers
+    for value in (0, 0xFFFFFFFF, 0x5A5A5A5A):
+        for size in (1, 2, 4):
+            for offset in range(0, 64, size):
+                registers.set_common(offset, size, value & (1 << 8 * size) - 1)
+            comes_back(driver)
+            for offset in range(0, 128, size):
+                registers.set_config(offset, size, value & (1 << 8 * size) - 1)
+            Request(driver, T_IN, 0, 512).submit()
+            comes_back(driver)
+
+
+def test_kicks_of_queues_that_do_not_exist(driver):
+    driver.floor = driver.machine.used
+    for queue in (1, 2, 255, 1023, 1024, 0xFFFF):
+        driver.registers.notify(driver.queues[0].place, queue)
+        driver.machine.write(driver.registers._notify + 4 * (queue & 255), 2, queue)
+    comes_back(driver)
