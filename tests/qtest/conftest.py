@@ -75,8 +75,10 @@ UNDERSCORED = {
     "min_io_size",
     "opt_io_size",
     "discard_granularity",
+    "backend_defaults",
     "event_idx",
     "in_order",
+    "iommu_platform",
     "indirect_desc",
 }
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The configuration space, the features, and the properties as users see them."""
 
+import re
+
 import pytest
 
 from tests.support import virtio
+from tests.support.paths import REPO
 from tests.support.virtio import BLK_CONFIG_WCE, BLK_DISCARD, BLK_FLUSH, BLK_MQ, BLK_RO, BLK_WRITE_ZEROES
 
 from .conftest import VOLUME_SIZE
@@ -31,20 +34,14 @@ FIELDS = {
     "write_zeroes_may_unmap": (56, 1),
 }
 
-# Properties of virtio-blk-pci that have no meaning without QEMU's block layer, or not yet
-ABSENT = {
-    "drive",
-    "backend_defaults",
-    "account-invalid",
-    "account-failed",
-    "stats-intervals",
-    "request-merging",
-    "scsi",
-    "rerror",
-    "werror",
-    "x-enable-wce-if-config-wce",
-}
-OURS = {"server", "iothreads", "open-timeout", "takeover", "payload-crc", "read-only"}
+
+def listed(heading):
+    """The properties in the table under that heading of docs/properties.md."""
+    text = (REPO / "docs/properties.md").read_text()
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE)
+    assert rows and all(reason.strip() for _, reason in rows)
+    return {name for name, _ in rows}
 
 
 def config(driver):
@@ -105,6 +102,23 @@ def test_properties_reach_the_guest(bench):
     assert not offered(driver, BLK_FLUSH) and not offered(driver, BLK_CONFIG_WCE)
 
 
+def test_block_sizes_follow_the_volume_unless_told_not_to(bench):
+    volume = config(bench.disk())
+    bench.quit()
+    plain = config(bench.disk(backend_defaults="off"))
+    assert (plain["blk_size"], plain["physical_block_exp"], plain["opt_io_size"]) == (512, 0, 0)
+    assert plain["discard_sector_alignment"] == 1
+    assert volume["physical_block_exp"] > 0
+
+
+def test_flush_without_a_write_cache(bench):
+    """Older machine types offer it only with a cache that is on."""
+    for on in (True, False):
+        driver = bench.disk(write_cache="off", x_enable_wce_if_config_wce=on)
+        assert offered(driver, BLK_FLUSH) == on
+        bench.quit()
+
+
 def test_features_can_be_turned_off(bench):
     driver = bench.disk(discard=False, write_zeroes=False, seg_max_adjust=False, event_idx=False, indirect_desc=False)
     for bit in (BLK_DISCARD, BLK_WRITE_ZEROES, virtio.EVENT_IDX, virtio.INDIRECT):
@@ -136,8 +150,10 @@ def test_properties_are_those_of_virtio_blk(bench):
     qmp = bench.machine().qmp
     theirs = {p["name"]: p for p in qmp.command("device-list-properties", typename="virtio-blk-pci")}
     ours = {p["name"]: p for p in qmp.command("device-list-properties", typename="cloudblk-pci")}
-    assert set(theirs) - set(ours) <= ABSENT
-    assert set(ours) - set(theirs) == OURS
+    absent = listed("Not there")
+    assert not absent & set(ours)
+    assert set(theirs) - set(ours) <= absent
+    assert set(ours) - set(theirs) == listed("Only here")
     for name in set(ours) & set(theirs) - {"virtio-backend"}:
         for key in ("type", "default-value"):
             assert ours[name].get(key) == theirs[name].get(key), f"{key} of {name}"
