@@ -6,6 +6,7 @@ import struct
 import pytest
 
 from tests.support.qtest import RAM_SIZE
+from tests.support.stream import Timeout
 from tests.support.virtio import (
     BLK_DISCARD,
     BLK_WRITE_ZEROES,
@@ -38,6 +39,7 @@ SECTORS = VOLUME_SIZE // 512
 UNMAP = 1
 # The device stops until it is reset, or takes no notice
 BROKEN, IGNORED = "needs reset", "ignored"
+REACTION = 10  # seconds
 FAR = {
     "behind memory": RAM_SIZE + (1 << 20),
     "in no device": 0xD0000000,
@@ -144,9 +146,10 @@ def packed_ring(descriptors):
     def make(driver, request):
         queue = driver.queues[0]
         written = descriptors(driver, request)
-        for index, (address, length, flags, number) in reversed(list(enumerate(written))):
-            mark = flags & (PACKED_AVAIL | PACKED_USED) or PACKED_AVAIL
-            queue.write_descriptor(index, address, length, number, flags | mark)
+        for index, (address, length, flags, number) in reversed(list(enumerate(written, queue._next))):
+            mark = PACKED_AVAIL if index < queue.size else PACKED_USED
+            mark = flags & (PACKED_AVAIL | PACKED_USED) or mark
+            queue.write_descriptor(index % queue.size, address, length, number, flags | mark)
 
     return make
 
@@ -243,13 +246,17 @@ def outcome(driver, request, expected):
     def happened():
         if driver.registers.status & NEEDS_RESET:
             return BROKEN
-        return request.status != 0xFF and str(request.status)
+        came_back = request.token is not None and driver.queues[0].used()
+        return str(request.status) if request.status != 0xFF else came_back and "no status"
 
     if expected is IGNORED:
         # What the device would have done, it would have done before the next register is read
         driver.machine.qmp.command("query-status")
         return happened() or IGNORED
-    return poll(happened, "reaction")
+    try:
+        return poll(happened, "reaction", REACTION)
+    except Timeout:
+        return "no reaction"
 
 
 def comes_back(driver):

@@ -289,3 +289,16 @@ def test_shared_volume(bench):
     for driver in drivers:
         read = Request(driver, T_IN, 0, 8192)
         assert read.submit().wait() == S_OK and read.bytes == b"\1" * 4096 + b"\2" * 4096
+
+
+def test_hotplug_waits_no_longer_than_told_for_a_silent_server(bench):
+    driver = bench.disk()
+    qmp = driver.machine.qmp
+    with hanging(bench.proxy):
+        begin = time.monotonic()
+        with pytest.raises(QmpError):
+            qmp.command("device_add", driver="cloudblk-pci", id="late", server=bench.proxy.uri("d1"), open_timeout=300)
+        assert time.monotonic() - begin < 0.3 + AT_ONCE
+        with at_once():
+            assert qmp.command("query-status")["status"] == "running"
+    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
