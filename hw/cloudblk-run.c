@@ -12,6 +12,7 @@
 #include "hw/virtio/virtio-bus.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qemu/rcu.h"
 #include "qemu/timer.h"
 
 #include "cloudblk-loop.h"
@@ -134,6 +135,45 @@ static void stop_loop(void *opaque)
     }
 }
 
+/* Whether all of it can be accessed without a device model being asked. */
+static bool area_in_ram(VirtIODevice *vdev, hwaddr address, hwaddr size)
+{
+    RCU_READ_LOCK_GUARD();
+    while (size) {
+        hwaddr length = size, offset;
+        MemoryRegion *mr =
+            address_space_translate(vdev->dma_as, address, &offset, &length,
+                                    true, MEMTXATTRS_UNSPECIFIED);
+
+        if (!length || !memory_region_is_ram(mr) || memory_region_is_rom(mr) ||
+            memory_region_is_ram_device(mr)) {
+            return false;
+        }
+        address += length;
+        size -= length;
+    }
+    return true;
+}
+
+static bool rings_in_ram(CloudblkDevice *dev)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    unsigned i;
+
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        if (virtio_queue_get_desc_addr(vdev, i) &&
+            (!area_in_ram(vdev, virtio_queue_get_desc_addr(vdev, i),
+                          virtio_queue_get_desc_size(vdev, i)) ||
+             !area_in_ram(vdev, virtio_queue_get_avail_addr(vdev, i),
+                          virtio_queue_get_avail_size(vdev, i)) ||
+             !area_in_ram(vdev, virtio_queue_get_used_addr(vdev, i),
+                          virtio_queue_get_used_size(vdev, i)))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 int cloudblk_start_ioeventfd(VirtIODevice *vdev)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
@@ -141,6 +181,14 @@ int cloudblk_start_ioeventfd(VirtIODevice *vdev)
     int ret;
 
     if (dev->ioeventfd_started || dev->ioeventfd_starting) {
+        return 0;
+    }
+    if (!rings_in_ram(dev)) {
+        /*
+         * An access to anything else takes the big QEMU lock, which the main
+         * loop holds while it waits for the loop of a queue
+         */
+        virtio_error(vdev, "cloudblk: virtqueue outside memory");
         return 0;
     }
     dev->ioeventfd_starting = true;

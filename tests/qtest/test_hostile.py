@@ -266,8 +266,8 @@ def comes_back(driver):
     driver.machine.forget(driver.floor)
     driver.start(driver.wanted)
     pattern = struct.pack("<Q", driver.offered) * 64
-    assert Request(driver, T_OUT, 16, pattern).submit().wait() == S_OK
-    check = Request(driver, T_IN, 16, 512)
+    assert Request(driver, T_OUT, 1000, pattern).submit().wait() == S_OK
+    check = Request(driver, T_IN, 1000, 512)
     assert check.submit().wait() == S_OK and check.bytes == pattern
 
 
@@ -294,10 +294,13 @@ def test_table_is_long_enough():
 
 def test_wrong_requests(driver):
     driver.floor = driver.machine.used
+    assert Request(driver, T_OUT, 0, b"k" * 65536).submit().wait() == S_OK
     for name, (kind, sector, data, answer) in REQUESTS.items():
         comes_back(driver)
         assert Request(driver, kind, sector, data).submit().wait() == answer, name
         assert not driver.registers.status & NEEDS_RESET, name
+    check = Request(driver, T_IN, 0, 65536)
+    assert check.submit().wait() == S_OK and check.bytes == b"k" * 65536, "nothing of it was written"
 
 
 def test_wrong_chains(driver):
@@ -331,8 +334,9 @@ def test_data_in_the_devices_own_registers(driver):
 def test_ring_outside_memory(driver, place):
     driver.floor = driver.machine.used
     comes_back(driver)
-    for address in FAR.values():
-        driver.reset()
+    for name, address in FAR.items():
+        if place and name == "across the end of memory":
+            continue  # some areas are too small for that
         driver.start(driver.wanted)
         queue = driver.queues[0]
         driver.reset()
@@ -348,6 +352,7 @@ def test_ring_outside_memory(driver, place):
         request = Request(driver, T_IN, 0, 512)
         request.submit(kick=False)
         driver.registers.notify(where, 0)
+        assert driver.registers.status & NEEDS_RESET
         comes_back(driver)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What each request does, and what malformed ones are answered."""
+"""What each request does."""
 
 import pytest
 
@@ -9,7 +9,6 @@ from tests.support.virtio import (
     BLK_FLUSH,
     BLK_RO,
     BLK_WRITE_ZEROES,
-    NEEDS_RESET,
     PACKED,
     RING_RESET,
     S_IOERR,
@@ -22,13 +21,10 @@ from tests.support.virtio import (
     T_OUT,
     T_WRITE_ZEROES,
     Request,
-    poll,
     ranges,
 )
 
-from .conftest import VOLUME_SIZE
 
-SECTORS = VOLUME_SIZE // 512
 UNMAP = 1
 
 
@@ -123,40 +119,6 @@ def test_queue_reset_is_not_offered(bench):
     assert not bench.disk().offered >> RING_RESET & 1
 
 
-# What is wrong with it: type, sector, data, answer
-REFUSED = {
-    "read past the end": (T_IN, SECTORS, 512, S_IOERR),
-    "read across the end": (T_IN, SECTORS - 1, 1024, S_IOERR),
-    "write past the end": (T_OUT, SECTORS, bytes(512), S_IOERR),
-    "sector that overflows": (T_IN, (1 << 64) - 1, 1024, S_IOERR),
-    "sector that overflows in bytes": (T_OUT, 1 << 55, bytes(512), S_IOERR),
-    "odd size": (T_IN, 0, 700, S_IOERR),
-    "unknown type": (77, 0, b"", S_UNSUPP),
-    "SCSI command": (2, 0, bytes(16), S_UNSUPP),
-    "get lifetime": (10, 0, 24, S_UNSUPP),
-    "discard without range": (T_DISCARD, 0, b"", S_IOERR),
-    "discard with half a range": (T_DISCARD, 0, bytes(8), S_IOERR),
-    "discard past the end": (T_DISCARD, 0, ranges((SECTORS - 8, 16, 0)), S_IOERR),
-    "discard with unmap": (T_DISCARD, 0, ranges((0, 8, UNMAP)), S_UNSUPP),
-    "discard with unknown flag": (T_DISCARD, 0, ranges((0, 8, 1 << 31)), S_UNSUPP),
-    "write-zeroes with unknown flag": (T_WRITE_ZEROES, 0, ranges((0, 8, 2)), S_UNSUPP),
-    "write-zeroes whose second range is bad": (T_WRITE_ZEROES, 0, ranges((0, 8, 0), (SECTORS, 1, 0)), S_IOERR),
-    "too many ranges": (T_DISCARD, 0, ranges(*[(i, 1, 0) for i in range(300)]), S_UNSUPP),
-    "too long a range": (T_DISCARD, 0, ranges((0, 0xFFFFFFFF, 0)), S_IOERR),
-}
-
-
-def test_refused_requests(bench):
-    driver = bench.disk(features=(BLK_DISCARD, BLK_WRITE_ZEROES))
-    assert run(driver, T_OUT, 0, b"k" * 65536) == S_OK
-    answers = {}
-    for name, (kind, sector, data, _) in REFUSED.items():
-        answers[name] = run(driver, kind, sector, data)
-    assert answers == {name: answer for name, (*_, answer) in REFUSED.items()}
-    assert read(driver, 0, 65536) == b"k" * 65536
-    assert not driver.registers.status & NEEDS_RESET
-
-
 def test_discard_that_was_not_negotiated(bench):
     driver = bench.disk()
     assert run(driver, T_DISCARD, 0, ranges((0, 8, 0))) == S_UNSUPP
@@ -166,50 +128,3 @@ def test_empty_read_and_write(bench):
     driver = bench.disk()
     assert run(driver, T_IN, 0, 0) == S_OK
     assert run(driver, T_OUT, 0, b"") == S_OK
-
-
-def no_status(driver, request):
-    return request.buffers[:-1]
-
-
-def no_header(driver, request):
-    return request.buffers[-1:]
-
-
-def short_header(driver, request):
-    return [(request.header, 15, False), *request.buffers[-1:]]
-
-
-def status_not_writable(driver, request):
-    return [*request.buffers[:-1], (request.status_at, 1, False)]
-
-
-def empty_descriptor(driver, request):
-    return [request.buffers[0], (request.data, 0, False), request.buffers[-1]]
-
-
-def readable_after_writable(driver, request):
-    return [request.buffers[0], request.buffers[-1], (request.data, 512, False)]
-
-
-@pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
-@pytest.mark.parametrize("iothread", (False, True), ids=("main-loop", "iothread"))
-def test_broken_chains_need_a_reset(bench, packed, iothread):
-    more = {"iothread": "io0"} if iothread else {}
-    features = (PACKED,) if packed else ()
-    driver = bench.disk("-object", "iothread,id=io0", features=features, packed=packed, **more)
-    for broken in (
-        no_status,
-        no_header,
-        short_header,
-        status_not_writable,
-        empty_descriptor,
-        readable_after_writable,
-    ):
-        request = Request(driver, T_OUT, 0, bytes(512))
-        request.buffers = broken(driver, request)
-        request.submit()
-        poll(lambda: driver.registers.status & NEEDS_RESET, f"NEEDS_RESET after {broken.__name__}")
-        assert request.status == 0xFF
-        driver.start(features)
-        assert run(driver, T_OUT, 0, b"again" + bytes(507)) == S_OK
