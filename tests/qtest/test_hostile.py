@@ -345,7 +345,7 @@ def test_ring_outside_memory(driver, place):
         driver.registers.features()
         driver.registers.set_features(driver.features)
         areas = [queue.desc, queue.driver, queue.device]
-        areas[place] = address & ~4095
+        areas[place] = address & ~15
         where = driver.registers.set_queue(0, queue.size, *areas)
         driver.registers.status |= DRIVER_OK
         driver.queues = [queue]
