@@ -136,17 +136,19 @@ static void stop_loop(void *opaque)
 }
 
 /* Whether all of it can be accessed without a device model being asked. */
-static bool area_in_ram(VirtIODevice *vdev, hwaddr address, hwaddr size)
+static bool area_in_ram(VirtIODevice *vdev, hwaddr address, hwaddr size,
+                        bool is_write)
 {
     RCU_READ_LOCK_GUARD();
     while (size) {
         hwaddr length = size, offset;
         MemoryRegion *mr =
             address_space_translate(vdev->dma_as, address, &offset, &length,
-                                    true, MEMTXATTRS_UNSPECIFIED);
+                                    is_write, MEMTXATTRS_UNSPECIFIED);
 
-        if (!length || !memory_region_is_ram(mr) || memory_region_is_rom(mr) ||
-            memory_region_is_ram_device(mr)) {
+        if (!length || !memory_region_is_ram(mr) ||
+            memory_region_is_ram_device(mr) ||
+            (is_write && memory_region_is_rom(mr))) {
             return false;
         }
         address += length;
@@ -158,16 +160,18 @@ static bool area_in_ram(VirtIODevice *vdev, hwaddr address, hwaddr size)
 static bool rings_in_ram(CloudblkDevice *dev)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    /* Then answers go into the descriptors */
+    bool packed = virtio_vdev_has_feature(vdev, VIRTIO_F_RING_PACKED);
     unsigned i;
 
     for (i = 0; i < dev->conf.num_queues; i++) {
         if (virtio_queue_get_desc_addr(vdev, i) &&
             (!area_in_ram(vdev, virtio_queue_get_desc_addr(vdev, i),
-                          virtio_queue_get_desc_size(vdev, i)) ||
+                          virtio_queue_get_desc_size(vdev, i), packed) ||
              !area_in_ram(vdev, virtio_queue_get_avail_addr(vdev, i),
-                          virtio_queue_get_avail_size(vdev, i)) ||
+                          virtio_queue_get_avail_size(vdev, i), false) ||
              !area_in_ram(vdev, virtio_queue_get_used_addr(vdev, i),
-                          virtio_queue_get_used_size(vdev, i)))) {
+                          virtio_queue_get_used_size(vdev, i), true))) {
             return false;
         }
     }
