@@ -418,6 +418,7 @@ void cloudblk_queue_forget(CloudblkQueue *queue)
 {
     CloudblkReq *req;
 
+    RCU_READ_LOCK_GUARD();
     cloudblk_queue_retry(queue);
     while ((req = take(&queue->retry))) {
         /* A read that failed may have written any of it */

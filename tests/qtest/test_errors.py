@@ -3,10 +3,12 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 
 from tests.support.proxy import Proxy
+from tests.support.qtest import Machine
 from tests.support.virtio import (
     BLK_DISCARD,
     PACKED,
@@ -19,11 +21,13 @@ from tests.support.virtio import (
     T_OUT,
     BlockDriver,
     Request,
+    poll,
     ranges,
 )
 
 from .conftest import Bench
 
+CLOCK_MONOTONIC_COARSE = 6  # which Python's time does not name
 MIB = 1 << 20
 SIZE = 64 * MIB
 LOOPS = {"main-loop": {}, "iothread": {"iothread": "io0"}, "no-ioeventfd": {"ioeventfd": False}}
@@ -45,6 +49,9 @@ class Shrinking:
 
     def fail(self):
         os.truncate(self.path, MIB)
+        # The proxy looks at the size once in a tick of this clock
+        begin = time.clock_gettime(CLOCK_MONOTONIC_COARSE)
+        poll(lambda: time.clock_gettime(CLOCK_MONOTONIC_COARSE) != begin, "tick")
 
     def repair(self):
         # The proxy does not trust a file again that shrank under it
@@ -242,8 +249,6 @@ def test_record_and_replay_are_refused(qemu, proxy, tmp_path, mode):
     made = Bench(qemu, proxy)
     if mode == "replay":
         # Any recording: one without the disk
-        from tests.support.qtest import Machine
-
         with Machine(qemu, ["-icount", f"shift=auto,rr=record,rrfile={tmp_path}/log"]) as machine:
             machine.qmp.quit()
             machine.wait()
