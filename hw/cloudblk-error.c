@@ -9,10 +9,7 @@ BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
 {
     BlockdevOnError on_error = is_read ? dev->conf.rerror : dev->conf.werror;
 
-    if (on_error == BLOCKDEV_ON_ERROR_AUTO) {
-        on_error =
-            is_read ? BLOCKDEV_ON_ERROR_REPORT : BLOCKDEV_ON_ERROR_ENOSPC;
-    }
+    /* auto: report, for writes too, so that a full disk is told to the guest */
     switch (on_error) {
     case BLOCKDEV_ON_ERROR_STOP:
         return BLOCK_ERROR_ACTION_STOP;

@@ -129,7 +129,9 @@ def back(driver, request):
 @pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
 def test_no_space_stops_the_machine_and_cont_writes(full, loops, packed):
     bench, filler = full
-    driver = bench.disk(*IOTHREAD, features=(PACKED,) if packed else (), packed=packed, **loops)
+    driver = bench.disk(
+        *IOTHREAD, werror="enospc", features=(PACKED,) if packed else (), packed=packed, **loops
+    )
     assert state(driver) == "running" and io_status(driver) == "ok"
     request = Request(driver, T_OUT, 0, os.urandom(3 * MIB)).submit()
     qmp = driver.machine.qmp
@@ -151,6 +153,13 @@ def test_no_space_stops_the_machine_and_cont_writes(full, loops, packed):
     check = Request(driver, T_IN, 0, 3 * MIB)
     assert check.submit().wait() == S_OK
     assert check.bytes == request.bytes
+
+
+def test_default_tells_the_guest_that_space_is_short(full):
+    driver = full[0].disk()
+    assert Request(driver, T_OUT, 0, os.urandom(3 * MIB)).submit().wait() == S_IOERR
+    assert io_error(driver) == event("write", "report", True)
+    assert state(driver) == "running"
 
 
 def test_default_reports_other_errors(bench, storage, loops):
