@@ -267,8 +267,8 @@ static CLOUDBLK_PROPERTIES cloudblk_properties[] = {
 
 static const CloudblkPropertyText cloudblk_texts[] = {
     { "server",
-      "URI of the volume: cloudblk://host[:port]/volume, "
-      "cloudblk+unix:///volume?socket=PATH, nbd://host[:port]/export" },
+      "URI of the volume: cloudblk://host[:port]/volume or "
+      "cloudblk+unix:///volume?socket=PATH" },
     { "iothreads", "IOThreads that serve the queues in turn, as in io0:io1" },
     { "open-timeout", "milliseconds that opening the volume may take" },
     { "takeover", "fence the volume's present holder and take its place" },
@@ -290,7 +290,7 @@ static const CloudblkPropertyText cloudblk_texts[] = {
     { "rerror", "what a failed read does: report, ignore, stop, or enospc "
                 "(auto: report)" },
     { "werror", "what other failed requests do: report, ignore, stop, or "
-                "enospc, which stops when space is short (auto: enospc)" },
+                "enospc, which stops when space is short (auto: report)" },
     { "x-enable-wce-if-config-wce",
       "offer flushes to every driver that could switch the write cache on" },
     { "io-status", "why requests wait for the VM to continue" },
