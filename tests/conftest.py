@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from tests.support.disk import CloudblkDisk, PlainDisk  # noqa: E402
-from tests.support.paths import RELEASES, stock_qemu  # noqa: E402
+from tests.support.paths import COMPILED_IN, RELEASES, qemu_command  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -20,10 +20,10 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(params=[*RELEASES, COMPILED_IN])
 def qemu(request):
-    """Command of each stock QEMU."""
-    return stock_qemu(request.param)
+    """Command of each stock QEMU, and of the one with the device compiled in."""
+    return qemu_command(request.param)
 
 
 @pytest.fixture

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The QEMU that the tests in this folder are about."""
 
-import os
-import pathlib
-
 import pytest
 
-from tests.support.paths import REPO
+from tests.support.paths import COMPILED_IN, qemu_command
 
 
-@pytest.fixture
-def compiled_qemu():
-    """The one of scripts/build-qemu; CLOUDBLK_QEMU names one with other options."""
-    path = pathlib.Path(os.environ.get("CLOUDBLK_QEMU", REPO / "build/qemu-10.0/qemu-system-x86_64"))
-    if not path.exists():
-        pytest.skip("there is no QEMU with the device compiled in: run scripts/build-qemu")
-    return path
+@pytest.fixture(params=[COMPILED_IN])
+def qemu(request):
+    """Command of the QEMU with the device compiled in."""
+    return qemu_command(request.param)

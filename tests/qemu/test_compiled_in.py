@@ -10,30 +10,30 @@ from tests.support.qemu import Qemu
 
 
 @pytest.mark.parametrize("device", ["cloudblk-pci", "cloudblk-pci-transitional", "cloudblk-pci-non-transitional"])
-def test_device_is_known_without_a_plugin(compiled_qemu, device):
-    text = subprocess.check_output([compiled_qemu, "-device", f"{device},help"], text=True)
+def test_device_is_known_without_a_plugin(qemu, device):
+    text = subprocess.check_output([qemu, "-device", f"{device},help"], text=True)
     assert "  server=<str>" in text
 
 
-def test_device_is_listed(compiled_qemu):
+def test_device_is_listed(qemu):
     """Which loads all modules."""
-    text = subprocess.check_output([compiled_qemu, "-device", "help"], text=True)
+    text = subprocess.check_output([qemu, "-device", "help"], text=True)
     assert 'name "cloudblk-pci", bus PCI' in text
 
 
 @pytest.mark.parametrize("way", ["plugin", "preload"])
-def test_plugin_does_no_harm(compiled_qemu, way):
+def test_plugin_does_no_harm(qemu, way):
     arguments = ["-machine", "q35", "-S"] + (["-plugin", PLUGIN] if way == "plugin" else [])
     env = {"LD_PRELOAD": str(PLUGIN)} if way == "preload" else {}
-    with Qemu(compiled_qemu, arguments, env) as qemu:
-        properties = qemu.qmp.command("device-list-properties", typename="cloudblk-pci")
+    with Qemu(qemu, arguments, env) as started:
+        properties = started.qmp.command("device-list-properties", typename="cloudblk-pci")
         assert "server" in [each["name"] for each in properties]
-        qemu.qmp.command("qom-list-types")
-        qemu.qmp.quit()
-        assert qemu.wait() == 0
-        assert not qemu.messages()
+        started.qmp.command("qom-list-types")
+        started.qmp.quit()
+        assert started.wait() == 0
+        assert not started.messages()
 
 
-def test_qtest_accelerator(compiled_qemu):
-    with Qemu(compiled_qemu, ["-machine", "q35,accel=qtest"]) as qemu:
-        assert qemu.qmp.command("query-status")["running"]
+def test_qtest_accelerator(qemu):
+    with Qemu(qemu, ["-machine", "q35,accel=qtest"]) as started:
+        assert started.qmp.command("query-status")["running"]

@@ -22,8 +22,8 @@ TESTS = ["basic", "indirect", "idx", "nxvirtq", "hotplug"] + [
 def qos_test(qemu, *arguments):
     """Result of QEMU's program of tests."""
     return subprocess.run(
-        [qemu.with_name("qos-test"), *arguments],
-        env={**os.environ, "QTEST_QEMU_BINARY": str(qemu), "CLOUDBLK_PROXY": str(PROXY), "CLOUDBLK": str(CLIENT)},
+        [pathlib.Path(qemu).with_name("qos-test"), *arguments],
+        env={**os.environ, "QTEST_QEMU_BINARY": qemu, "CLOUDBLK_PROXY": str(PROXY), "CLOUDBLK": str(CLIENT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -34,12 +34,12 @@ def qos_test(qemu, *arguments):
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_passes(compiled_qemu, name):
-    listed = qos_test(compiled_qemu, "-l").stdout.split()
+def test_passes(qemu, name):
+    listed = qos_test(qemu, "-l").stdout.split()
     paths = [path for path in listed if "/cloudblk-pci/" in path and path.endswith(f"/{name}")]
     assert paths
     for path in paths:
-        result = qos_test(compiled_qemu, "--tap", "-p", path)
+        result = qos_test(qemu, "--tap", "-p", path)
         assert result.returncode == 0 and f"ok 1 {path}" in result.stdout, result.stdout
 
 

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from tests.support.paths import PLUGIN
 from tests.support.proxy import Proxy
 from tests.support.qtest import Machine
 from tests.support.stream import Closed
@@ -35,7 +34,7 @@ class Bench:
         for name, value in properties.items():
             options[name if name in UNDERSCORED else name.replace("_", "-")] = value
         options = {name: value for name, value in options.items() if value is not None}
-        devices = ["-plugin", PLUGIN, *arguments, "-device", json.dumps(options)]
+        devices = [*arguments, "-device", json.dumps(options)]
         made = Machine(self._qemu, devices, machine=machine)
         self._machines.append(made)
         made.start()

@@ -9,7 +9,6 @@ import time
 import pytest
 
 from tests.support import virtio
-from tests.support.paths import PLUGIN
 from tests.support.proxy import Proxy
 from tests.support.qemu import QmpError
 from tests.support.qtest import Machine
@@ -187,7 +186,7 @@ def test_stop_of_several_disks_while_the_server_hangs(qemu):
     """Their waiting does not add up."""
     volumes = {f"d{i}": "memory:?size=16M" for i in range(5)}
     with Proxy(volumes) as proxy:
-        arguments = ["-plugin", PLUGIN, *IOTHREADS]
+        arguments = [*IOTHREADS]
         for i in range(5):
             arguments += ["-device", f"cloudblk-pci,server={proxy.uri(f'd{i}')},addr={4 + i},iothread=io{i % 2}"]
         with Machine(qemu, arguments) as machine:

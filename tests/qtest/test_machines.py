@@ -12,6 +12,8 @@ DISK, PLAIN = 4, 5
 PROCESSORS = 3
 # seg_max and num_queues, see test_config.FIELDS
 SEG_MAX, NUM_QUEUES = (12, 4), (34, 2)
+# What some releases (10.0.13) give every queue, whatever its device asked for
+EVERY_QUEUE = 1024
 # The largest configuration space that virtio-blk has, and more
 CONFIG = 128
 
@@ -100,7 +102,10 @@ def test_as_virtio_blk(bench, machine_type):
     ours, our_features = seen(machine, DISK)
     theirs, their_features = seen(machine, PLAIN)
     assert ours == theirs
-    assert ours == GOLDEN[machine_type]
+    golden = dict(GOLDEN[machine_type])
+    if theirs["queue size"] == EVERY_QUEUE:
+        golden["queue size"] = EVERY_QUEUE
+    assert ours == golden
     # docs/properties.md: queue_reset
     assert our_features | 1 << RING_RESET == their_features | 1 << RING_RESET
 
@@ -117,4 +122,5 @@ def test_the_user_wins(bench):
         "-smp", str(PROCESSORS), "-global", "cloudblk-pci.vectors=7", machine="pc-i440fx-3.1", num_queues=2, discard=True
     )
     found, _ = seen(machine, DISK)
-    assert found == look(2, 128, 126, 48, 7, BLK_MQ, BLK_DISCARD, VERSION_1)
+    assert found["queue size"] in (128, EVERY_QUEUE)
+    assert found == look(2, found["queue size"], 126, 48, 7, BLK_MQ, BLK_DISCARD, VERSION_1)

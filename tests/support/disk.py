@@ -3,7 +3,6 @@
 
 import pathlib
 
-from .paths import PLUGIN
 from .proxy import Proxy
 
 
@@ -20,7 +19,7 @@ class CloudblkDisk:
         options = {"server": self.proxy.uri("d0"), **properties}
         if read_only:
             options["read-only"] = "on"
-        return ["-plugin", str(PLUGIN), "-device", _device("cloudblk-pci", options)]
+        return ["-device", _device("cloudblk-pci", options)]
 
     def __enter__(self):
         self.proxy.start()

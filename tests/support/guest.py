@@ -4,7 +4,7 @@
 import base64
 import time
 
-from .paths import guest_files
+from .paths import guest_files, plugin_arguments
 from .qemu import Qemu
 from .stream import Closed, Lines, Timeout
 
@@ -34,7 +34,7 @@ class Guest(Qemu):
             self._arguments += ["-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_COMMAND_LINE]
         self._arguments += ["-serial", f"file:{self._console}"]
         self._arguments += self.socket_chardev("agent") + ["-serial", "chardev:agent"]
-        self._arguments += [str(argument) for argument in devices]
+        self._arguments += plugin_arguments(binary) + [str(argument) for argument in devices]
         self._socket = None
         self._lines = None
 

@@ -6,6 +6,8 @@ import os
 import pathlib
 import subprocess
 
+import pytest
+
 REPO = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CLOUDBLK_BUILD", REPO / "build")).resolve()
 PLUGIN = BUILD / "cloudblk.so"
@@ -14,6 +16,8 @@ CLIENT = BUILD / "cloudblk"
 
 # The stock QEMU releases that every test with a QEMU runs in.
 RELEASES = ("installed", "10.0.2")
+# And the QEMU of scripts/build-qemu, which has the device compiled in.
+COMPILED_IN = "compiled-in"
 
 
 def script(*command):
@@ -28,6 +32,25 @@ def script(*command):
 def stock_qemu(release):
     """Command of Debian's unmodified qemu-system-x86_64 of that release."""
     return script("qemu-stock", release)[0]
+
+
+def compiled_in_qemu():
+    """Command of the QEMU that scripts/build-qemu has made; CLOUDBLK_QEMU names one of other options."""
+    return os.environ.get("CLOUDBLK_QEMU", str(BUILD / "qemu-10.0/qemu-system-x86_64"))
+
+
+def qemu_command(name):
+    """Command of that stock release, or of the QEMU with the device compiled in."""
+    if name != COMPILED_IN:
+        return stock_qemu(name)
+    if not os.path.exists(compiled_in_qemu()):
+        pytest.skip("there is no QEMU with the device compiled in: run scripts/build-qemu")
+    return compiled_in_qemu()
+
+
+def plugin_arguments(qemu):
+    """What makes the device known to that QEMU: nothing where it is compiled in."""
+    return [] if str(qemu) == compiled_in_qemu() else ["-plugin", str(PLUGIN)]
 
 
 @functools.lru_cache(maxsize=None)

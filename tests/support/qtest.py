@@ -7,6 +7,7 @@ Stock QEMU serves the qtest protocol with any accelerator. Its virtual CPU execu
 import mmap
 import time
 
+from .paths import plugin_arguments
 from .qemu import Qemu
 from .stream import Lines
 
@@ -22,8 +23,8 @@ def halting_rom():
 
 
 class Machine(Qemu):
-    """A PC with the given devices, i440fx unless another type is named; memory is its RAM, from
-    address 0."""
+    """A PC with the given devices, cloudblk-pci among them, i440fx unless another type is named;
+    memory is its RAM, from address 0."""
 
     def __init__(self, binary, devices, env=None, ram_size=RAM_SIZE, machine="pc"):
         super().__init__(binary, [], env)
@@ -36,7 +37,7 @@ class Machine(Qemu):
         self._arguments += ["-object", f"memory-backend-file,id=ram,mem-path={ram},size={ram_size},share=on"]
         self._arguments += ["-bios", str(rom), "-action", "reboot=reset"]
         self._arguments += self.socket_chardev("qtest") + ["-qtest", "chardev:qtest", "-qtest-log", "/dev/null"]
-        self._arguments += [str(argument) for argument in devices]
+        self._arguments += plugin_arguments(binary) + [str(argument) for argument in devices]
         self._socket = None
         self._lines = None
         self._free = 1 << 20
