@@ -2,6 +2,8 @@
 """A small Linux guest under TCG, in which a test runs shell scripts."""
 
 import base64
+import pathlib
+import shutil
 import time
 
 from .paths import guest_files, plugin_arguments
@@ -10,6 +12,7 @@ from .stream import Closed, Lines, Timeout
 
 # A guest boots in 3 to 4 seconds; a busy machine may take many times that.
 BOOT_TIMEOUT = 120
+OVMF = pathlib.Path("/usr/share/OVMF")
 KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1"
 SCRIPT_TIMEOUT = 120
 
@@ -21,15 +24,18 @@ class GuestError(Exception):
 class Guest(Qemu):
     """Boots when entered, and is powered off by poweroff() or killed when left.
 
-    devices are further arguments for QEMU; the first virtio disk is /dev/vda in the guest. With
-    from_disk the firmware has to find a boot loader there (boot_disk.make() writes one).
+    devices are further arguments for QEMU; the first virtio disk is /dev/vda in the guest. The firmware,
+    seabios or ovmf, has to find a boot loader there (boot_disk writes them); without one named, QEMU
+    itself starts the kernel.
     """
 
-    def __init__(self, binary, devices, memory="512M", env=None, from_disk=False):
+    def __init__(self, binary, devices, memory="512M", env=None, firmware=None):
         super().__init__(binary, [], env)
         self._console = self.folder / "console"
         self._arguments += ["-accel", "tcg,thread=multi", "-smp", "2", "-m", memory]
-        if not from_disk:
+        if firmware == "ovmf":
+            self._arguments += self._ovmf()
+        elif firmware is None:
             kernel, initramfs = guest_files()
             self._arguments += ["-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_COMMAND_LINE]
         self._arguments += ["-serial", f"file:{self._console}"]
@@ -37,6 +43,15 @@ class Guest(Qemu):
         self._arguments += plugin_arguments(binary) + [str(argument) for argument in devices]
         self._socket = None
         self._lines = None
+
+    def _ovmf(self):
+        """Code and the machine's own variables in flash memory."""
+        variables = shutil.copy(OVMF / "OVMF_VARS_4M.fd", self.folder)
+        flash = "if=pflash,format=raw"
+        return [
+            *("-drive", f"{flash},unit=0,readonly=on,file={OVMF / 'OVMF_CODE_4M.fd'}"),
+            *("-drive", f"{flash},unit=1,file={variables}"),
+        ]
 
     def start(self):
         super().start()
