@@ -125,12 +125,15 @@ bool LayoutOf(uint32_t type, const FrameLimits& limits, Layout* out) {
     case FrameType::kReleaseReply:
     case FrameType::kClaimReply:
     case FrameType::kCloseReply:
+    case FrameType::kResizeReply:
     case FrameType::kError:
       return *out = {kStatusMessageSize, false, kMaxText}, true;
     case FrameType::kEvent:
       return *out = {kEventSize, false, kMaxText}, true;
     case FrameType::kClose:
       return *out = {kCloseSize, false, 0}, true;
+    case FrameType::kResize:
+      return *out = {kResizeSize, false, 0}, true;
   }
   return false;
 }
@@ -629,6 +632,25 @@ DecodeError Decode(std::span<const uint8_t> bytes, Close* m) {
   m->flags = in.U32();
   in.Pad(4);
   if ((m->flags & ~uint32_t{CloseFlag::kAll}) != 0) return DecodeError::kReservedSet;
+  return Finish(in);
+}
+
+size_t Encode(const Resize& m, std::span<uint8_t> bytes) {
+  Writer out(bytes);
+  out.U64(m.size);
+  out.U32(m.flags);
+  out.Pad(4);
+  return out.size();
+}
+
+DecodeError Decode(std::span<const uint8_t> bytes, Resize* m) {
+  if (bytes.size() < kResizeSize) return DecodeError::kTruncated;
+  Reader in(bytes);
+  m->size = in.U64();
+  m->flags = in.U32();
+  in.Pad(4);
+  if ((m->flags & ~uint32_t{ResizeFlag::kAll}) != 0) return DecodeError::kReservedSet;
+  if (m->size > uint64_t{INT64_MAX}) return DecodeError::kBadLength;
   return Finish(in);
 }
 

@@ -46,6 +46,9 @@ struct VolumeFlag {
 struct CloseFlag {
   enum : uint32_t { CLOUDBLK_CLOSE_FLAGS(CLOUDBLK_B) kAll = 0 CLOUDBLK_CLOSE_FLAGS(CLOUDBLK_O) };
 };
+struct ResizeFlag {
+  enum : uint32_t { CLOUDBLK_RESIZE_FLAGS(CLOUDBLK_B) kAll = 0 CLOUDBLK_RESIZE_FLAGS(CLOUDBLK_O) };
+};
 #undef CLOUDBLK_X
 #undef CLOUDBLK_B
 #undef CLOUDBLK_O
@@ -70,9 +73,10 @@ inline constexpr size_t kRangeSize = 24;
 inline constexpr size_t kReplyHeaderSize = 24;
 inline constexpr size_t kPingSize = 8;
 inline constexpr size_t kTokenMessageSize = 32;   // CLAIM and RELEASE
-inline constexpr size_t kStatusMessageSize = 16;  // CLAIM_REPLY, RELEASE_REPLY, CLOSE_REPLY, ERROR
+inline constexpr size_t kStatusMessageSize = 16;  // RELEASE_REPLY and others, see StatusMessage
 inline constexpr size_t kEventSize = 16;
 inline constexpr size_t kCloseSize = 8;
+inline constexpr size_t kResizeSize = 16;
 
 // Limits that hold whatever is negotiated; a peer that exceeds one is a broken peer.
 inline constexpr uint32_t kMaxFrameEntries = 1024;
@@ -192,7 +196,8 @@ struct TokenMessage {  // RELEASE and CLAIM
   uint64_t epoch = 0;  // of the session, after the call
 };
 
-struct StatusMessage {  // CLAIM_REPLY, RELEASE_REPLY, CLOSE_REPLY, ERROR; the payload is a text
+// CLAIM_REPLY, RELEASE_REPLY, CLOSE_REPLY, RESIZE_REPLY, ERROR; the payload is a text.
+struct StatusMessage {
   Status status = Status::kOk;
   uint64_t epoch = 0;
 };
@@ -204,6 +209,11 @@ struct Event {  // the payload is a text: an address or a reason
 
 struct Close {
   uint32_t flags = 0;  // CloseFlag
+};
+
+struct Resize {
+  uint64_t size = 0;   // bytes
+  uint32_t flags = 0;  // ResizeFlag
 };
 
 // What a decoder can find wrong. kOk is the only value with which a message was handed out.
@@ -269,6 +279,7 @@ size_t Encode(const TokenMessage& message, std::span<uint8_t> out);
 size_t Encode(const StatusMessage& message, std::span<uint8_t> out);
 size_t Encode(const Event& message, std::span<uint8_t> out);
 size_t Encode(const Close& message, std::span<uint8_t> out);
+size_t Encode(const Resize& message, std::span<uint8_t> out);
 
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Hello* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, HelloReply* out);
@@ -282,6 +293,7 @@ size_t Encode(const Close& message, std::span<uint8_t> out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, StatusMessage* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Event* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Close* out);
+[[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Resize* out);
 
 // A whole REQUEST (or REPLY) header section: decodes header.count entries into `out`, checks that
 // their payloads sum to header.payload_length and that the CRC table, if in force, has exactly the

@@ -23,7 +23,9 @@
   X(Event, 13, "EVENT")                \
   X(Close, 14, "CLOSE")                \
   X(CloseReply, 15, "CLOSE_REPLY")     \
-  X(Error, 16, "ERROR")
+  X(Error, 16, "ERROR")                \
+  X(Resize, 17, "RESIZE")              \
+  X(ResizeReply, 18, "RESIZE_REPLY")
 
 #define CLOUDBLK_OPERATIONS(X) \
   X(Read, 1, "READ")           \
@@ -85,5 +87,7 @@
   X(Rotational, 4, "ROTATIONAL")
 
 #define CLOUDBLK_CLOSE_FLAGS(X) X(EndSession, 0, "END_SESSION")
+
+#define CLOUDBLK_RESIZE_FLAGS(X) X(Force, 0, "FORCE")
 
 #endif  // CLOUDBLK_PROXY_PROTOCOL_WIRE_TABLE_H_

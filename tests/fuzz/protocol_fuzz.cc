@@ -60,12 +60,15 @@ void Section(const FrameHeader& header, std::span<const uint8_t> section,
     case FrameType::kReleaseReply:
     case FrameType::kClaimReply:
     case FrameType::kCloseReply:
+    case FrameType::kResizeReply:
     case FrameType::kError:
       return RoundTrip<StatusMessage>(section);
     case FrameType::kEvent:
       return RoundTrip<Event>(section);
     case FrameType::kClose:
       return RoundTrip<Close>(section);
+    case FrameType::kResize:
+      return RoundTrip<Resize>(section);
   }
   abort();  // DecodeFrameHeader let an unknown type through
 }

@@ -35,6 +35,8 @@ const GoldenFrame kFrames[] = {
     {"Close", golden::kClose},
     {"CloseReply", golden::kCloseReply},
     {"Error", golden::kError},
+    {"Resize", golden::kResize},
+    {"ResizeReply", golden::kResizeReply},
 };
 
 template <typename Message>
@@ -73,12 +75,15 @@ DecodeError DecodeSection(const FrameHeader& header, std::span<const uint8_t> se
     case FrameType::kReleaseReply:
     case FrameType::kClaimReply:
     case FrameType::kCloseReply:
+    case FrameType::kResizeReply:
     case FrameType::kError:
       return DecodeAs<StatusMessage>(section);
     case FrameType::kEvent:
       return DecodeAs<Event>(section);
     case FrameType::kClose:
       return DecodeAs<Close>(section);
+    case FrameType::kResize:
+      return DecodeAs<Resize>(section);
   }
   return DecodeError::kBadType;
 }
@@ -176,7 +181,7 @@ TEST(FrameHeaderTest, BadMagicIsSaidBeforeBadCrc) {
 }
 
 TEST(FrameHeaderTest, UnknownTypesAreRefused) {
-  for (const int type : {0, 17, 255}) {
+  for (const int type : {0, 19, 255}) {
     Bytes frame = FromHex(golden::kPing);
     frame[5] = static_cast<uint8_t>(type);
     Reseal(&frame);
@@ -313,6 +318,18 @@ TEST(OpenReplyTest, GeometryThatCannotBeComputedWithIsRefused) {
   EXPECT_EQ(error(72, 257), DecodeError::kBadLength);
   EXPECT_EQ(error(80, 0), DecodeError::kBadLength);      // no credits
   EXPECT_EQ(error(4, 0x20), DecodeError::kReservedSet);  // unknown volume flag
+}
+
+TEST(ResizeTest, ImpossibleSizesAndUnknownFlagsAreRefused) {
+  const auto error = [](const Resize& resize) {
+    Bytes bytes(kResizeSize);
+    Encode(resize, bytes);
+    return DecodeAs<Resize>(bytes);
+  };
+  EXPECT_EQ(error({512, ResizeFlag::kForce}), DecodeError::kOk);
+  EXPECT_EQ(error({INT64_MAX, 0}), DecodeError::kOk);
+  EXPECT_EQ(error({uint64_t{INT64_MAX} + 1, 0}), DecodeError::kBadLength);
+  EXPECT_EQ(error({512, 2}), DecodeError::kReservedSet);
 }
 
 TEST(HelloTest, UnknownFeaturesAreOfferedButNeverInForce) {

@@ -271,5 +271,18 @@ TEST(GoldenTest, EventAndClose) {
   EXPECT_EQ(DecodeGolden<Close>(golden::kClose, FrameType::kClose).flags, CloseFlag::kEndSession);
 }
 
+TEST(GoldenTest, Resize) {
+  const Resize resize{uint64_t{3} << 30, ResizeFlag::kForce};
+  EXPECT_EQ(Frame(FrameType::kResize, resize), FromHex(golden::kResize));
+  const auto got = DecodeGolden<Resize>(golden::kResize, FrameType::kResize);
+  EXPECT_EQ(got.size, resize.size);
+  EXPECT_EQ(got.flags, ResizeFlag::kForce);
+  EXPECT_EQ(
+      Frame(FrameType::kResizeReply, StatusMessage{Status::kInvalid, 0}, FromText("too small")),
+      FromHex(golden::kResizeReply));
+  const auto reply = DecodeGolden<StatusMessage>(golden::kResizeReply, FrameType::kResizeReply);
+  EXPECT_EQ(reply.status, Status::kInvalid);
+}
+
 }  // namespace
 }  // namespace cloudblk::wire

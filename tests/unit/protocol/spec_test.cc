@@ -77,6 +77,10 @@ TEST(SpecTest, CloseFlags) {
   EXPECT_EQ(Table("13.5 "), (Numbers{CLOUDBLK_CLOSE_FLAGS(CLOUDBLK_ROW)}));
 }
 
+TEST(SpecTest, ResizeFlags) {
+  EXPECT_EQ(Table("14.2 "), (Numbers{CLOUDBLK_RESIZE_FLAGS(CLOUDBLK_ROW)}));
+}
+
 // The header section sizes of clause 3.2.
 TEST(SpecTest, HeaderSectionSizes) {
   std::ifstream spec(CLOUDBLK_SPEC);
@@ -97,6 +101,8 @@ TEST(SpecTest, HeaderSectionSizes) {
       {"ERROR", kStatusMessageSize},
       {"EVENT", kEventSize},
       {"CLOSE", kCloseSize},
+      {"RESIZE", kResizeSize},
+      {"RESIZE_REPLY", kStatusMessageSize},
   };
   bool in_table = false;
   size_t rows = 0;
