@@ -6,6 +6,7 @@
 #define CLOUDBLK_PROXY_BACKEND_H_
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -57,9 +58,8 @@ struct IoOp {
   IoOp* next = nullptr;
 };
 
-// What a client may rely on; constant once the volume is open.
+// What a client may rely on; constant once the volume is open. The size is not: see Backend::size.
 struct Geometry {
-  uint64_t size = 0;                   // bytes, a multiple of logical_block_size
   uint32_t logical_block_size = 512;   // bytes
   uint32_t physical_block_size = 512;  // bytes
   uint32_t optimal_io_size = 0;        // bytes
@@ -76,6 +76,8 @@ class Backend {
   virtual ~Backend() = default;
 
   const Geometry& geometry() const { return geometry_; }
+  // Bytes, a multiple of logical_block_size. Changes only in Resize. Any thread.
+  uint64_t size() const { return size_.load(std::memory_order_acquire); }
   const wire::Uuid& uuid() const { return uuid_; }
   // Changes exactly when writes that were done but not flushed may have been lost. Any thread.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
@@ -88,6 +90,14 @@ class Backend {
   // queued for the kernel goes there with LoopContext::Kick.
   virtual bool Submit(LoopContext& context, IoOp* op) = 0;
 
+  // Gives the volume another size, durably. It may take a while. What a smaller size cuts off reads
+  // as zeros when the volume grows again. `size` is a multiple of the block size and not 0; no
+  // operation is under way, and none is submitted until it returns. On failure, whose text says
+  // what to do, size() is what the storage has.
+  virtual Status Resize(uint64_t) {
+    return Status(EOPNOTSUPP, "this kind of storage cannot be resized");
+  }
+
   // --- Ownership. Called with the volume's ownership lock held, so one at a time.
 
   // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.
@@ -99,6 +109,7 @@ class Backend {
   virtual std::string LoadOwner() { return {}; }
 
  protected:
+  std::atomic<uint64_t> size_{0};
   Geometry geometry_;
   wire::Uuid uuid_;
   std::atomic<uint64_t> generation_{0};

@@ -20,8 +20,6 @@ namespace {
 constexpr int64_t kHandshakeNs = 30'000'000'000;
 // Reads of one connection before the others get their turn.
 constexpr int kReadsPerTurn = 4;
-// Answers to PINGs and the like that a client may leave unread.
-constexpr size_t kMaxControl = 64 << 10;
 
 // A client's text for the log and for other clients: on one line.
 std::string Printable(std::string_view text) {
@@ -78,7 +76,7 @@ void Connection::SetState(State next) {
 
 void Connection::OnReadable() {
   thread_->context().WatchIdle();
-  for (int i = 0; i < kReadsPerTurn && reading_; ++i) {
+  for (int i = 0; i < kReadsPerTurn && reading_ && !paused_; ++i) {
     const FrameReader::Outcome outcome = reader_.Read(fd_.get());
     if (outcome == FrameReader::Outcome::kEnd) {
       const bool expected = state_ == State::kLeaving || state_ == State::kClosing;
@@ -205,10 +203,12 @@ void Connection::SendOpenReply(const OwnershipAnswer& answer) {
                          (geometry.write_zeroes ? wire::VolumeFlag::kWriteZeroes : 0u) |
                          (geometry.write_cache ? wire::VolumeFlag::kWriteCache : 0u) |
                          (geometry.rotational ? wire::VolumeFlag::kRotational : 0u);
+    joined_ = true;
+    paused_ = volume_->resizer.Join(this);
     generation_ = volume_->backend->generation();
     reply.volume = volume_->backend->uuid();
     reply.generation = generation_;
-    reply.size = geometry.size;
+    reply.size = volume_->backend->size();
     reply.logical_block_size = geometry.logical_block_size;
     reply.physical_block_size = geometry.physical_block_size;
     reply.optimal_io_size = geometry.optimal_io_size;
@@ -249,6 +249,8 @@ bool Connection::OnReadyMessage(wire::FrameType type, std::span<const uint8_t> s
       return OnClaim(section);
     case wire::FrameType::kClose:
       return OnClose(section);
+    case wire::FrameType::kResize:
+      return OnResize(section);
     default:
       return Violation(fmt::format("{} is out of place here", wire::Name(type)));
   }
@@ -401,6 +403,7 @@ void Connection::BeginStop(std::string_view why) {
 void Connection::FinishStop() {
   if (at_backend_ != 0 || finished_) return;
   finished_ = true;
+  if (joined_) volume_->resizer.Leave(this);
   if (known_to_ownership_) volume_->ownership.Gone(this);
   thread_->Remove(this);
 }
@@ -444,7 +447,9 @@ void Connection::OnDrained() {
   }
 }
 
-void Connection::UpdateWatch() { thread_->loop().Watch(fd_.get(), reading_, want_write_, this); }
+void Connection::UpdateWatch() {
+  thread_->loop().Watch(fd_.get(), reading_ && !paused_, want_write_, this);
+}
 
 std::string Connection::Who() const {
   std::string who = volume_ != nullptr ? fmt::format("volume '{}': ", volume_->name) : "";

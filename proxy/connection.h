@@ -19,6 +19,7 @@
 #include "proxy/loop_thread.h"
 #include "proxy/ownership.h"
 #include "proxy/reply_writer.h"
+#include "proxy/resizer.h"
 #include "proxy/volume.h"
 
 namespace cloudblk::proxy {
@@ -29,10 +30,13 @@ inline constexpr uint64_t kCreditBytes = 32u << 20;
 inline constexpr uint32_t kMaxRangesOffered = 64;
 inline constexpr uint64_t kMaxDiscardLength = uint64_t{1} << 30;
 inline constexpr uint64_t kMaxWriteZeroesLength = uint64_t{64} << 20;
+// Bytes of events, answers to PINGs and the like that a client may leave unread.
+inline constexpr size_t kMaxControl = 64 << 10;
 
-// Lives on one loop, and all its functions but Peer's run there.
+// Lives on one loop, and all its functions but Peer's and ResizeMember's run there.
 class Connection final : public FdHandler,
                          public Peer,
+                         public ResizeMember,
                          private IoSink,
                          private FrameSink,
                          private JobOwner {
@@ -55,6 +59,11 @@ class Connection final : public FdHandler,
   // Peer: any thread.
   void Stop(const std::string& revoked) override;
   void Answer(const OwnershipAnswer& answer) override;
+
+  // ResizeMember: any thread.
+  void Pause() override;
+  void Resume(uint64_t size) override;
+  void AnswerResize(const ResizeAnswer& answer) override;
 
  private:
   enum class State {
@@ -88,9 +97,15 @@ class Connection final : public FdHandler,
   bool OnRelease(std::span<const uint8_t> section);
   bool OnClaim(std::span<const uint8_t> section);
   bool OnClose(std::span<const uint8_t> section);
+  bool OnResize(std::span<const uint8_t> section);
   void OnAnswer(const OwnershipAnswer& answer);
   void SendOpenReply(const OwnershipAnswer& answer);
   void SendStatus(wire::FrameType type, const OwnershipAnswer& answer);
+
+  // Resizing, when it is their turn on the loop.
+  void OnPause();
+  void OnResume(uint64_t size);
+  void OnResizeAnswer(const ResizeAnswer& answer);
 
   // Requests.
   Job* NewJob(const wire::Request& request);
@@ -144,6 +159,9 @@ class Connection final : public FdHandler,
   uint64_t generation_ = 0;  // as the client was told
   Call call_ = Call::kNone;  // under way at ownership
   bool end_session_ = false;
+  bool joined_ = false;    // takes part in resizes of the volume
+  bool paused_ = false;    // hands nothing to the storage
+  bool resizing_ = false;  // has a RESIZE that is not answered
   // The frame that is being received.
   JobQueue batch_;           // not submitted yet, in order
   size_t batch_pieces_ = 0;  // payloads of those that are

@@ -171,7 +171,7 @@ wire::Status Connection::Judge(const Job& job) const {
       if (read_only) return wire::Status::kReadOnly;
       [[fallthrough]];
     case wire::Operation::kRead:
-      if (job.offset + job.length > geometry.size) return wire::Status::kOutOfRange;
+      if (job.offset + job.length > volume_->backend->size()) return wire::Status::kOutOfRange;
       if ((job.offset | job.length) % geometry.logical_block_size != 0) {
         return wire::Status::kInvalid;
       }
@@ -189,7 +189,7 @@ wire::Status Connection::JudgeRanges(const Job& job) const {
   if (!(discard ? geometry.discard : geometry.write_zeroes)) return wire::Status::kNotSupported;
   if (job.ranges.size() > kMaxRangesOffered) return wire::Status::kInvalid;
   for (const wire::Range& range : job.ranges) {
-    if (range.offset + range.length > geometry.size) return wire::Status::kOutOfRange;
+    if (range.offset + range.length > volume_->backend->size()) return wire::Status::kOutOfRange;
     if ((range.offset | range.length) % geometry.logical_block_size != 0 ||
         range.length > (discard ? kMaxDiscardLength : kMaxWriteZeroesLength)) {
       return wire::Status::kInvalid;
@@ -202,6 +202,7 @@ void Connection::OnIoDone(IoOp* op) {
   Job* job = static_cast<Job*>(op);
   assert(at_backend_ > 0);
   --at_backend_;
+  if (paused_ && at_backend_ == 0) volume_->resizer.Paused(this);
   if (state_ == State::kStopping) {
     ReleaseJob(job);
     FinishStop();

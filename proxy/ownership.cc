@@ -86,6 +86,19 @@ OwnershipAnswer Ownership::Release(Peer* peer, const wire::TokenMessage& message
   return {wire::Status::kOk, {}, session->epoch, 0};
 }
 
+OwnershipAnswer Ownership::Hold() {
+  std::lock_guard lock(mutex_);
+  OwnershipAnswer answer = Lock();
+  if (answer.status == wire::Status::kOk) ++holds_;
+  return answer;
+}
+
+void Ownership::Unhold() {
+  std::lock_guard lock(mutex_);
+  --holds_;
+  UnlockIfFree();
+}
+
 void Ownership::Gone(Peer* peer) {
   std::lock_guard lock(mutex_);
   peer->active_.store(false, std::memory_order_release);
@@ -292,7 +305,7 @@ Ownership::Session* Ownership::SessionOf(const Peer* peer) {
 }
 
 void Ownership::UnlockIfFree() {
-  if (!locked_ || !sessions_.empty()) return;
+  if (!locked_ || holds_ != 0 || !sessions_.empty()) return;
   backend_->ReleaseExclusive();
   locked_ = false;
 }

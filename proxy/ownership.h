@@ -74,6 +74,11 @@ class Ownership {
 
   OwnershipAnswer Release(Peer* peer, const wire::TokenMessage& message);
 
+  // Holds the storage's lock for an act that needs nobody to be active, until Unhold. Not OK:
+  // another server has it.
+  OwnershipAnswer Hold();
+  void Unhold();
+
   // The peer is stopped: nothing of it can reach the storage any more, and no more calls to it are
   // made. Also for peers that never got an answer, or are not known.
   void Gone(Peer* peer);
@@ -158,6 +163,7 @@ class Ownership {
   std::vector<wire::Uuid> last_;
   std::deque<Operation> queue_;
   bool locked_ = false;
+  int holds_ = 0;
   bool record_kept_ = false;  // the storage is known to keep the record
   bool record_warned_ = false;
 };

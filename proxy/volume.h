@@ -10,6 +10,7 @@
 
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
+#include "proxy/resizer.h"
 
 namespace cloudblk::proxy {
 
@@ -20,12 +21,14 @@ struct Volume {
       : name(std::move(volume_name)),
         lease_ms(lease),
         backend(std::move(storage)),
-        ownership(name, backend.get(), int64_t{lease} * 1'000'000, std::move(clock)) {}
+        ownership(name, backend.get(), int64_t{lease} * 1'000'000, std::move(clock)),
+        resizer(name, backend.get(), &ownership) {}
 
   const std::string name;
   const uint32_t lease_ms;
   const std::unique_ptr<Backend> backend;
   Ownership ownership;
+  Resizer resizer;
 };
 
 using VolumeMap = std::map<std::string, std::unique_ptr<Volume>, std::less<>>;

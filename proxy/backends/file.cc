@@ -43,12 +43,13 @@ File::File(const FileOptions& options, OpenedFile file)
       engine_(options.uring  ? Engine::kUring
               : file_.direct ? Engine::kLibaio
                              : Engine::kThreads),
-      usable_size_(file_.geometry.size),
+      usable_size_(file_.size),
       file_generation_(file_.fd),
       syncs_(
           &workers_, this, [this] { return fdatasync(file_.fd) == 0 ? 0 : -errno; },
           [this](int error) { Latch(error); }),
       workers_(WorkersFor(engine_ == Engine::kThreads)) {
+  size_ = file_.size;
   geometry_ = file_.geometry;
   uuid_ = file_.uuid;
   generation_ = file_generation_.value();
@@ -267,7 +268,7 @@ void File::NoteSize() {
     spdlog::error(
         "volume '{}': {} shrank to {} bytes, below the volume's {}: requests beyond that "
         "fail; restore the file and restart the proxy",
-        name_, options_.path, size, geometry_.size);
+        name_, options_.path, size, this->size());
     return;
   }
 }

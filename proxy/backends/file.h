@@ -21,6 +21,7 @@ class File final : public Backend, public AsyncIoSink {
 
   Status Prepare(LoopContext& context) override;
   bool Submit(LoopContext& context, IoOp* op) override;
+  Status Resize(uint64_t size) override;
   Status AcquireExclusive() override;
   void ReleaseExclusive() override;
   Status StoreOwner(const std::string& text) override;
@@ -47,6 +48,8 @@ class File final : public Backend, public AsyncIoSink {
   bool IsBeyondFile(uint64_t end);
   void NoteSize();
   void LogFirst(int error, const IoOp& op);
+  // For Resize: whether the volume may be given that size.
+  Status CheckResize(uint64_t size, uint64_t file_size) const;
 
   // Constant after construction.
   const std::string name_;  // of the volume, for the log
@@ -54,7 +57,7 @@ class File final : public Backend, public AsyncIoSink {
   const OpenedFile file_;
   const Engine engine_;
   // Shared by all threads.
-  std::atomic<uint64_t> usable_size_;       // bytes; shrinks if the file does
+  std::atomic<uint64_t> usable_size_;       // bytes; below size() if the file shrank
   std::atomic<int64_t> size_checked_{0};    // coarse clock, nanoseconds
   std::atomic<uint64_t> errors_logged_{0};  // a bit per errno below 64
   std::atomic<bool> zero_range_works_{true};

@@ -99,7 +99,7 @@ void DropDirect(const FileOptions& options, OpenedFile* file, const std::string&
 // Direct I/O with blocks smaller than the device's would need reads before writes, which a cut
 // could tear: such a volume goes through the page cache.
 Status ChooseBlockSize(const FileOptions& options, const struct statx& info, OpenedFile* file) {
-  const uint64_t size = file->geometry.size;
+  const uint64_t size = file->size;
   uint32_t& block = file->geometry.logical_block_size;
   block = options.logical_block_size.value_or(512);
   if (options.direct && !file->direct) {
@@ -156,7 +156,7 @@ void DescribeRegularFile(const struct statx& info, OpenedFile* file) {
   geometry.discard_granularity = std::max(block, geometry.logical_block_size);
   // A hole behind the end changes nothing and tells whether holes can be made.
   geometry.discard = fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                               static_cast<off_t>(geometry.size), block) == 0;
+                               static_cast<off_t>(file->size), block) == 0;
 }
 
 Status FindSize(const FileOptions& options, const struct statx& info, OpenedFile* file) {
@@ -164,8 +164,8 @@ Status FindSize(const FileOptions& options, const struct statx& info, OpenedFile
   if (file->block_device && ioctl(file->fd, BLKGETSIZE64, &size) != 0) {
     return Failed(options, "cannot find the size of", errno);
   }
-  file->geometry.size = size;
-  if (options.size && *options.size != size) {
+  file->size = size;
+  if (options.size && *options.size != size && !WasResizedTo(file->fd, size)) {
     return Bad(options, fmt::format("has {} bytes, but size={} was asked for; its size is not "
                                     "changed: correct or leave out size=",
                                     size, *options.size));
@@ -178,6 +178,7 @@ Status FindSize(const FileOptions& options, const struct statx& info, OpenedFile
 OpenedFile& OpenedFile::operator=(OpenedFile&& other) noexcept {
   std::swap(fd, other.fd);
   direct = other.direct;
+  size = other.size;
   block_device = other.block_device;
   geometry = other.geometry;
   uuid = other.uuid;

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -129,6 +130,25 @@ uint64_t FileGeneration::Advance() {
 
 void FileGeneration::Compute() {
   value_ = wire::Load64(HashToUuid(fmt::format("{} {}", boot_id_, failures_)).bytes.data());
+}
+
+void NoteResize(int fd, uint64_t from, uint64_t to) {
+  const int error = SetAttribute(fd, "sizes", fmt::format("{} {}", from, to));
+  if (error != 0) {
+    spdlog::warn(
+        "cannot note the new size in an extended attribute ({}): before the proxy starts again, "
+        "change "
+        "or leave out size= in the volume's URI",
+        strerror(error));
+  }
+}
+
+bool WasResizedTo(int fd, uint64_t size) {
+  std::istringstream sizes(GetAttribute(fd, "sizes"));
+  for (uint64_t known; sizes >> known;) {
+    if (known == size) return true;
+  }
+  return false;
 }
 
 int SetAttribute(int fd, const char* name, const std::string& value) {

@@ -39,6 +39,7 @@ struct OpenedFile {
   int fd = -1;
   bool direct = false;
   bool block_device = false;
+  uint64_t size = 0;  // bytes
   Geometry geometry;
   wire::Uuid uuid;
 };
@@ -76,6 +77,11 @@ class FileGeneration {
   uint64_t failures_ = 0;
   uint64_t value_ = 0;
 };
+
+// Keeps with the file, where that is possible, that the volume is about to be resized. Then a file
+// of one of these sizes is not held to the size that the configuration still names.
+void NoteResize(int fd, uint64_t from, uint64_t to);
+bool WasResizedTo(int fd, uint64_t size);
 
 // Extended attributes "user.cloudblk.NAME" of the file. Set: 0 or errno; an empty value removes.
 int SetAttribute(int fd, const char* name, const std::string& value);

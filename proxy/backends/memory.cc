@@ -20,17 +20,22 @@ namespace {
 constexpr uint64_t kPage = 4096;
 // Holes are known by blocks of this many bytes.
 constexpr uint64_t kHoleBlock = 65536;
+// Bytes of address space to grow into: replies go out from the volume itself, so that it cannot
+// move.
+constexpr uint64_t kRoomLeast = uint64_t{16} << 30;
 
 class Memory final : public Backend {
  public:
-  // Takes over a fresh private mapping of `geometry.size` bytes.
-  Memory(uint8_t* base, const Geometry& geometry)
-      : base_(base), written_((geometry.size + kHoleBlock - 1) / kHoleBlock) {
+  // Takes over a fresh private mapping of `reserved` bytes, of which the first `size` are
+  // accessible.
+  Memory(uint8_t* base, uint64_t reserved, uint64_t size, const Geometry& geometry)
+      : base_(base), reserved_(reserved), accessible_(size), written_(HoleBlocks(size)) {
+    size_ = size;
     geometry_ = geometry;
     uuid_ = RandomUuid();
     generation_ = Random64();
   }
-  ~Memory() override { munmap(base_, geometry_.size); }
+  ~Memory() override { munmap(base_, reserved_); }
 
   Status Prepare(LoopContext&) override { return Status::Ok(); }
 
@@ -39,13 +44,18 @@ class Memory final : public Backend {
     return true;
   }
 
+  Status Resize(uint64_t size) override;
+
  private:
+  static uint64_t HoleBlocks(uint64_t size) { return (size + kHoleBlock - 1) / kHoleBlock; }
   int Run(LoopContext& context, IoOp* op);
   bool IsHole(uint64_t offset, uint64_t length) const;
   void MarkWritten(uint64_t offset, uint64_t length);
   int Deallocate(uint64_t offset, uint64_t length);
 
   uint8_t* const base_;
+  const uint64_t reserved_;
+  uint64_t accessible_;  // bytes; replies may be on their way from what was cut off
   // Shared by all loops: whether a block may hold anything but zeros.
   std::vector<std::atomic<bool>> written_;
 };
@@ -115,6 +125,35 @@ int Memory::Deallocate(uint64_t offset, uint64_t length) {
   return 0;
 }
 
+Status Memory::Resize(uint64_t size) {
+  if (size > reserved_) {
+    return Status(EOPNOTSUPP, fmt::format("in memory it can grow to {} bytes while the proxy runs; "
+                                          "for more, start the proxy with a larger size=",
+                                          reserved_));
+  }
+  if (size > accessible_) {
+    if (mprotect(base_, size, PROT_READ | PROT_WRITE) != 0) {
+      return Status(errno,
+                    fmt::format("cannot reserve {} bytes of memory: {}", size, strerror(errno)));
+    }
+    accessible_ = size;
+  }
+  const uint64_t old = this->size();
+  if (size < old) {
+    const int error = Deallocate(size, old - size);
+    if (error != 0) {
+      return Status(-error, fmt::format("cannot free memory: {}", strerror(-error)));
+    }
+  }
+  std::vector<std::atomic<bool>> written(HoleBlocks(size));
+  for (size_t i = 0; i < std::min(written.size(), written_.size()); ++i) {
+    written[i] = written_[i].load();
+  }
+  written_.swap(written);
+  size_ = size;
+  return Status::Ok();
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUri uri) {
@@ -132,20 +171,23 @@ Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUr
   };
   if (!uri.path().empty()) return bad("memory: takes no path; write memory:?size=1G");
   if (!*size) return bad("size= is missing; write for example memory:?size=1G");
-  geometry.size = **size;
   geometry.physical_block_size = std::max<uint32_t>(kPage, geometry.logical_block_size);
   geometry.discard_granularity = kPage;
-  if (geometry.size == 0 || geometry.size % geometry.logical_block_size != 0) {
+  if (**size == 0 || **size % geometry.logical_block_size != 0) {
     return bad(
         fmt::format("size must be a multiple of {} bytes and not 0", geometry.logical_block_size));
   }
-  void* base = mmap(nullptr, geometry.size, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) {
-    return Status(errno, fmt::format("volume '{}': cannot reserve {} bytes of memory: {}", volume,
-                                     geometry.size, strerror(errno)));
+  const uint64_t reserved = **size + std::max(**size, kRoomLeast);
+  void* base =
+      mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED || mprotect(base, **size, PROT_READ | PROT_WRITE) != 0) {
+    const int error = errno;
+    if (base != MAP_FAILED) munmap(base, reserved);
+    return Status(error, fmt::format("volume '{}': cannot reserve {} bytes of memory: {}", volume,
+                                     **size, strerror(error)));
   }
-  return std::unique_ptr<Backend>(std::make_unique<Memory>(static_cast<uint8_t*>(base), geometry));
+  return std::unique_ptr<Backend>(
+      std::make_unique<Memory>(static_cast<uint8_t*>(base), reserved, **size, geometry));
 }
 
 }  // namespace cloudblk::proxy

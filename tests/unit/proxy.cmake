@@ -2,6 +2,7 @@
 cloudblk_test(proxy_backend_test
   SOURCES
     proxy/backend_test.cc
+    proxy/backend_resize_test.cc
     proxy/options_test.cc
     proxy/sync_queue_test.cc
   LIBS cloudblk_proxy_lib
@@ -17,6 +18,7 @@ cloudblk_test(proxy_ownership_test
 cloudblk_test(proxy_server_test
   SOURCES
     proxy/hostile_test.cc
+    proxy/resize_test.cc
     proxy/server_test.cc
   LIBS cloudblk_proxy_lib
 )

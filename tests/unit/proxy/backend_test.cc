@@ -47,7 +47,7 @@ class FileTest : public BackendTest {};
 
 TEST_P(BackendTest, TellsItsGeometry) {
   const Geometry& geometry = storage_.backend().geometry();
-  EXPECT_EQ(geometry.size, kSize);
+  EXPECT_EQ(storage_.backend().size(), kSize);
   EXPECT_GE(geometry.logical_block_size, 512u);
   EXPECT_GE(geometry.physical_block_size, geometry.logical_block_size);
   EXPECT_FALSE(storage_.backend().uuid().IsNil());
@@ -218,7 +218,7 @@ TEST_P(FileTest, ReadsBehindTheEndOfAShrunkFileFail) {
   // A write there would turn what is lost into zeros.
   EXPECT_EQ(storage_.Write(4 << 20, Pattern(4096, 12)), -EIO);
   EXPECT_EQ(storage_.Read(3 << 20, 4096, &read), -EIO);
-  EXPECT_EQ(storage_.backend().geometry().size, kSize);
+  EXPECT_EQ(storage_.backend().size(), kSize);
 }
 
 TEST_P(FileTest, AShrinkInTheMiddleOfABlockFailsToo) {

@@ -29,7 +29,7 @@ struct Disk {
 class FakeBackend final : public Backend {
  public:
   explicit FakeBackend(Disk* disk) : disk_(disk) {
-    geometry_.size = 1 << 20;
+    size_ = 1 << 20;
     uuid_.bytes.fill(7);
   }
   Status Prepare(LoopContext&) override { return Status::Ok(); }

@@ -25,7 +25,7 @@ namespace cloudblk::proxy {
 class GatedBackend final : public Backend {
  public:
   GatedBackend() {
-    geometry_.size = 1 << 20;
+    size_ = 1 << 20;
     uuid_.bytes.fill(3);
     generation_ = 1;
   }
@@ -42,6 +42,12 @@ class GatedBackend final : public Backend {
     changed_.notify_all();
     return false;
   }
+  Status Resize(uint64_t size) override {
+    std::lock_guard lock(mutex_);
+    held_at_resize = held_.size();
+    size_ = size;
+    return Status::Ok();
+  }
   void WaitUntilHeld(size_t count) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return held_.size() == count; });
@@ -55,6 +61,7 @@ class GatedBackend final : public Backend {
       });
     }
   }
+  size_t held_at_resize = 0;  // operations under way when it was resized
 
  private:
   const std::vector<uint8_t> zeros_ = std::vector<uint8_t>(1 << 20);
