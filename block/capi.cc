@@ -83,6 +83,18 @@ Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
   return Session::Open(options.server, std::move(config), open_ms * kNsPerMs);
 }
 
+int Report(const Status& status, char* error, size_t error_size) {
+  if (status.ok()) return 0;
+  if (error_size > 0) {
+    std::string text = status.message();
+    // A server's text may hold line feeds.
+    std::replace_if(
+        text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
+    error[text.copy(error, error_size - 1)] = '\0';
+  }
+  return -status.error();
+}
+
 }  // namespace
 }  // namespace cloudblk
 
@@ -91,16 +103,7 @@ extern "C" {
 int cloudblk_session_open(const CloudblkOptions* options, CloudblkSession** session, char* error,
                           size_t error_size) noexcept {
   cloudblk::Result<std::unique_ptr<cloudblk::Session>> opened = cloudblk::Open(*options);
-  if (!opened.ok()) {
-    if (error_size > 0) {
-      std::string text = opened.status().message();
-      // A server's text may hold line feeds.
-      std::replace_if(
-          text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
-      error[text.copy(error, error_size - 1)] = '\0';
-    }
-    return -opened.status().error();
-  }
+  if (!opened.ok()) return cloudblk::Report(opened.status(), error, error_size);
   auto* result = new CloudblkSession{std::move(*opened), {}};
   for (size_t i = 0; i < result->session->channels(); ++i) {
     result->channels.push_back({result->session->channel(i), nullptr});
@@ -139,6 +142,13 @@ void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcep
 CloudblkChannel* cloudblk_session_channel(CloudblkSession* session, uint32_t index) noexcept {
   assert(index < session->channels.size());
   return &session->channels[index];
+}
+
+int cloudblk_session_resize(CloudblkSession* session, uint64_t size, bool force,
+                            uint32_t timeout_ms, char* error, size_t error_size) noexcept {
+  const cloudblk::wire::Resize request{size, force ? cloudblk::wire::ResizeFlag::kForce : 0u};
+  return cloudblk::Report(session->session->Resize(request, timeout_ms * cloudblk::kNsPerMs), error,
+                          error_size);
 }
 
 void cloudblk_session_close(CloudblkSession* session, uint32_t timeout_ms) noexcept {

@@ -43,6 +43,8 @@ class ChannelObserver {
   virtual void OnFailure(Channel* channel, const ConnectionFailure& failure) = 0;
   // After Close.
   virtual void OnClosed(Channel* channel) = 0;
+  // The answer to Resize.
+  virtual void OnResized(Channel*, wire::Status, std::string_view) {}
 
  protected:
   ~ChannelObserver() = default;
@@ -101,6 +103,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   // Says CLOSE as soon as it is connected, then is idle. Preconditions: attached, nothing in
   // flight.
   void Close(bool end_session);
+  // Asks for another size of the volume. Precondition: ready, and no such question is unanswered.
+  void Resize(const wire::Resize& request);
   // Gives up the connection, without a word to the server. Precondition: nothing in flight.
   void Abandon();
 
@@ -167,6 +171,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   int AcceptOpen(const wire::OpenReply& reply);
   int OnEvent(std::span<const uint8_t> section, std::string_view text);
   int OnPing(std::span<const uint8_t> section);
+  int OnResizeReply(std::span<const uint8_t> section, std::string_view text);
   int Refused(wire::Status status, std::string_view text, uint32_t retry_ms);
   int Violation(std::string text);
   void BecomeReady();
@@ -204,6 +209,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   int64_t silent_since_ns_ = 0;  // nothing was received since, though requests wait
   bool pinged_ = false;
   bool timer_armed_ = false;
+  bool resize_sent_ = false;  // on this connection, and not answered
   bool close_wanted_ = false;
   bool close_ends_session_ = false;
   std::minstd_rand jitter_;

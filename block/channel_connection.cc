@@ -210,6 +210,7 @@ void Channel::DropConnection() {
   watching_ = watching_read_ = watching_write_ = false;
   send_blocked_ = receive_blocked_ = false;
   outbox_.Clear();
+  resize_sent_ = false;
   transport_.reset();
   timer_armed_ = false;
   for (Piece* piece = sent_.front(); piece != nullptr; piece = piece->next) {

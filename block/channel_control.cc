@@ -62,6 +62,14 @@ void Channel::SendClose() {
   UpdateWatch();
 }
 
+void Channel::Resize(const wire::Resize& request) {
+  assert(state_ == State::kReady && !resize_sent_);
+  resize_sent_ = true;
+  AppendControl(wire::FrameType::kResize, request, wire::kResizeSize, "", &outbox_);
+  if (!send_blocked_) Send();
+  UpdateWatch();
+}
+
 int Channel::OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
                        std::span<const uint8_t> payload) {
   const std::string_view text(reinterpret_cast<const char*>(payload.data()), payload.size());
@@ -87,6 +95,9 @@ int Channel::OnControl(const wire::FrameHeader& header, std::span<const uint8_t>
       if (state_ != State::kClosing) break;
       failure_ = {ESHUTDOWN, "closed", false, 0, false};
       return -ESHUTDOWN;
+    case wire::FrameType::kResizeReply:
+      if (serving && resize_sent_) return OnResizeReply(section, text);
+      break;
     case wire::FrameType::kError:
       return Violation("the server reports: " + std::string(text));
     default:
@@ -209,6 +220,17 @@ int Channel::OnPing(std::span<const uint8_t> section) {
   }
   AppendControl(wire::FrameType::kPong, ping, wire::kPingSize, "", &outbox_);
   // The pass that we are in ends with a send.
+  return 0;
+}
+
+int Channel::OnResizeReply(std::span<const uint8_t> section, std::string_view text) {
+  wire::StatusMessage reply;
+  const wire::DecodeError error = wire::Decode(section, &reply);
+  if (error != wire::DecodeError::kOk) {
+    return Violation("bad RESIZE_REPLY: " + std::string(wire::Describe(error)));
+  }
+  resize_sent_ = false;
+  if (observer_ != nullptr) observer_->OnResized(this, reply.status, text);
   return 0;
 }
 

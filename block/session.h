@@ -31,6 +31,10 @@ class Session {
   size_t channels() const { return channels_.size(); }
   Channel* channel(size_t index) { return channels_[index].get(); }
 
+  // Gives the volume another size. Waits at most timeout_ns for the server's answer. Preconditions:
+  // every channel is detached and nothing is in flight.
+  Status Resize(const wire::Resize& request, int64_t timeout_ns);
+
   // Tells the server that the session is over, and waits for its answer, but at most timeout_ns.
   // Same preconditions as the destructor, which is all that may follow.
   void Close(int64_t timeout_ns);

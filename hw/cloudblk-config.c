@@ -238,6 +238,16 @@ void cloudblk_get_config(VirtIODevice *vdev, uint8_t *config)
     memcpy(config, &filled, dev->config_size);
 }
 
+bool cloudblk_config_is_stale(CloudblkDevice *dev)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    /* Filled at each read of the guest's, and carried over by a migration */
+    struct virtio_blk_config *seen = vdev->config;
+    uint64_t capacity = qatomic_read(&dev->capacity) >> BDRV_SECTOR_BITS;
+
+    return virtio_ldq_p(vdev, &seen->capacity) != capacity;
+}
+
 void cloudblk_set_config(VirtIODevice *vdev, const uint8_t *config)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);

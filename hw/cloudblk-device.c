@@ -20,10 +20,23 @@
 
 /* ---- Session ---- */
 
-/* Tells the guest of a new size. Main loop. */
+/*
+ * Takes over the volume's size, and tells the guest if it knows another. Main
+ * loop.
+ */
 static void config_changed(void *opaque)
 {
-    virtio_notify_config(VIRTIO_DEVICE(opaque));
+    CloudblkDevice *dev = opaque;
+    CloudblkInfo info = { .size = sizeof(info) };
+
+    if (!dev->session) {
+        return;
+    }
+    cloudblk_session_info(dev->session, &info);
+    qatomic_set(&dev->capacity, info.size_bytes);
+    if (cloudblk_config_is_stale(dev)) {
+        virtio_notify_config(VIRTIO_DEVICE(dev));
+    }
 }
 
 /* From any of the loops. */
@@ -32,8 +45,11 @@ static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value,
 {
     CloudblkDevice *dev = opaque;
 
+    /*
+     * Two loops may tell of two resizes in the wrong order: what the session
+     * has when the main loop asks is right
+     */
     if (kind == CLOUDBLK_EVENT_RESIZED) {
-        qatomic_set(&dev->capacity, value);
         qemu_bh_schedule(dev->config_bh);
     }
 }

@@ -141,6 +141,8 @@ bool cloudblk_config_check(CloudblkDevice *dev, Error **errp);
 /* Fills in what the user left open from dev->info and checks the rest. */
 bool cloudblk_config_init(CloudblkDevice *dev, Error **errp);
 void cloudblk_get_config(VirtIODevice *vdev, uint8_t *config);
+/* Whether the guest, when it last looked, saw another capacity. */
+bool cloudblk_config_is_stale(CloudblkDevice *dev);
 void cloudblk_set_config(VirtIODevice *vdev, const uint8_t *config);
 uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features,
                                Error **errp);

@@ -62,8 +62,9 @@ static void finish(CloudblkReq *req, int result)
  */
 static bool storage_failed(int result)
 {
+    /* ERANGE: the volume shrank meanwhile */
     return result < 0 && result != -EINVAL && result != -ENOTSUP &&
-           result != -EROFS;
+           result != -EROFS && result != -ERANGE;
 }
 
 /* Answers the request, unless it is to wait for the VM to continue. */

@@ -421,5 +421,7 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
     }
     if (running) {
         qemu_bh_schedule(dev->resume_bh);
+        /* A size that the guest was told of by nobody, as of a migration */
+        qemu_bh_schedule(dev->config_bh);
     }
 }

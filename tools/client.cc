@@ -7,6 +7,8 @@ namespace cloudblk {
 namespace {
 
 constexpr uint32_t kCloseTimeoutMs = 5000;
+// The server first waits for the requests that are at its storage.
+constexpr uint32_t kResizeTimeoutMs = 60'000;
 
 struct OneResult final : Waiter {
   void OnDone(int r) override {
@@ -40,10 +42,15 @@ Result<std::unique_ptr<Client>> Client::Open(const ClientOptions& options) {
   const int result = cloudblk_session_open(&open, &client->session_, error, sizeof(error));
   if (result < 0) return Status(-result, error);
   client->channel_ = cloudblk_session_channel(client->session_, 0);
-  const int attached = cloudblk_channel_attach(client->channel_, EpollLoopOps(),
-                                               client->loop_.get(), OnComplete, nullptr);
-  if (attached < 0) return Status(-attached, "cannot attach to the loop");
+  const Status attached = client->Attach();
+  if (!attached.ok()) return attached;
   return client;
+}
+
+Status Client::Attach() {
+  const int result =
+      cloudblk_channel_attach(channel_, EpollLoopOps(), loop_.get(), OnComplete, nullptr);
+  return result < 0 ? Status(-result, "cannot attach to the loop") : Status::Ok();
 }
 
 Client::~Client() {
@@ -113,6 +120,15 @@ int Client::Flush() {
   CloudblkRequest request{};
   request.operation = CLOUDBLK_OP_FLUSH;
   return Await(request);
+}
+
+Status Client::Resize(uint64_t size, bool force) {
+  char error[512];
+  cloudblk_channel_detach(channel_);
+  const int result =
+      cloudblk_session_resize(session_, size, force, kResizeTimeoutMs, error, sizeof(error));
+  const Status attached = Attach();
+  return result < 0 ? Status(-result, error) : attached;
 }
 
 int Client::Discard(uint64_t offset, uint64_t length) {

@@ -61,9 +61,13 @@ class Client {
   int Flush();
   int Discard(uint64_t offset, uint64_t length);
 
+  // Gives the volume another size. Nothing may be in flight.
+  Status Resize(uint64_t size, bool force);
+
  private:
   explicit Client(std::unique_ptr<EpollLoop> loop);
   int Await(CloudblkRequest request);
+  Status Attach();
   static void OnComplete(void* opaque, const CloudblkCompletion* done, uint32_t count);
 
   std::unique_ptr<EpollLoop> loop_;

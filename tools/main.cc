@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// cloudblk: look at, copy and measure volumes from the command line.
+// cloudblk: look at, copy, resize and measure volumes from the command line.
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
@@ -22,6 +22,8 @@ struct Options {
   ClientOptions client;
   uint64_t offset = 0;
   uint64_t length = UINT64_MAX;
+  uint64_t size = 0;
+  bool force = false;
   std::string file = "-";
   uint32_t pings = 4;
   BenchOptions bench;
@@ -135,6 +137,15 @@ int Flush(Client* client, const Options& options) {
   return 0;
 }
 
+int Resize(Client* client, const Options& options) {
+  const uint64_t before = client->info().size_bytes;
+  const Status resized = client->Resize(options.size, options.force);
+  if (!resized.ok()) return Fail(resized);
+  Print(options, {{"size", options.size}, {"size-before", before}},
+        fmt::format("{} bytes, was {}\n", options.size, before));
+  return 0;
+}
+
 int Bench(Client* client, const Options& options) {
   auto result = RunBench(client, options.bench);
   if (!result.ok()) return Fail(result.status());
@@ -226,6 +237,7 @@ int Run(const std::string& name, const Options& options) {
   if (name == "read") return Read(client->get(), options);
   if (name == "write") return Write(client->get(), options);
   if (name == "discard") return Discard(client->get(), options);
+  if (name == "resize") return Resize(client->get(), options);
   if (name == "flush") return Flush(client->get(), options);
   return Bench(client->get(), options);
 }
@@ -234,7 +246,7 @@ int Main(int argc, char** argv) {
   // A reader of our stdout that went away is an error of write(), not the end of a session.
   signal(SIGPIPE, SIG_IGN);
   Options o;
-  CLI::App app("cloudblk: look at, copy and measure volumes");
+  CLI::App app("cloudblk: look at, copy, resize and measure volumes");
   app.require_subcommand(1);
   app.fallthrough();
   app.add_flag("--json", o.json, "Print the result as JSON");
@@ -248,18 +260,25 @@ int Main(int argc, char** argv) {
   write->add_option("file", o.file, "Where from; - is stdin");
   CLI::App* discard = AddCommand(&app, &o, "discard", "Let the content of a range go");
   CLI::App* flush = AddCommand(&app, &o, "flush", "Make completed writes durable");
+  CLI::App* resize =
+      AddCommand(&app, &o, "resize", "Give a volume another size, also while it is used");
+  resize->add_option("size", o.size, "Bytes (512, 4k, 1M, ...)")
+      ->required()
+      ->transform(CLI::AsSizeValue(false));
+  resize->add_flag("--force", o.force, "Allow a smaller size, which cuts data off");
   CLI::App* bench = AddCommand(&app, &o, "bench", "Measure IOPS and latency");
   for (CLI::App* command : {read, write, discard, flush, bench}) AddActive(command, &o);
   for (CLI::App* command : {read, write, discard}) AddExtent(command, &o);
   AddBench(bench, &o);
   CLI11_PARSE(app, argc, argv);
   CLI::App* command = app.get_subcommands().front();
-  o.client.observe = command->get_name() == "info" || command->get_name() == "ping";
+  const std::string name = command->get_name();
+  o.client.observe = name == "info" || name == "ping" || name == "resize";
   o.client.read_only = command == read || (command == bench && o.bench.pattern.ends_with("read"));
   if (command == discard && o.length == UINT64_MAX) {
     return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));
   }
-  return Run(command->get_name(), o);
+  return Run(name, o);
 }
 
 }  // namespace

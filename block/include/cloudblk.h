@@ -136,6 +136,16 @@ CloudblkChannel *cloudblk_session_channel(CloudblkSession *session,
                                           uint32_t index) CLOUDBLK_NOEXCEPT;
 
 /*
+ * Gives the volume another size in bytes, a smaller one only with `force`. An act of whoever
+ * administers the volume: the session may observe, and others be active. Waits at most timeout_ms
+ * for the server. Every channel must be detached and idle. On failure: -errno and one line, as
+ * cloudblk_session_open().
+ */
+int cloudblk_session_resize(CloudblkSession *session, uint64_t size, bool force,
+                            uint32_t timeout_ms, char *error,
+                            size_t error_size) CLOUDBLK_NOEXCEPT;
+
+/*
  * Ends the session and frees it. Every channel must be detached and idle (drained or revoked).
  * Tells the server, waiting at most timeout_ms for its answer, so that the volume is free at once;
  * else it is free when the lease expires.

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from .paths import PROXY
+from .paths import CLIENT, PROXY
 from .stream import Closed, Lines, Timeout
 
 START_TIMEOUT = 30
@@ -57,6 +57,11 @@ class Proxy:
 
     def uri(self, volume):
         return f"cloudblk://{self.address}/{volume}"
+
+    def resize(self, volume, size, force=False):
+        """Gives a volume another size while it is used."""
+        arguments = ["--force"] if force else []
+        subprocess.run([CLIENT, "resize", *arguments, self.uri(volume), str(size)], check=True, timeout=60)
 
     def kill(self):
         """As a crash would: SIGKILL."""

@@ -104,6 +104,9 @@ void FakeServer::OnFrame(const wire::FrameHeader& header, std::span<const uint8_
     }
     case wire::FrameType::kPong:
       return;
+    case wire::FrameType::kResize:
+      EXPECT_TRUE(ready_);
+      return OnResize(section);
     case wire::FrameType::kClose: {
       ++closes;
       wire::Close close;
@@ -118,6 +121,18 @@ void FakeServer::OnFrame(const wire::FrameHeader& header, std::span<const uint8_
     default:
       ADD_FAILURE() << "a client does not send " << wire::Name(header.type);
   }
+}
+
+void FakeServer::OnResize(std::span<const uint8_t> section) {
+  wire::Resize resize;
+  EXPECT_EQ(wire::Decode(section, &resize), wire::DecodeError::kOk);
+  resizes.push_back(resize);
+  if (cut_by_resize) return Cut();
+  if (silent) return;
+  const bool ok = resize_status == wire::Status::kOk;
+  if (ok) SendEvent(wire::EventKind::kResized, resize.size, "");
+  Send(Frame(wire::FrameType::kResizeReply, wire::StatusMessage{resize_status, 0},
+             wire::kStatusMessageSize, ok ? "" : refusal));
 }
 
 void FakeServer::OnHello(std::span<const uint8_t> section) {

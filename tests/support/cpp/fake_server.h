@@ -61,19 +61,22 @@ class FakeServer {
   std::string refusal;  // text with a status other than OK
 
   // How it behaves. May be changed at any time.
-  bool hold = false;          // do not answer by itself
-  bool reverse = false;       // answer the requests of a frame in reverse order
-  bool one_by_one = false;    // a frame for each answer
-  bool holes = false;         // answer reads of zeros with HOLE
-  bool silent = false;        // read, but say nothing at all
-  bool deaf = false;          // do not even read
-  bool corrupt_data = false;  // send data that does not match its CRC, once
+  bool hold = false;           // do not answer by itself
+  bool reverse = false;        // answer the requests of a frame in reverse order
+  bool one_by_one = false;     // a frame for each answer
+  bool holes = false;          // answer reads of zeros with HOLE
+  bool silent = false;         // read, but say nothing at all
+  bool deaf = false;           // do not even read
+  bool cut_by_resize = false;  // end the connection instead of answering a RESIZE
+  wire::Status resize_status = wire::Status::kOk;  // with `refusal`, if it is another
+  bool corrupt_data = false;                       // send data that does not match its CRC, once
 
   std::string disk;
   std::vector<Seen> seen;    // every request
   std::deque<Seen> pending;  // not answered, of the newest connection
   std::vector<wire::Open> opens;
   std::vector<std::string> opened_names;  // volume and client name
+  std::vector<wire::Resize> resizes;
   uint32_t pings = 0;
   uint32_t closes = 0;
   std::vector<uint32_t> close_flags;
@@ -87,6 +90,7 @@ class FakeServer {
                std::span<const uint8_t> payload);
   void OnHello(std::span<const uint8_t> section);
   void OnOpen(std::span<const uint8_t> section, std::string_view payload);
+  void OnResize(std::span<const uint8_t> section);
   void OnRequests(const wire::FrameHeader& header, std::span<const uint8_t> section,
                   std::string_view payload);
   void CheckRules(const Seen& added) const;

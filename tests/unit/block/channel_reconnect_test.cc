@@ -193,8 +193,29 @@ TEST(ChannelReconnect, AResizeIsTold) {
   f.server.open.size = 16 << 20;
   f.server.Cut();
   f.Run();
+  EXPECT_TRUE(f.ready());
   EXPECT_EQ(f.state.size(), 16u << 20);
-  EXPECT_TRUE(f.HasEvent(CLOUDBLK_EVENT_RESIZED));
+  const auto last = std::ranges::find_if(f.events.rbegin(), f.events.rend(), [](const auto& event) {
+    return event.kind == CLOUDBLK_EVENT_RESIZED;
+  });
+  EXPECT_EQ(last->value, 16u << 20);
+}
+
+TEST(ChannelReconnect, ARequestThatTheVolumeNoLongerHoldsFails) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  Io* within = f.Write(0, Pattern(512, 1));
+  Io* beyond = f.Write(2 << 20, Pattern(512, 1));
+  f.Run();
+  f.server.SendEvent(wire::EventKind::kResized, 1 << 20, "");
+  f.server.Answer(1, 1, wire::Status::kOutOfRange);
+  f.server.Answer(0);
+  f.Run();
+  EXPECT_EQ(within->result, 0);
+  EXPECT_EQ(beyond->result, -ERANGE);
+  const CloudblkRange range{1 << 20, 512, 0};
+  EXPECT_EQ(f.TrySubmit({CLOUDBLK_OP_DISCARD, 0, 0, nullptr, 0, 1, &range, nullptr}), -EINVAL);
 }
 
 // --- The end of a session -----------------------------------------------------------------------

@@ -184,6 +184,70 @@ TEST(Session, ATimeoutOfItsOwn) {
   EXPECT_EQ(session.status().error(), ETIMEDOUT);
 }
 
+// --- Resize ------------------------------------------------------------------------------------
+
+class SessionResizeTest : public ::testing::Test {
+ protected:
+  SessionResizeTest() {
+    SessionConfig config;
+    config.uuid = RandomUuid();
+    config.observe = true;
+    session_ = std::move(Session::Open(server_.uri(), config, 10 * kSecond).value());
+  }
+  ~SessionResizeTest() override { session_->Close(10 * kSecond); }
+
+  TcpFakeServer server_{1 << 20};
+  std::unique_ptr<Session> session_;
+};
+
+TEST_F(SessionResizeTest, AsksForItAndKnowsTheNewSize) {
+  const Status resized = session_->Resize({2 << 20, wire::ResizeFlag::kForce}, 10 * kSecond);
+  EXPECT_TRUE(resized.ok()) << resized.message();
+  EXPECT_EQ(session_->state().size(), 2u << 20);
+  server_.Do([](FakeServer* fake) {
+    ASSERT_EQ(fake->resizes.size(), 1u);
+    EXPECT_EQ(fake->resizes[0].size, 2u << 20);
+    EXPECT_EQ(fake->resizes[0].flags, wire::ResizeFlag::kForce);
+  });
+  EXPECT_TRUE(session_->Resize({3 << 20, 0}, 10 * kSecond).ok());
+}
+
+TEST_F(SessionResizeTest, ARefusalSaysWhy) {
+  server_.Do([](FakeServer* fake) {
+    fake->resize_status = wire::Status::kInvalid;
+    fake->refusal = "use force to do that";
+  });
+  const Status resized = session_->Resize({512, 0}, 10 * kSecond);
+  EXPECT_EQ(resized.error(), EINVAL);
+  EXPECT_THAT(resized.message(), HasSubstr("use force to do that"));
+  EXPECT_EQ(session_->state().size(), 1u << 20);
+}
+
+TEST_F(SessionResizeTest, WithoutAnAnswerTheOutcomeIsNotKnown) {
+  server_.Do([](FakeServer* fake) { fake->silent = true; });
+  const Status resized = session_->Resize({2 << 20, 0}, 50'000'000);
+  EXPECT_EQ(resized.error(), ETIMEDOUT);
+  EXPECT_THAT(resized.message(), HasSubstr("not known"));
+  server_.Do([](FakeServer* fake) { fake->silent = false; });
+}
+
+TEST_F(SessionResizeTest, ALostServerIsNotWaitedFor) {
+  server_.Do([](FakeServer* fake) { fake->cut_by_resize = true; });
+  const Status resized = session_->Resize({2 << 20, 0}, 60 * kSecond);
+  EXPECT_EQ(resized.error(), ETIMEDOUT);
+  EXPECT_THAT(resized.message(), HasSubstr("not known"));
+}
+
+TEST(Session, AnAnswerToAResizeThatNobodyAskedForIsAViolation) {
+  ChannelFixture f;
+  f.Open();
+  f.server.Send(FakeServer::Frame(wire::FrameType::kResizeReply, wire::StatusMessage{},
+                                  wire::kStatusMessageSize, ""));
+  f.Run();
+  ASSERT_EQ(f.failures.size(), 1u);
+  EXPECT_EQ(f.failures[0].error, EPROTO);
+}
+
 TEST(Session, UuidsAreRandomAndVersion4) {
   const wire::Uuid a = RandomUuid();
   const wire::Uuid b = RandomUuid();
