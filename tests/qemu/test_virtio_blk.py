@@ -12,11 +12,7 @@ from tests.support.paths import CLIENT, PROXY, script
 
 HERE = pathlib.Path(__file__).parent
 
-# The volume shrinks while the device is in use.
-needs_resize = pytest.mark.xfail(strict=True, reason="the proxy has no resize")
-TESTS = ["basic", "indirect", "idx", "nxvirtq", "hotplug"] + [
-    pytest.param(name, marks=needs_resize) for name in ("config", "resize", "msix")
-]
+TESTS = ["basic", "indirect", "idx", "nxvirtq", "hotplug", "config", "resize", "msix"]
 
 
 def qos_test(qemu, *arguments):
