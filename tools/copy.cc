@@ -147,6 +147,7 @@ Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length,
 
 Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const std::string& path) {
   const CloudblkInfo info = client->info();
+  if (info.read_only) return Status(EROFS, "the volume is read-only");
   if (offset % info.logical_block_size != 0 || offset > info.size_bytes) {
     return Status(EINVAL, fmt::format("offset {} must be a multiple of {} within the volume's {} "
                                       "bytes",

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cloudblk command line against a proxy."""
+
+import json
+import os
+import pty
+import random
+import select
+import subprocess
+
+import pytest
+
+from tests.support.paths import CLIENT
+from tests.support.proxy import Proxy
+
+MIB = 1 << 20
+SIZE = 8 * MIB
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "disk.img"
+
+
+@pytest.fixture
+def proxy(path):
+    volumes = {"d0": f"file://{path}?size={SIZE}&create=on", "reader": f"file://{path}?read-only=on"}
+    with Proxy(volumes) as started:
+        yield started
+
+
+def cloudblk(*arguments, data=b""):
+    return subprocess.run(
+        [str(word) for word in (CLIENT, *arguments)], input=data, capture_output=True, timeout=120, check=False
+    )
+
+
+def output(*arguments, data=b""):
+    """What a command that must succeed prints."""
+    result = cloudblk(*arguments, data=data)
+    assert result.returncode == 0 and result.stderr == b"", result
+    return result.stdout
+
+
+def as_json(*arguments, data=b""):
+    return json.loads(output("--json", *arguments, data=data))
+
+
+def noise(size, seed=1):
+    return random.Random(seed).randbytes(size)
+
+
+def allocated(path):
+    return path.stat().st_blocks * 512
+
+
+def test_info(proxy):
+    uri = proxy.uri("d0")
+    found = as_json("info", uri)
+    assert found["size"] == SIZE and found["logical-block-size"] in (512, 4096)
+    assert not found["read-only"] and found["write-cache"] and len(found["uuid"]) == 36
+    text = output("info", uri).decode()
+    assert f"{SIZE} (8.0 MiB)" in text and found["uuid"] in text
+    assert len(text.splitlines()) == len(found)
+    assert as_json("info", proxy.uri("reader"))["read-only"]
+
+
+def test_info_does_not_disturb_the_holder(proxy):
+    uri = proxy.uri("d0")
+    with subprocess.Popen([CLIENT, "write", uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdin.write(noise(MIB))
+        holder.stdin.flush()
+        # It waits for the rest, and has the volume as soon as somebody else is refused.
+        while b"in use" not in cloudblk("flush", uri).stderr:
+            pass
+        assert as_json("info", uri)["size"] == SIZE
+        assert as_json("ping", "--count", "2", uri)["count"] == 2
+        out, _ = holder.communicate(noise(MIB))
+        assert out == b"%d bytes written and flushed\n" % (2 * MIB) and holder.returncode == 0
+
+
+def test_ping(proxy):
+    lines = output("ping", "--count", "3", proxy.uri("d0")).decode().splitlines()
+    assert len(lines) == 3 and all("answered in" in line for line in lines)
+    found = as_json("ping", "--count", "3", proxy.uri("d0"))
+    assert found["count"] == 3 and 0 < found["median-ms"] <= found["max-ms"]
+
+
+def test_what_is_written_is_read(proxy, path, tmp_path):
+    uri, data = proxy.uri("d0"), noise(SIZE)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(data)
+    assert output("write", uri, source) == b"%d bytes written and flushed\n" % SIZE
+    assert path.read_bytes() == data
+    assert as_json("read", uri, target) == {"bytes": SIZE}
+    assert target.read_bytes() == data
+    assert output("read", uri) == data
+
+
+def test_a_part_at_any_place(proxy):
+    uri, data = proxy.uri("d0"), noise(SIZE)
+    output("write", uri, data=data)
+    for offset, length in ((0, 1), (1, 511), (4095, 2), (MIB - 3, MIB + 7), (SIZE - 1, 1)):
+        assert output("read", "--offset", offset, "--length", length, uri) == data[offset : offset + length]
+    assert output("read", "--offset", "4M", uri, "-") == data[4 * MIB :]
+    fresh = noise(8192, seed=2)
+    assert as_json("write", "--offset", "64k", uri, data=fresh) == {"bytes": 8192}
+    assert output("read", uri) == data[:65536] + fresh + data[65536 + 8192 :]
+    # Of a longer input, only so much.
+    assert as_json("write", "--length", "4k", uri, data=noise(MIB, seed=3)) == {"bytes": 4096}
+    assert output("read", "--length", "8k", uri) == noise(MIB, seed=3)[:4096] + data[4096:8192]
+
+
+def test_discard(proxy, path):
+    uri, data = proxy.uri("d0"), noise(SIZE)
+    output("write", uri, data=data)
+    assert allocated(path) >= SIZE
+    assert as_json("discard", "--offset", "1M", "--length", "6M", uri) == {"bytes": 6 * MIB}
+    assert allocated(path) < 3 * MIB
+    assert output("read", uri) == data[:MIB] + bytes(6 * MIB) + data[-MIB:]
+
+
+def test_flush(proxy):
+    assert output("flush", proxy.uri("d0")) == b"flushed\n"
+    assert as_json("flush", proxy.uri("d0")) == {"flushed": True}
+
+
+def test_resize(proxy, path):
+    uri, data = proxy.uri("d0"), noise(SIZE)
+    output("write", uri, data=data)
+    assert as_json("resize", uri, "16M") == {"size": 2 * SIZE, "size-before": SIZE}
+    assert path.stat().st_size == as_json("info", uri)["size"] == 2 * SIZE
+    refused = cloudblk("resize", uri, "4M")
+    assert refused.returncode == 1 and b"use force" in refused.stderr
+    assert path.stat().st_size == 2 * SIZE
+    assert output("resize", "--force", uri, "4M") == b"%d bytes, was %d\n" % (SIZE // 2, 2 * SIZE)
+    output("resize", uri, SIZE)
+    assert output("read", uri) == data[: SIZE // 2] + bytes(SIZE // 2)
+
+
+def test_a_resize_survives_the_proxy(proxy):
+    """Which is started with the size that the volume was made with."""
+    uri = proxy.uri("d0")
+    output("resize", uri, "16M")
+    proxy.kill()
+    proxy.start()
+    assert as_json("info", uri)["size"] == 2 * SIZE
+
+
+# Arguments ({uri} is the volume's), standard input, and what the one line says
+MISTAKES = {
+    "nobody listens": (["info", "cloudblk://127.0.0.1:1/d0"], b"", "start cloudblk-proxy there"),
+    "no such volume": (["info", "{uri}x"], b"", "there is no volume 'd0x'"),
+    "no URI": (["info", "d0"], b"", "cloudblk://"),
+    "read beyond the end": (["read", "--offset", "8M", "--length", "1", "{uri}"], b"", "beyond the end"),
+    "input too long": (["write", "{uri}"], bytes(SIZE + 512), "longer than the volume"),
+    "input in no blocks": (["write", "{uri}"], bytes(700), "block size"),
+    "input ends early": (["write", "--length", "1M", "{uri}"], bytes(512), "the input ended after 512"),
+    "odd offset": (["write", "--offset", "100", "{uri}"], bytes(512), "multiple of"),
+    "no such file": (["write", "{uri}", "/nonexistent/file"], b"", "cannot open /nonexistent/file"),
+    "discard of what": (["discard", "{uri}"], b"", "--length"),
+    "discard of half a block": (["discard", "--length", "100", "{uri}"], b"", "the discard failed"),
+    "read-only": (["write", "{reader}"], bytes(512), "read-only"),
+    "odd size": (["resize", "{uri}", "1000"], b"", "multiple of"),
+    "size 0": (["resize", "--force", "{uri}", "0"], b"", "not 0"),
+    "read-only resize": (["resize", "{reader}", "16M"], b"", "is read-only"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line(proxy, mistake):
+    arguments, data, says = MISTAKES[mistake]
+    uris = {"uri": proxy.uri("d0"), "reader": proxy.uri("reader")}
+    result = cloudblk(*(word.format(**uris) for word in arguments), data=data)
+    lines = result.stderr.decode().splitlines()
+    assert result.returncode == 1 and len(lines) == 1 and result.stdout == b"", result
+    assert lines[0].startswith("cloudblk: ") and says in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["frobnicate"], ["info"], ["read", "--offset", "big", "{uri}"], ["resize", "{uri}"], ["resize", "{uri}", "big"]],
+)
+def test_what_cannot_be_parsed_is_told_with_the_way_to_the_help(proxy, arguments):
+    result = cloudblk(*(word.format(uri=proxy.uri("d0")) for word in arguments))
+    assert result.returncode not in (0, 1)
+    assert b"--help" in result.stderr + result.stdout
+
+
+class Terminal:
+    """What a program writes to its terminal."""
+
+    def __init__(self):
+        self._master, self.slave = pty.openpty()
+        self.text = ""
+
+    def read(self, timeout):
+        while select.select([self._master], [], [], timeout)[0]:
+            self.text += os.read(self._master, 65536).decode()
+            timeout = 0
+
+    def close(self):
+        os.close(self._master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def terminal():
+    made = Terminal()
+    yield made
+    made.close()
+
+
+def test_a_long_copy_has_a_progress_bar(proxy, terminal):
+    command = [CLIENT, "write", "--length", str(SIZE), proxy.uri("d0")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=terminal.slave) as copy:
+        written = 0
+        # So slowly that it is a long copy before half of it is done.
+        while "% " not in terminal.text and written < SIZE // 2:
+            copy.stdin.write(bytes(65536))
+            copy.stdin.flush()
+            written += 65536
+            terminal.read(timeout=0.05)
+        assert "[=" in terminal.text and "/s" in terminal.text and "s left" in terminal.text
+        out, _ = copy.communicate(bytes(SIZE - written))
+    terminal.read(timeout=0)
+    assert copy.returncode == 0 and out == b"%d bytes written and flushed\n" % SIZE
+    # The line is left clean.
+    assert terminal.text.endswith("\r\x1b[K")
+
+
+def test_a_short_copy_and_one_without_a_terminal_have_none(proxy, terminal):
+    uri = proxy.uri("d0")
+    subprocess.run(
+        [CLIENT, "read", "--length", "4k", uri], stdout=subprocess.DEVNULL, stderr=terminal.slave, check=True
+    )
+    terminal.read(timeout=0)
+    assert terminal.text == ""
+    assert cloudblk("write", uri, data=bytes(SIZE)).stderr == b""
