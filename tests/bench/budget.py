@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The figures that tests/bench/budget.json keeps: what one I/O costs in instructions and system calls."""
+
+import json
+import pathlib
+
+from .instructions import instructions, steady_calls
+from .machine import version_of
+from .rows import ROWS, Setup
+from .workloads import WORKLOADS
+
+FILE = pathlib.Path(__file__).with_name("budget.json")
+STANDARD = ("randread-4k-qd1", "randread-4k-qd32", "randread-4k-qd128", "randwrite-4k-qd32")
+TOLERANCE = 0.03
+
+
+def measure(qemu):
+    workloads = [WORKLOADS[name] for name in STANDARD]
+    counted = instructions(ROWS["cloudblk"], workloads, Setup(qemu))
+    called = steady_calls(ROWS["cloudblk"], workloads, Setup(qemu))
+    return {
+        "qemu": version_of(qemu),
+        "workloads": {
+            name: {
+                "device-instructions": counted[name]["iothread"]["cloudblk"],
+                "iothread-instructions": counted[name]["iothread"]["total"],
+                "proxy-instructions": counted[name]["proxy"]["total"],
+                "iothread-calls": called[name]["iothread"]["total"],
+                "proxy-calls": called[name]["server"]["total"],
+            }
+            for name in STANDARD
+        },
+    }
+
+
+def write(qemu):
+    FILE.write_text(json.dumps({"tolerance": TOLERANCE, **measure(qemu)}, indent=2) + "\n")

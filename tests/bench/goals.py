@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What cloudblk is to reach, relative to the other rows of the same run."""
+
+import dataclasses
+
+NBD = ("nbd-nbdkit-null", "nbd-nbdkit-memory", "nbd-qsd-null", "nbd-qsd-tmpfs")
+DEVICE = "cloudblk"
+
+
+@dataclasses.dataclass
+class Line:
+    goal: str
+    value: float | None  # None: could not be measured in this run
+    at_least: bool
+    must: float
+    stretch: float | None
+    meaning: str
+
+    @property
+    def verdict(self):
+        if self.value is None:
+            return "not measured"
+        for name, bound in (("stretch", self.stretch), ("holds", self.must)):
+            if bound is not None and (self.value >= bound if self.at_least else self.value <= bound):
+                return name
+        return "missed"
+
+
+class Results:
+    """Access to figures that may be missing."""
+
+    def __init__(self, results):
+        self._all = results
+
+    def get(self, row, workload, figure):
+        return self._all["figures"].get(row, {}).get(workload, {}).get(figure)
+
+    def calls(self, row, workload, role="iothread", call="total"):
+        by_role = self._all["syscalls"].get(row, {}).get(workload)
+        return None if by_role is None else by_role.get(role, {}).get(call, 0)
+
+    def best(self, workload, figure, most):
+        values = [value for row in NBD if (value := self.get(row, workload, figure))]
+        return (max if most else min)(values) if values else None
+
+    def fewest_calls(self, workload):
+        values = [value for row in NBD if (value := self.calls(row, workload))]
+        return min(values) if values else None
+
+    def extra(self, *path):
+        value = self._all
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+
+def ratio(value, base):
+    return None if value is None or not base else round(value / base, 3)
+
+
+def _against_nbd(r, workload, text, iops, cpu):
+    return [
+        Line(f"{text}: IOPS", ratio(r.get(DEVICE, workload, "iops"), r.best(workload, "iops", True)), True, *iops,
+             "times the best NBD row's"),
+        Line(f"{text}: IOThread CPU per I/O",
+             ratio(r.get(DEVICE, workload, "iothread-cpu-us"), r.best(workload, "iothread-cpu-us", False)), False, *cpu,
+             "of the best NBD row's"),
+    ]  # fmt: skip
+
+
+def _depth_one(r):
+    name, text = "randread-4k-qd1", "4 KiB random read, depth 1"
+    return [
+        Line(f"{text}: IOThread CPU per I/O",
+             ratio(r.get(DEVICE, name, "iothread-cpu-us"), r.best(name, "iothread-cpu-us", False)), False, 0.5, 0.3,
+             "of the best NBD row's"),
+        Line(f"{text}: IOThread system calls per I/O", ratio(r.calls(DEVICE, name), r.fewest_calls(name)), False,
+             0.5, 0.3, "of the best NBD row's"),
+        Line(f"{text}: p50 latency", ratio(r.get(DEVICE, name, "p50-us"), r.best(name, "p50-us", False)), False,
+             0.75, 0.5, "of the best NBD row's"),
+    ]  # fmt: skip
+
+
+def _bandwidth(r):
+    name, text = "read-128k-qd16", "128 KiB read, depth 16"
+    rate = r.get(DEVICE, name, "mb-per-s")
+    return [
+        Line(f"{text}: MB/s", ratio(rate, r.get("floor", name, "mb-per-s")), True, 0.85, None,
+             "of bare TCP over loopback"),
+        Line(f"{text}: MB/s (stretch)", ratio(rate, r.best(name, "mb-per-s", True)), True, 1.3, None,
+             "times the best NBD row's"),
+    ]  # fmt: skip
+
+
+def _threads(r):
+    one, two = "randread-4k-qd32", "randread-4k-2x32"
+    return [
+        Line("2 queues on 2 IOThreads: IOThread CPU per I/O",
+             ratio(r.get("cloudblk-2-queues", two, "iothread-cpu-us"), r.get(DEVICE, one, "iothread-cpu-us")), False,
+             1.1, None, "of one IOThread's"),
+        Line("2 queues on 2 IOThreads: futex calls per I/O",
+             r.calls("cloudblk-2-queues", two, call="futex"), False, 0.0005, None, "none on the path"),
+        Line("4 KiB random read, depth 128: IOThread system calls per I/O",
+             r.calls(DEVICE, "randread-4k-qd128"), False, 0.15, 0.05, "calls"),
+        Line("proxy CPU per 4 KiB read, memory, depth 32",
+             ratio(r.get(DEVICE, one, "server-cpu-us"), r.get("floor", one, "server-cpu-us")), False, 1.5, 1.2,
+             "of the bare TCP server's"),
+        Line("p99 of 4 KiB reads beside a stream of 1 MiB writes",
+             ratio(r.get(DEVICE, "randread-4k-qd4-beside-writes", "p99-us"),
+                   r.get(DEVICE, "randread-4k-qd4", "p99-us")), False, 3, None, "times that without the writes"),
+    ]  # fmt: skip
+
+
+def _others(r):
+    lines = [
+        Line(f"proxy on a file, O_DIRECT, {engine}, 4 KiB random read, depth 32",
+             ratio(r.extra("file", engine, "proxy-iops"), r.extra("file", engine, "fio-iops")), True, 0.9, 1.0,
+             "of fio's IOPS")
+        for engine in ("libaio", "io_uring")
+    ]  # fmt: skip
+    return lines + [
+        Line("idle disk: wake-ups of the IOThread and the proxy per second",
+             r.extra("footprint", "idle-wakeups-per-s"), False, 0, None, "wake-ups"),
+        Line("idle disk in QEMU: resident memory", r.extra("footprint", "mb-per-idle-disk"), False, 2, None, "MB"),
+        Line("proxy with 1,000 idle sessions: resident memory",
+             r.extra("footprint", "mb-of-proxy-with-1000-sessions"), False, 100, None, "MB"),
+    ]  # fmt: skip
+
+
+def lines(results):
+    """All goals, with what these results say of them."""
+    r = Results(results)
+    return [
+        *_against_nbd(r, "randread-4k-qd32", "4 KiB random read, depth 32", (6, 8), (0.18, 0.12)),
+        *_against_nbd(r, "randread-4k-qd128", "4 KiB random read, depth 128", (7, 10), (0.13, 0.08)),
+        *_against_nbd(r, "randwrite-4k-qd32", "4 KiB random write, depth 32", (5, 7), (0.18, 0.13)),
+        *_depth_one(r),
+        *_bandwidth(r),
+        *_threads(r),
+        *_others(r),
+    ]
+
+
+def table(found):
+    """For people."""
+    out = []
+    for line in found:
+        value = "-" if line.value is None else f"{line.value:g}"
+        bound = f"{'>=' if line.at_least else '<='} {line.must:g}"
+        if line.stretch is not None:
+            bound += f" ({line.stretch:g})"
+        out.append(f"{line.verdict:<12} {value:>8}  {bound:<15} {line.goal} ({line.meaning})")
+    return "\n".join(out)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""User-space instructions per I/O of QEMU's IOThread and of cloudblk-proxy, counted by callgrind: the
+figure that no other load on the machine changes. And system calls per I/O in the same steady state."""
+
+import collections
+import pathlib
+import re
+import subprocess
+import tempfile
+
+from .machine import require
+from .measure import calls, run
+from .rows import Setup, started
+from .workloads import FILL
+
+# Without the string instructions that libc uses for larger blocks: callgrind counts every byte of them.
+# The counting is off until the measured part.
+CALLGRIND = (
+    "env",
+    "GLIBC_TUNABLES=glibc.cpu.x86_rep_stosb_threshold=1073741824:glibc.cpu.x86_rep_movsb_threshold=1073741824",
+    "valgrind", "--quiet", "--tool=callgrind", "--trace-children=yes", "--separate-threads=yes", "--instr-atstart=no",
+)  # fmt: skip
+
+# All requests of a round have to be back before the next are made, and nobody polls: so each round is
+# the same, however fast or slow the machine is.
+STEADY = ("--lockstep", "--range", "32M")
+IOTHREAD = "poll-max-ns=0"
+
+RANGE = FILL + ("--range", "32M")
+
+
+def read_dump(path):
+    """{object's file name: instructions, callees not included} of one thread."""
+    names, objects = {}, collections.Counter()
+    current, call = "", False
+    for line in path.read_text(errors="replace").splitlines():
+        name = re.match(r"c?ob=\((\d+)\)(?: (.*))?$", line)
+        if name:
+            if name.group(2):
+                names[name.group(1)] = pathlib.Path(name.group(2)).name
+            if line.startswith("ob="):
+                current = names[name.group(1)]
+        elif line.startswith("calls="):
+            call = True  # the next line is about the callee
+        elif line[:1] in "0123456789+-*" and line:
+            if not call:
+                objects[current] += int(line.split()[1])
+            call = False
+    return objects
+
+
+class Counted:
+    """A process under callgrind; `prefix` is where its dumps go."""
+
+    def __init__(self, pid, prefix):
+        self._pid, self._prefix, self._dumps = pid, prefix, 0
+
+    def control(self, *words):
+        return " ".join(["callgrind_control", *words, str(self._pid), ">/dev/null", "2>&1"])
+
+    def take(self, first_thread):
+        """What the last dump says of the threads from that number on, 1 being the first."""
+        self._dumps += 1
+        total = collections.Counter()
+        for path in self._prefix.parent.glob(f"{self._prefix.name}.{self._dumps}-*"):
+            if int(path.name.rsplit("-", 1)[1]) >= first_thread:
+                total += read_dump(path)
+        return total
+
+
+def _per_io(objects, ios):
+    """Instructions per I/O: all, those in our own code, those in QEMU's."""
+    shares = {"total": sum(objects.values())}
+    shares["cloudblk"] = sum(n for name, n in objects.items() if name.startswith("cloudblk"))
+    shares["qemu"] = sum(n for name, n in objects.items() if name.startswith("qemu-system"))
+    return {name: round(count / ios, 1) for name, count in shares.items()}
+
+
+def _count(workload, rounds):
+    """How many I/Os are so many rounds of a workload, though not too few."""
+    depth = int(workload.options[workload.options.index("--depth") + 1])
+    return max(depth * rounds, 200)
+
+
+def instructions(row, workloads, setup, rounds=40):
+    """{workload: {"iothread": {"total": ..., "cloudblk": ..., "qemu": ...}, "proxy": {...}}}"""
+    require("valgrind", "valgrind")
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="cloudblk-callgrind-") as folder:
+        out = {name: pathlib.Path(folder) / name for name in ("qemu", "server")}
+        prefixes = {name: (*CALLGRIND, f"--callgrind-out-file={path}") for name, path in out.items()}
+        counted_setup = Setup(setup.qemu, prefixes["qemu"], prefixes["server"], IOTHREAD)
+        with started([row], counted_setup) as running:
+            running = running[row.name]
+            if row.keeps:
+                run(running, *RANGE)
+            # Only our own server is run under callgrind
+            names = ["qemu", "server"] if row.name.startswith("cloudblk") else ["qemu"]
+            processes = {name: Counted(running.watched[name], out[name]) for name in names}
+            before = " && ".join(process.control("--instr=on") for process in processes.values())
+            after = " && ".join(process.control("--dump") for process in processes.values())
+            off = " && ".join(process.control("--instr=off") for process in processes.values())
+            for workload in workloads:
+                ios = _count(workload, rounds)
+                run(running, *workload.options, *STEADY, "--count", ios, "--before", before, "--after", after)
+                subprocess.run(off, shell=True, check=True)
+                # QEMU's first thread is its main loop
+                found[workload.name] = {"iothread": _per_io(processes["qemu"].take(2), ios)}
+                if "server" in processes:
+                    found[workload.name]["proxy"] = _per_io(processes["server"].take(1), ios)
+    return found
+
+
+def steady_calls(row, workloads, setup, rounds=40):
+    """{workload: {"iothread": {call: per I/O}, "server": {...}, ...}}"""
+    with started([row], Setup(setup.qemu, iothread=IOTHREAD)) as running:
+        running = running[row.name]
+        if row.keeps:
+            run(running, *RANGE)
+        return {
+            workload.name: calls(
+                run(running, *workload.options, *STEADY, "--count", _count(workload, rounds), "--syscalls")
+            )
+            for workload in workloads
+        }

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The results as one HTML file with its plots in it."""
+
+import html
+
+from .workloads import WORKLOADS
+
+BAR, GAP, LABEL, WIDTH = 18, 6, 330, 420
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #222; }
+h2 { margin-top: 2em; } table { border-collapse: collapse; } td, th { padding: .2em .8em .2em 0; text-align: left; }
+td.number { text-align: right; } code { font-size: 85%; overflow-wrap: anywhere; }
+.stretch { color: #06662a; } .holds { color: #1c7c3c; } .missed { color: #b3261e; }
+svg text { font: 12px system-ui, sans-serif; } figure { margin: 1em 0; } figcaption { font-weight: 600; }
+"""
+COLOURS = {"iothread": "#2b6cb0", "main": "#a0aec0", "server": "#dd9b3c"}
+
+
+def bars(caption, rows, unit):
+    """rows: (label, [(value, colour), ...]): one bar each, of parts beside each other."""
+    longest = max((sum(value for value, _ in parts) for _, parts in rows), default=0) or 1
+    out, y = [], 0
+    for label, parts in rows:
+        x, total = LABEL, sum(value for value, _ in parts)
+        out.append(f'<text x="{LABEL - 8}" y="{y + 13}" text-anchor="end">{html.escape(label)}</text>')
+        for value, colour in parts:
+            width = value / longest * WIDTH
+            out.append(f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>')
+            x += width
+        out.append(f'<text x="{x + 6:.1f}" y="{y + 13}">{total:,.{0 if total >= 100 else 2}f}</text>')
+        y += BAR + GAP
+    size = f'width="{LABEL + WIDTH + 90}" height="{y}"'
+    title = html.escape(f"{caption} ({unit})")
+    return f'<figure><figcaption>{title}</figcaption><svg {size} role="img">{"".join(out)}</svg></figure>'
+
+
+def _workload(results, name):
+    measured = [(row, results["figures"][row].get(name)) for row in results["rows"]]
+    measured = [(results["rows"][row]["title"], figures) for row, figures in measured if figures]
+    if not measured:
+        return ""
+    rate, unit = ("mb-per-s", "MB/s") if "128k" in name else ("iops", "IOPS, more is better")
+
+    def plain(figure):
+        return [(title, [(figures.get(figure, 0), COLOURS["iothread"])]) for title, figures in measured]
+
+    cpu = [
+        (title, [(figures.get(f"{role}-cpu-us", 0), colour) for role, colour in COLOURS.items()])
+        for title, figures in measured
+    ]
+    return "".join((
+        f"<h2>{html.escape(WORKLOADS[name].title)}</h2>",
+        bars("Rate", plain(rate), unit),
+        bars("Processor time per I/O", cpu, "us; blue: IOThread or bare client, grey: rest of QEMU, orange: server"),
+        bars("Latency, median", plain("p50-us"), "us"),
+        bars("Latency, 99th percentile", plain("p99-us"), "us"),
+    ))  # fmt: skip
+
+
+def _goals(found):
+    rows = "".join(
+        f"<tr><td>{html.escape(line.goal)}</td><td class=number>{'' if line.value is None else f'{line.value:g}'}</td>"
+        f"<td>{'&ge;' if line.at_least else '&le;'} {line.must:g}</td>"
+        f"<td>{'' if line.stretch is None else f'{line.stretch:g}'}</td>"
+        f"<td>{html.escape(line.meaning)}</td><td class={line.verdict.split()[0]}>{line.verdict}</td></tr>"
+        for line in found
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("figure", "value", "goal", "stretch", "of what", ""))
+    return f"<h2>Goals</h2><table><tr>{head}</tr>{rows}</table>"
+
+
+def _calls(results):
+    rows = []
+    for row, workloads in results["syscalls"].items():
+        for workload, roles in workloads.items():
+            counts = roles.get("iothread") or roles.get("server") or {}
+            parts = [f"{name} {count:g}" for name, count in counts.items() if name != "total" and count >= 0.001]
+            total = f"<td class=number>{counts.get('total', 0):g}</td>"
+            rows.append(f"<tr><td>{row}</td><td>{workload}</td>{total}<td>{', '.join(parts)}</td></tr>")
+    head = "<tr><th>row</th><th>workload</th><th>calls per I/O</th><th>which</th></tr>"
+    return f"<h2>System calls of the IOThread (vhost-user: of its server)</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _instructions(results):
+    shares = (("iothread", "total"), ("iothread", "qemu"), ("iothread", "cloudblk"), ("proxy", "total"))
+    rows = []
+    for row, workloads in results.get("instructions", {}).items():
+        for workload, figures in workloads.items():
+            counts = (figures.get(process, {}).get(share, 0) for process, share in shares)
+            cells = "".join(f"<td class=number>{count:,.0f}</td>" for count in counts)
+            rows.append(f"<tr><td>{row}</td><td>{workload}</td>{cells}</tr>")
+    if not rows:
+        return ""
+    names = ("row", "workload", "IOThread", "QEMU's of it", "ours of it", "proxy")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return f"<h2>User-space instructions per I/O</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _described(results):
+    machine = "".join(
+        f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in results["machine"].items()
+    )
+    rows = []
+    for name, row in results["rows"].items():
+        versions = "; ".join(f"{html.escape(text)}" for text in row["versions"].values())
+        options = "<br>".join(f"<code>{html.escape(text)}</code>" for text in row["options"])
+        rows.append(f"<h3>{html.escape(row['title'])} ({name})</h3><p>{versions}</p><p>{options}</p>")
+    return f"<h2>The machine</h2><table>{machine}</table><h2>Rows, versions and options</h2>{''.join(rows)}"
+
+
+def page(results, found):
+    how = results["settings"]
+    intro = (
+        f"Medians of {how['rounds']} interleaved runs of {how['seconds']} s each. The driver is not a guest but a "
+        "program that builds the virtqueues in QEMU's memory, notifies only when the device asks for it, and polls "
+        "for what comes back; so these are figures of the device, its connection and its server, on one machine over "
+        "loopback."
+    )
+    plots = "".join(_workload(results, name) for name in WORKLOADS)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>cloudblk: performance</title>"
+        f"<style>{STYLE}</style><h1>cloudblk: performance</h1><p>{intro}</p>"
+        f"{_goals(found)}{plots}{_calls(results)}{_instructions(results)}{_described(results)}</html>\n"
+    )

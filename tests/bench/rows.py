@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is measured side by side: each row is a disk in a QEMU with a server behind it, set up as the
+documents of its makers advise. All are alike in memory size, IOThread, ring and driver."""
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+from tests.support.paths import PROXY
+
+from .machine import SLOT, BenchMachine, Server, built, free_port, require, version_of
+
+VOLUME = 256 << 20
+
+
+@dataclasses.dataclass
+class Running:
+    """A row that is up. command: what measures it, to which the workload's options are added."""
+
+    command: list
+    versions: dict
+    options: list  # command lines, for the record
+    watched: dict = dataclasses.field(default_factory=dict)  # process name: pid
+
+
+@dataclasses.dataclass
+class Row:
+    name: str
+    title: str
+    start: Callable  # (stack, setup) -> Running; what it starts is left with the stack
+    peer: bool = False  # one of those that the goals are relative to
+    keeps: bool = True  # reads give what was written
+    queues: int = 1
+    device: bool = True  # as opposed to a bare network program
+
+
+@dataclasses.dataclass
+class Setup:
+    """What all rows have in common."""
+
+    qemu: str
+    valgrind: tuple = ()  # words before QEMU's command
+    proxy_valgrind: tuple = ()  # and before cloudblk-proxy's
+    iothread: str = ""  # properties of the IOThreads, QEMU's defaults otherwise
+
+
+ROWS = {}
+
+
+def row(name, title, **more):
+    def add(start):
+        ROWS[name] = Row(name, title, start, **more)
+        return start
+
+    return add
+
+
+def start_machine(stack, setup, devices, server=None, cloudblk=False, iothreads=1):
+    machine = stack.enter_context(BenchMachine(setup, devices, cloudblk, iothreads))
+    watched = {"qemu": machine.process.pid}
+    options = [" ".join(str(word) for word in devices)]
+    if server:
+        watched["server"] = server.pid
+        options.insert(0, " ".join(server.command))
+    command = [built("virtio-bench"), "--qtest", machine.qtest, "--memory", machine.memory, "--slot", SLOT]
+    return Running(command, {"qemu": version_of(setup.qemu)}, options, watched)
+
+
+def device(name, *properties):
+    return ["-device", ",".join([name, *properties, f"addr={SLOT:x}.0"])]
+
+
+def folder(stack, where="/dev/shm"):
+    return pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloudblk-bench-", dir=where)))
+
+
+def nbd_machine(stack, setup, server, port, export):
+    disk = ["-blockdev", f"nbd,node-name=d0,server.type=inet,server.host=127.0.0.1,server.port={port},export={export}"]
+    return start_machine(stack, setup, disk + device("virtio-blk-pci", "drive=d0", "iothread=io0"), server)
+
+
+def nbdkit(stack, setup, *plugin):
+    program, port = require("nbdkit", "nbdkit"), free_port()
+    command = [program, "-f", "--log=null", "-i", "127.0.0.1", "-p", port, *plugin]
+    server = stack.enter_context(Server(command, address=("127.0.0.1", port)))
+    running = nbd_machine(stack, setup, server, port, "")
+    running.versions["nbdkit"] = version_of(program)
+    return running
+
+
+@row("nbd-nbdkit-null", "virtio-blk, NBD client, nbdkit null", peer=True, keeps=False)
+def _nbdkit_null(stack, setup):
+    return nbdkit(stack, setup, "null", VOLUME)
+
+
+@row("nbd-nbdkit-memory", "virtio-blk, NBD client, nbdkit memory", peer=True)
+def _nbdkit_memory(stack, setup):
+    # Its manual names this allocator as the faster one where memory is no concern
+    return nbdkit(stack, setup, "memory", VOLUME, "allocator=malloc")
+
+
+def storage_daemon(stack, setup, *blockdev):
+    program, port = require("qemu-storage-daemon", "qemu-system-common"), free_port()
+    command = [
+        program, "--object", "iothread,id=io0", "--blockdev", *blockdev,
+        "--nbd-server", f"addr.type=inet,addr.host=127.0.0.1,addr.port={port}",
+        "--export", "nbd,id=e0,node-name=d0,name=d0,writable=on,iothread=io0",
+    ]  # fmt: skip
+    server = stack.enter_context(Server(command, address=("127.0.0.1", port)))
+    running = nbd_machine(stack, setup, server, port, "d0")
+    running.versions["qemu-storage-daemon"] = version_of(program)
+    return running
+
+
+@row("nbd-qsd-null", "virtio-blk, NBD client, qemu-storage-daemon null-co", peer=True, keeps=False)
+def _qsd_null(stack, setup):
+    return storage_daemon(stack, setup, f"null-co,node-name=d0,size={VOLUME}")
+
+
+@row("nbd-qsd-tmpfs", "virtio-blk, NBD client, qemu-storage-daemon on a file in memory", peer=True)
+def _qsd_tmpfs(stack, setup):
+    path = folder(stack) / "volume"
+    with open(path, "wb") as file:
+        file.truncate(VOLUME)
+    return storage_daemon(stack, setup, f"file,node-name=d0,filename={path}")
+
+
+@row("vhost-user", "vhost-user-blk, qemu-storage-daemon null-co (same host only)", keeps=False)
+def _vhost_user(stack, setup):
+    program, path = require("qemu-storage-daemon", "qemu-system-common"), folder(stack) / "socket"
+    command = [
+        program, "--object", "iothread,id=io0", "--blockdev", f"null-co,node-name=d0,size={VOLUME}",
+        "--export", f"vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path={path},writable=on,iothread=io0",
+    ]  # fmt: skip
+    # It serves one client, so it must not be asked by connecting
+    server = stack.enter_context(Server(command, exists=path))
+    disk = ["-chardev", f"socket,id=vhost,path={path}"] + device("vhost-user-blk-pci", "chardev=vhost", "num-queues=1")
+    running = start_machine(stack, setup, disk, server)
+    running.versions["qemu-storage-daemon"] = version_of(program)
+    return running
+
+
+@row("null-co", "virtio-blk, null-co: the device alone", keeps=False)
+def _null_co(stack, setup):
+    disk = ["-blockdev", f"null-co,node-name=d0,size={VOLUME}"]
+    return start_machine(stack, setup, disk + device("virtio-blk-pci", "drive=d0", "iothread=io0"))
+
+
+@row("floor", "TCP over loopback, no device", device=False)
+def _floor(stack, setup):
+    program = built("loopback-floor")
+    server = stack.enter_context(Server([program, "server", "--range", VOLUME], ready=r"listening on \S+:(\d+)"))
+    command = [program, "client", "--port", server.match.group(1), "--range", VOLUME]
+    return Running(command, {}, [" ".join(server.command)], {"server": server.pid})
+
+
+def cloudblk(stack, setup, listen="tcp://127.0.0.1:0", queues=1):
+    server = stack.enter_context(
+        Server(
+            [*setup.proxy_valgrind, PROXY, "--listen", listen, "--volume", f"d0=memory:?size={VOLUME}"],
+            ready=r"listening on (\S+)",
+        )
+    )
+    address = server.match.group(1)
+    if address.startswith("tcp://"):
+        uri = f"cloudblk://{address.removeprefix('tcp://')}/d0"
+    else:
+        uri = f"cloudblk+unix:///d0?socket={address.removeprefix('unix://')}"
+    threads = ["iothreads=io0:io1", "num-queues=2"] if queues == 2 else ["iothread=io0"]
+    disk = device("cloudblk-pci", f"server={uri}", *threads)
+    running = start_machine(stack, setup, disk, server, cloudblk=True, iothreads=queues)
+    running.versions["cloudblk-proxy"] = version_of(PROXY)
+    return running
+
+
+@row("cloudblk", "cloudblk-pci, cloudblk-proxy memory")
+def _cloudblk(stack, setup):
+    return cloudblk(stack, setup)
+
+
+@row("cloudblk-unix", "cloudblk-pci, cloudblk-proxy memory over a unix socket")
+def _cloudblk_unix(stack, setup):
+    return cloudblk(stack, setup, f"unix://{folder(stack)}/socket")
+
+
+@row("cloudblk-2-queues", "cloudblk-pci with 2 queues on 2 IOThreads", queues=2)
+def _cloudblk_two(stack, setup):
+    return cloudblk(stack, setup, queues=2)
+
+
+@contextlib.contextmanager
+def started(wanted, setup):
+    """{name: Running} of those rows, as long as it is used as a context."""
+    with contextlib.ExitStack() as stack:
+        yield {each.name: each.start(stack, setup) for each in wanted}
