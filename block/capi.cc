@@ -133,10 +133,32 @@ void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcep
   full.write_cache = state.write_cache();
   full.rotational = state.Has(cloudblk::wire::VolumeFlag::kRotational);
   std::ranges::copy(volume.volume.bytes, full.volume_uuid);
-  std::ranges::copy(state.config().uuid.bytes, full.session_uuid);
+  std::ranges::copy(state.uuid().bytes, full.session_uuid);
   full.generation = state.generation();
-  full.epoch = state.config().epoch;
+  full.epoch = state.epoch();
   std::memcpy(info, &full, std::min<size_t>(info->size, sizeof(full)));
+}
+
+int cloudblk_session_release(CloudblkSession* session, uint32_t timeout_ms, char* error,
+                             size_t error_size) noexcept {
+  return cloudblk::Report(session->session->Release(timeout_ms * cloudblk::kNsPerMs), error,
+                          error_size);
+}
+
+void cloudblk_session_export(CloudblkSession* session, CloudblkIdentity* identity) noexcept {
+  CloudblkIdentity full{};
+  full.size = identity->size;
+  session->session->Export(&full);
+  std::memcpy(identity, &full, std::min<size_t>(identity->size, sizeof(full)));
+}
+
+int cloudblk_session_adopt(CloudblkSession* session, const CloudblkIdentity* identity, char* error,
+                           size_t error_size) noexcept {
+  return cloudblk::Report(session->session->Adopt(*identity), error, error_size);
+}
+
+int cloudblk_session_claim(CloudblkSession* session, char* error, size_t error_size) noexcept {
+  return cloudblk::Report(session->session->Claim(), error, error_size);
 }
 
 CloudblkChannel* cloudblk_session_channel(CloudblkSession* session, uint32_t index) noexcept {

@@ -81,7 +81,7 @@ int Channel::Check(const CloudblkRequest& request, uint64_t* length) const {
   *length = 0;
   if (session_->revoked()) return -EIO;
   if (!attached() || state_ == State::kIdle || state_ == State::kClosing) return -EINVAL;
-  if (session_->config().observe) return -ENOTSUP;
+  if (session_->observe()) return -ENOTSUP;
   const bool may_fua =
       request.operation == CLOUDBLK_OP_WRITE || request.operation == CLOUDBLK_OP_WRITE_ZEROES;
   if ((request.flags & ~(may_fua ? CLOUDBLK_REQUEST_FUA : 0u)) != 0) return -EINVAL;

@@ -45,6 +45,8 @@ class ChannelObserver {
   virtual void OnClosed(Channel* channel) = 0;
   // The answer to Resize.
   virtual void OnResized(Channel*, wire::Status, std::string_view) {}
+  // The answer to Release.
+  virtual void OnReleased(Channel*, wire::Status, std::string_view) {}
 
  protected:
   ~ChannelObserver() = default;
@@ -97,7 +99,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   void Revoke();
   void FillStats(CloudblkStats* stats) const;
 
-  // Starts to connect, and never stops to until it is ready or its session is over.
+  // Starts to connect, and never stops to until it is ready or its session is over. Claims the
+  // volume, if the session does.
   // Preconditions: idle, attached.
   void Start();
   // Says CLOSE as soon as it is connected, then is idle. Preconditions: attached, nothing in
@@ -105,6 +108,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   void Close(bool end_session);
   // Asks for another size of the volume. Precondition: ready, and no such question is unanswered.
   void Resize(const wire::Resize& request);
+  // Says RELEASE as soon as it is connected, once. Preconditions: attached, nothing in flight.
+  void Release();
   // Gives up the connection, without a word to the server. Precondition: nothing in flight.
   void Abandon();
 
@@ -163,6 +168,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   // --- channel_control.cc: what is said beside requests and replies ---------------------------
   void AppendHandshake();
   void SendClose();
+  void SendRelease();
   int OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
                 std::span<const uint8_t> payload) override;
   // Each is 0, or sets failure_ and is an error: then the connection is cut.
@@ -170,6 +176,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   int OnOpenReply(std::span<const uint8_t> section, std::string_view text);
   int AcceptOpen(const wire::OpenReply& reply);
   int OnEvent(std::span<const uint8_t> section, std::string_view text);
+  int OnReleaseReply(std::span<const uint8_t> section, std::string_view text);
   int OnPing(std::span<const uint8_t> section);
   int OnResizeReply(std::span<const uint8_t> section, std::string_view text);
   int Refused(wire::Status status, std::string_view text, uint32_t retry_ms);
@@ -209,7 +216,11 @@ class Channel final : public FdHandler, private ReceiverSink {
   int64_t silent_since_ns_ = 0;  // nothing was received since, though requests wait
   bool pinged_ = false;
   bool timer_armed_ = false;
-  bool resize_sent_ = false;  // on this connection, and not answered
+  bool resize_sent_ = false;                // on this connection, and not answered
+  ClaimStep open_step_ = ClaimStep::kNone;  // that the connection's OPEN was sent in
+  bool claimed_ = true;  // the present claim needs no token from this channel any more
+  bool release_wanted_ = false;
+  bool release_sent_ = false;
   bool close_wanted_ = false;
   bool close_ends_session_ = false;
   std::minstd_rand jitter_;

@@ -73,6 +73,8 @@ void Channel::Detach() {
 
 void Channel::Start() {
   assert(state_ == State::kIdle && attached());
+  claimed_ = false;
+  attempts_ = 0;
   Connect();
 }
 
@@ -87,7 +89,7 @@ void Channel::Abandon() {
   assert(in_flight() == 0);
   DropConnection();
   if (timer_ != nullptr) timer_->Disarm();
-  close_wanted_ = false;
+  close_wanted_ = release_wanted_ = false;
   if (state_ != State::kIdle && state_ != State::kFailed) SetState(State::kIdle);
 }
 

@@ -30,19 +30,23 @@ void Channel::AppendHandshake() {
   AppendControl(wire::FrameType::kHello, hello, wire::kHelloSize, "", &outbox_);
 
   wire::Open open;
-  open.session = config.uuid;
-  open.epoch = config.epoch;
+  open_step_ = session_->claim();
+  open.session = session_->uuid();
+  open.epoch = session_->EpochOf(open_step_);
+  if (open_step_ == ClaimStep::kTryToken || (open_step_ == ClaimStep::kToken && !claimed_)) {
+    open.token = session_->token();
+  }
   open.channel = index_;
   open.channel_count = config.channels;
   open.incarnation = incarnation_;
-  if (!config.observe) open.flags |= wire::OpenFlag::kActive;
+  if (!session_->observe()) open.flags |= wire::OpenFlag::kActive;
   if (config.read_only) open.flags |= wire::OpenFlag::kReadOnly;
   if (config.share_rw) open.flags |= wire::OpenFlag::kShareRw;
   if (opened_) {
     open.flags |= wire::OpenFlag::kResume;
     open.volume = session_->volume().volume;
     open.generation = session_->generation();
-  } else if (config.takeover && !session_->has_volume()) {
+  } else if (config.takeover && !session_->observe() && !session_->has_volume()) {
     // Only the first channel takes over, and only once: a session that lost the volume must not
     // fence its successor.
     open.flags |= wire::OpenFlag::kTakeover;
@@ -51,6 +55,33 @@ void Channel::AppendHandshake() {
   open.client_name_length = static_cast<uint16_t>(config.client_name.size());
   AppendControl(wire::FrameType::kOpen, open, wire::kOpenSize, config.volume + config.client_name,
                 &outbox_);
+}
+
+void Channel::Release() {
+  assert(attached() && in_flight() == 0);
+  release_wanted_ = true;
+  release_sent_ = false;
+  if (state_ == State::kReady) SendRelease();
+}
+
+void Channel::SendRelease() {
+  release_wanted_ = false;
+  release_sent_ = true;
+  AppendControl(wire::FrameType::kRelease, wire::TokenMessage{session_->token(), session_->epoch()},
+                wire::kTokenMessageSize, "", &outbox_);
+  if (!send_blocked_) Send();
+  UpdateWatch();
+}
+
+int Channel::OnReleaseReply(std::span<const uint8_t> section, std::string_view text) {
+  wire::StatusMessage reply;
+  const wire::DecodeError error = wire::Decode(section, &reply);
+  if (error != wire::DecodeError::kOk) {
+    return Violation("bad RELEASE_REPLY: " + std::string(wire::Describe(error)));
+  }
+  release_sent_ = false;
+  if (observer_ != nullptr) observer_->OnReleased(this, reply.status, text);
+  return 0;
 }
 
 void Channel::SendClose() {
@@ -91,6 +122,9 @@ int Channel::OnControl(const wire::FrameHeader& header, std::span<const uint8_t>
       // That it came is all it says.
       if (serving) return 0;
       break;
+    case wire::FrameType::kReleaseReply:
+      if (serving && release_sent_) return OnReleaseReply(section, text);
+      break;
     case wire::FrameType::kCloseReply:
       if (state_ != State::kClosing) break;
       failure_ = {ESHUTDOWN, "closed", false, 0, false};
@@ -115,7 +149,8 @@ int Channel::Refused(wire::Status status, std::string_view text, uint32_t retry_
   failure_ = {ErrnoOf(status), std::string(wire::Name(status)), true, retry_ms, false};
   if (!text.empty()) failure_.text = text;
   failure_.final = status == wire::Status::kStale || status == wire::Status::kFenced ||
-                   status == wire::Status::kVolumeChanged;
+                   status == wire::Status::kVolumeChanged || status == wire::Status::kBadToken;
+  if (session_->ClaimRefused(open_step_, status)) failure_.final = false;
   return -failure_.error;
 }
 
@@ -146,6 +181,7 @@ int Channel::OnOpenReply(std::span<const uint8_t> section, std::string_view text
 }
 
 int Channel::AcceptOpen(const wire::OpenReply& reply) {
+  session_->ClaimGranted(open_step_);
   if (!session_->has_volume()) {
     session_->SetVolume(reply);
   } else {
@@ -181,8 +217,10 @@ void Channel::BecomeReady() {
     attempts_ = 0;
   }
   opened_ = true;
+  claimed_ = true;
   if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
   if (observer_ != nullptr) observer_->OnReady(this);
+  if (release_wanted_) SendRelease();
   if (close_wanted_) SendClose();
 }
 

@@ -114,7 +114,7 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
 
 void Session::Close(int64_t timeout_ns) {
   Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
-  if (loop.ok() && !state_.revoked()) {
+  if (loop.ok() && !state_.revoked() && !state_.released()) {
     EpollLoop& epoll = **loop;
     const int64_t deadline = epoll.NowNs() + timeout_ns;
     Closer closer;

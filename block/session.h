@@ -17,6 +17,8 @@
 
 namespace cloudblk {
 
+class EpollLoop;
+
 class Session {
  public:
   // Opens the volume with all channels and leaves them detached. Blocks at most timeout_ns.
@@ -34,12 +36,28 @@ class Session {
   // Gives the volume another size. Waits at most timeout_ns for the server's answer. Preconditions:
   // every channel is detached and nothing is in flight.
   Status Resize(const wire::Resize& request, int64_t timeout_ns);
+  // Gives the volume away: afterwards only the token opens it. Blocks at most timeout_ns. On
+  // failure the session still holds it, or cannot know and finds out by Claim. Preconditions: every
+  // channel is detached and nothing is in flight.
+  Status Release(int64_t timeout_ns);
+  // Becomes the session that another client released; the observing ends. Claim makes it active.
+  // Preconditions: the session observes, and its channels are on this thread.
+  Status Adopt(const CloudblkIdentity& identity);
+  void Export(CloudblkIdentity* identity) const;
+  // Takes back what was released, or takes what was adopted: every channel connects, and requests
+  // wait until it has. Nothing happens to a session that holds its volume. Preconditions: every
+  // channel is attached and on this thread, and nothing is in flight.
+  Status Claim();
 
   // Tells the server that the session is over, and waits for its answer, but at most timeout_ns.
   // Same preconditions as the destructor, which is all that may follow.
   void Close(int64_t timeout_ns);
 
  private:
+  Status WaitReady(EpollLoop* loop, int64_t deadline_ns);
+  Status SendRelease(EpollLoop* loop, int64_t deadline_ns);
+  void AbandonAll();
+
   Session(SessionConfig config, std::unique_ptr<Connector> connector);
 
   const std::unique_ptr<Connector> connector_;

@@ -32,11 +32,63 @@ struct SessionConfig {
   void* event_opaque = nullptr;
 };
 
+// How an OPEN of an active session claims the volume (SPEC.md 11.4).
+enum class ClaimStep {
+  kNone,      // it does not: the session holds the volume
+  kToken,     // by its token, at the epoch above
+  kTryToken,  // as kToken, after a RELEASE whose answer was lost
+  kTryNone,   // as kNone, after such a RELEASE: the server may never have seen it
+};
+
+// Above the epoch of the RELEASE. They differ, so that a token that is sent again, because its
+// answer was lost, tells who sent it.
+inline constexpr uint64_t kReclaimStep = 1;
+inline constexpr uint64_t kClaimStep = 2;
+
 class SessionState {
  public:
-  explicit SessionState(SessionConfig config) : config_(std::move(config)) {}
+  explicit SessionState(SessionConfig config) : config_(std::move(config)) {
+    uuid_ = config_.uuid;
+    epoch_ = config_.epoch;
+    observe_ = config_.observe;
+  }
 
   const SessionConfig& config() const { return config_; }
+
+  // --- Who the session is (session_move.cc). Changes only while every channel is idle, but for the
+  // outcome of a claim, which any channel may learn.
+  // ------------------------------------------------
+  const wire::Uuid& uuid() const { return uuid_; }
+  const wire::Uuid& token() const { return token_; }
+  bool observe() const { return observe_; }
+  // The volume was given out of our hands, or may have been: nothing is sent until Claim.
+  bool released() const { return released_; }
+  // What the next OPEN says.
+  ClaimStep claim() const { return claim_.load(); }
+  uint64_t EpochOf(ClaimStep step) const {
+    const bool with_token = step == ClaimStep::kToken || step == ClaimStep::kTryToken;
+    return with_token ? claim_epoch_ : epoch_;
+  }
+  uint64_t epoch() const { return EpochOf(claim()); }
+  // Fixes the epoch that was reached and draws a new token, which is about to be sent in a RELEASE.
+  void BeginRelease();
+  // `confirmed`: the server said so. Else it may or may not have happened.
+  void NoteReleased(bool confirmed);
+  // Becomes the session that another client released.
+  void Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uuid& token, uint64_t generation,
+             bool unflushed, bool lost);
+  // From now on the session wants to be active again.
+  void BeginClaim();
+  // Not now: BeginClaim may follow again. Every channel is idle.
+  void CancelClaim();
+  // An OPEN was granted, or refused, that was sent in that step.
+  void ClaimGranted(ClaimStep step);
+  // True: it is to be tried in another way.
+  bool ClaimRefused(ClaimStep step, wire::Status status);
+  // Completed writes are not covered by a flush.
+  bool unflushed() const { return written_.load() != flushed_.load(); }
+  // The next flush is going to fail.
+  bool lost() const { return lost_.load(); }
 
   // --- Set by the first OPEN_REPLY, before any channel is used by the host; constant then. -------
   void SetVolume(const wire::OpenReply& reply);
@@ -84,6 +136,15 @@ class SessionState {
 
  private:
   const SessionConfig config_;
+  wire::Uuid uuid_;
+  uint64_t epoch_ = 1;  // that the volume was held at, without a claim under way
+  uint64_t claim_epoch_ = 0;
+  wire::Uuid token_;
+  bool observe_ = false;
+  bool released_ = false;
+  bool release_confirmed_ = false;
+  std::atomic<ClaimStep> claim_{ClaimStep::kNone};
+
   bool has_volume_ = false;
   wire::OpenReply volume_;
 

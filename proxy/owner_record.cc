@@ -38,6 +38,13 @@ bool ParseHolder(std::istringstream* line, OwnerRecord::Holder* holder) {
   return true;
 }
 
+// Behind the line of the holder.
+void AddSpent(const std::string& session, const std::string& token, OwnerRecord* record) {
+  for (OwnerRecord::Holder& holder : record->holders) {
+    if (ToString(holder.session) == session) holder.spent = ParseUuid(token).value_or(wire::Uuid{});
+  }
+}
+
 }  // namespace
 
 std::string ToString(const wire::Uuid& uuid) {
@@ -74,6 +81,10 @@ std::string Format(const OwnerRecord& record) {
                                            : "exclusive",
                         holder.token ? ToString(*holder.token) : "-", OneLine(holder.client_name));
   }
+  for (const OwnerRecord::Holder& holder : record.holders) {
+    if (holder.spent.IsNil()) continue;
+    text += fmt::format("spent {} {}\n", ToString(holder.session), ToString(holder.spent));
+  }
   for (const wire::Uuid& uuid : record.last) text += fmt::format("last {}\n", ToString(uuid));
   return text;
 }
@@ -87,6 +98,9 @@ OwnerRecord ParseOwnerRecord(std::string_view text) {
     line >> kind;
     OwnerRecord::Holder holder;
     if (kind == "holder" && ParseHolder(&line, &holder)) record.holders.push_back(holder);
+    std::string session;
+    std::string token;
+    if (kind == "spent" && line >> session >> token) AddSpent(session, token, &record);
     std::string last;
     if (kind == "last" && line >> last) {
       if (const std::optional<wire::Uuid> uuid = ParseUuid(last)) record.last.push_back(*uuid);

@@ -21,6 +21,7 @@ struct OwnerRecord {
     bool share_rw = false;
     bool read_only = false;
     std::optional<wire::Uuid> token;  // released, and waiting to be claimed
+    wire::Uuid spent;                 // the token that made this epoch active; nil: none did
     std::string client_name;
 
     bool operator==(const Holder&) const = default;

@@ -186,9 +186,15 @@ OwnershipAnswer Ownership::CommitOpen(const Operation& operation) {
     const Session* session = FindSession(open.session);
     return {wire::Status::kOk, {}, session != nullptr ? session->epoch : open.epoch, 0};
   }
+  const bool claims = FindToken(open.token) != nullptr;
   DropLosers(operation);
   Session& session = sessions_[ToString(open.session)];
   const bool fresh = session.channels.empty() || session.epoch != open.epoch;
+  if (claims) {
+    session.spent = open.token;
+  } else if (session.epoch != open.epoch) {
+    session.spent = {};
+  }
   if (fresh) {
     session.uuid = open.session;
     session.epoch = open.epoch;
@@ -207,8 +213,8 @@ OwnershipAnswer Ownership::CommitOpen(const Operation& operation) {
   StoreRecord();
   Activate(&session, open.channel, open.incarnation, operation.peer);
   if (fresh) {
-    spdlog::info("volume '{}': active for {} ({}), epoch {}", volume_, session.client_name,
-                 session.address, session.epoch);
+    spdlog::info("volume '{}': {} {} ({}), epoch {}", volume_, claims ? "claimed by" : "active for",
+                 session.client_name, session.address, session.epoch);
   }
   return {wire::Status::kOk, {}, session.epoch, 0};
 }
@@ -223,6 +229,7 @@ OwnershipAnswer Ownership::CommitClaim(const Operation& operation) {
     // The one that released it takes it back.
     released->token.reset();
     released->epoch = operation.message.epoch;
+    released->spent = {};
     StoreRecord();
     for (auto& [index, channel] : released->channels) {
       if (channel.peer != nullptr) Activate(released, index, channel.incarnation, channel.peer);
@@ -235,6 +242,7 @@ OwnershipAnswer Ownership::CommitClaim(const Operation& operation) {
   Session& session = sessions_[ToString(claimer.open.session)];
   session.uuid = claimer.open.session;
   session.epoch = operation.message.epoch;
+  session.spent = {};
   session.channel_count = claimer.open.channel_count;
   session.share_rw = (claimer.open.flags & wire::OpenFlag::kShareRw) != 0;
   session.read_only =
@@ -295,6 +303,11 @@ Ownership::Session* Ownership::FindToken(const wire::Uuid& token) {
   return nullptr;
 }
 
+bool Ownership::Repeats(const wire::Open& open, const Session* own) {
+  return own != nullptr && own->epoch == open.epoch && !open.token.IsNil() &&
+         own->spent == open.token;
+}
+
 Ownership::Session* Ownership::SessionOf(const Peer* peer) {
   for (auto& [uuid, session] : sessions_) {
     for (const auto& [index, channel] : session.channels) {
@@ -324,6 +337,7 @@ void Ownership::LoadRecord() {
     session.client_name = holder.client_name;
     session.address = "not seen since the proxy started";
     session.token = holder.token;
+    session.spent = holder.spent;
     session.lost_ns = clock_();
     last_.push_back(holder.session);
     spdlog::info("volume '{}': was held by {}; only it may resume for {} s", volume_,
@@ -336,7 +350,7 @@ void Ownership::StoreRecord() {
   OwnerRecord record;
   for (const auto& [uuid, session] : sessions_) {
     record.holders.push_back({session.uuid, session.epoch, session.share_rw, session.read_only,
-                              session.token, session.client_name});
+                              session.token, session.spent, session.client_name});
   }
   if (record.holders.empty()) record.last = last_;
   if (record == stored_) return;

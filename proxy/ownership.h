@@ -101,6 +101,7 @@ class Ownership {
     std::map<uint32_t, Channel> channels;
     int64_t lost_ns = 0;  // when the last connection was lost; valid while there is none
     std::optional<wire::Uuid> token;  // released: not active, reserved for who has the token
+    wire::Uuid spent;                 // the token that made this epoch active; nil: none did
 
     bool connected() const;
   };
@@ -140,6 +141,8 @@ class Ownership {
 
   Session* FindSession(const wire::Uuid& uuid);
   Session* FindToken(const wire::Uuid& token);
+  // The OPEN's token was spent by this very epoch (SPEC.md 11.6).
+  static bool Repeats(const wire::Open& open, const Session* own);
   Session* SessionOf(const Peer* peer);
   bool Expired(const Session& session) const;
   OwnershipAnswer Busy(const Session& holder) const;

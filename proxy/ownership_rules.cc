@@ -54,7 +54,7 @@ OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
   answer = JudgeOwnSession(open, own);
   if (answer.status != wire::Status::kOk) return answer;
 
-  const bool has_token = !open.token.IsNil();
+  const bool has_token = !open.token.IsNil() && !Repeats(open, own);
   Session* released = has_token ? FindToken(open.token) : nullptr;
   if (has_token && released == nullptr) {
     return Refuse(wire::Status::kBadToken,

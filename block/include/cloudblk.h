@@ -131,6 +131,49 @@ int cloudblk_session_open(const CloudblkOptions *options, CloudblkSession **sess
 /* Fills *info. Any thread. */
 void cloudblk_session_info(CloudblkSession *session, CloudblkInfo *info) CLOUDBLK_NOEXCEPT;
 
+/*
+ * Live migration. The session of the source moves to the destination, which has opened the volume
+ * to observe: RELEASE at the source, its identity through the migration stream, ADOPT and CLAIM at
+ * the destination. The source takes it back by CLAIM, while the destination has not claimed it.
+ */
+typedef struct CloudblkIdentity {
+    uint32_t size; /* sizeof(CloudblkIdentity) */
+    uint8_t session_uuid[16];
+    uint8_t volume_uuid[16];
+    uint8_t token[16]; /* nil unless released */
+    uint64_t epoch;
+    uint64_t generation;
+    bool unflushed; /* completed writes are not covered by a flush */
+    bool lost;      /* the next flush has to fail */
+} CloudblkIdentity;
+
+/* One line as cloudblk_session_open() gives it, into error[0..error_size), on failure. */
+
+/*
+ * Gives the volume up to whoever has the token, which is drawn anew. Blocks at most timeout_ms. On
+ * failure the session still has the volume, or finds out by cloudblk_session_claim() whether it
+ * has. Every channel must be detached and idle; afterwards, requests are refused until a claim.
+ * Any thread, while no other uses the session.
+ */
+int cloudblk_session_release(CloudblkSession *session, uint32_t timeout_ms, char *error,
+                             size_t error_size) CLOUDBLK_NOEXCEPT;
+
+/* Fills *identity (size is set). */
+void cloudblk_session_export(CloudblkSession *session,
+                             CloudblkIdentity *identity) CLOUDBLK_NOEXCEPT;
+
+/* Makes a session that observes the one that was released. No more events come until a claim. */
+int cloudblk_session_adopt(CloudblkSession *session, const CloudblkIdentity *identity, char *error,
+                           size_t error_size) CLOUDBLK_NOEXCEPT;
+
+/*
+ * Makes a released or adopted session active again. Returns at once: requests are accepted, and
+ * wait until the server has agreed; if it does not, CLOUDBLK_EVENT_REVOKED. 0 too if the session is
+ * active already. Every channel must be attached, to loops of this thread.
+ */
+int cloudblk_session_claim(CloudblkSession *session, char *error,
+                           size_t error_size) CLOUDBLK_NOEXCEPT;
+
 /* Channel 0 <= index < options.channels. It starts detached: accepts requests only when attached. */
 CloudblkChannel *cloudblk_session_channel(CloudblkSession *session,
                                           uint32_t index) CLOUDBLK_NOEXCEPT;

@@ -524,8 +524,10 @@ TEST(OwnerRecordTest, SurvivesItsText) {
   OwnerRecord record;
   wire::Uuid uuid;
   uuid.bytes.fill(0xab);
-  record.holders.push_back({uuid, 7, true, false, std::nullopt, "a host, process 3"});
-  record.holders.push_back({uuid, 8, false, true, uuid, ""});
+  record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, "a host, process 3"});
+  wire::Uuid other;
+  other.bytes.fill(0xcd);
+  record.holders.push_back({other, 8, false, true, uuid, uuid, ""});
   record.last.push_back(uuid);
   EXPECT_EQ(ParseOwnerRecord(Format(record)), record);
   EXPECT_EQ(ParseOwnerRecord("nonsense\nholder x\nholder\nlast 12\n"), OwnerRecord{});

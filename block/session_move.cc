@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A session that moves from one client to another, or comes back (SPEC.md 11).
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <optional>
+
+#include "block/epoll_loop.h"
+#include "block/session.h"
+
+namespace cloudblk {
+namespace {
+
+wire::Uuid UuidOf(const uint8_t (&bytes)[16]) {
+  wire::Uuid uuid;
+  std::ranges::copy(bytes, uuid.bytes.begin());
+  return uuid;
+}
+
+// Whoever waits for the RELEASE_REPLY.
+class Releaser final : public ChannelObserver {
+ public:
+  bool ready() const { return ready_; }
+  bool cut() const { return cut_; }
+  const std::optional<wire::Status>& answer() const { return answer_; }
+  const std::string& text() const { return text_; }
+
+  void OnReady(Channel*) override { ready_ = true; }
+  void OnFailure(Channel*, const ConnectionFailure& failure) override {
+    cut_ = true;
+    text_ = failure.text;
+  }
+  void OnClosed(Channel*) override {}
+  void OnReleased(Channel*, wire::Status status, std::string_view text) override {
+    answer_ = status;
+    text_ = text;
+  }
+
+ private:
+  bool ready_ = false;
+  bool cut_ = false;
+  std::optional<wire::Status> answer_;
+  std::string text_;
+};
+
+}  // namespace
+
+void SessionState::BeginRelease() {
+  assert(!released_ && !observe_);
+  epoch_ = epoch();
+  claim_ = ClaimStep::kNone;
+  token_ = RandomUuid();
+}
+
+void SessionState::NoteReleased(bool confirmed) {
+  released_ = true;
+  release_confirmed_ = confirmed;
+  claim_epoch_ = epoch_ + kReclaimStep;
+}
+
+void SessionState::Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uuid& token,
+                         uint64_t generation, bool unflushed, bool lost) {
+  uuid_ = uuid;
+  epoch_ = epoch;
+  claim_epoch_ = epoch + kClaimStep;
+  token_ = token;
+  observe_ = false;
+  released_ = true;
+  release_confirmed_ = true;
+  written_ = unflushed ? 1 : 0;
+  flushed_ = 0;
+  lost_ = lost;
+  // What was lost since is found out by comparing the next OPEN_REPLY with it.
+  generation_ = generation;
+}
+
+void SessionState::BeginClaim() {
+  assert(released_);
+  released_ = false;
+  claim_ = release_confirmed_ ? ClaimStep::kToken : ClaimStep::kTryToken;
+}
+
+void SessionState::CancelClaim() {
+  released_ = true;
+  claim_ = ClaimStep::kNone;
+}
+
+void SessionState::ClaimGranted(ClaimStep step) {
+  if (step == ClaimStep::kTryToken) claim_.compare_exchange_strong(step, ClaimStep::kToken);
+  if (step == ClaimStep::kTryNone) claim_.compare_exchange_strong(step, ClaimStep::kNone);
+}
+
+bool SessionState::ClaimRefused(ClaimStep step, wire::Status status) {
+  const bool retry = status == wire::Status::kBadToken || status == wire::Status::kBusy ||
+                     status == wire::Status::kStale;
+  if (!retry) return false;
+  // Another channel has found out meanwhile: do as it did.
+  if (claim() != step) return true;
+  // The token is not known to anybody else, so that another epoch can only be ours.
+  if (step == ClaimStep::kTryToken) {
+    claim_.compare_exchange_strong(step, ClaimStep::kTryNone);
+    return true;
+  }
+  if (step == ClaimStep::kTryNone) {
+    claim_.compare_exchange_strong(step, ClaimStep::kTryToken);
+    return true;
+  }
+  return false;
+}
+
+void Session::AbandonAll() {
+  for (const auto& channel : channels_) channel->Abandon();
+}
+
+Status Session::WaitReady(EpollLoop* loop, int64_t deadline_ns) {
+  Channel* channel = channels_[0].get();
+  while (channel->state() != Channel::State::kReady) {
+    const int64_t left = deadline_ns - loop->NowNs();
+    if (channel->state() == Channel::State::kFailed) {
+      return Status(EIO, "the volume was lost to another client");
+    }
+    if (left <= 0) return Status(ETIMEDOUT, "there is no connection to the server");
+    loop->RunOnce(left);
+  }
+  return Status::Ok();
+}
+
+Status Session::SendRelease(EpollLoop* loop, int64_t deadline_ns) {
+  Channel* channel = channels_[0].get();
+  Releaser releaser;
+  channel->set_observer(&releaser);
+  state_.BeginRelease();
+  channel->Release();
+  while (!releaser.answer() && !releaser.cut()) {
+    const int64_t left = deadline_ns - loop->NowNs();
+    if (left <= 0) break;
+    loop->RunOnce(left);
+  }
+  channel->set_observer(nullptr);
+  if (!releaser.answer()) {
+    state_.NoteReleased(false);
+    return Status(ETIMEDOUT, releaser.cut() ? "lost the server meanwhile: " + releaser.text()
+                                            : "the server does not answer");
+  }
+  if (*releaser.answer() != wire::Status::kOk) {
+    return Status(EPERM, "the server refuses: " + releaser.text());
+  }
+  state_.NoteReleased(true);
+  return Status::Ok();
+}
+
+Status Session::Release(int64_t timeout_ns) {
+  if (state_.revoked()) return Status(EIO, "the volume was lost to another client");
+  if (state_.observe()) return Status(EPERM, "the session only observes the volume");
+  Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
+  if (!loop.ok()) return loop.status();
+  const int64_t deadline = (*loop)->NowNs() + timeout_ns;
+  Channel* channel = channels_[0].get();
+  channel->Attach({loop->get(), nullptr, nullptr, nullptr});
+  // Whoever has the token of an earlier release must not be able to use it any more.
+  const bool reclaims = state_.released();
+  if (reclaims) {
+    AbandonAll();
+    state_.BeginClaim();
+    channel->Start();
+  }
+  Status status = WaitReady(loop->get(), deadline);
+  if (status.ok()) {
+    status = SendRelease(loop->get(), deadline);
+  } else if (reclaims && !state_.revoked()) {
+    // It may have happened without our knowing; the same claim again does no harm.
+    state_.CancelClaim();
+  }
+  channel->Detach();
+  if (state_.released()) AbandonAll();
+  return status;
+}
+
+Status Session::Adopt(const CloudblkIdentity& identity) {
+  if (!state_.observe()) return Status(EPERM, "the session does not observe");
+  if (UuidOf(identity.volume_uuid) != state_.volume().volume) {
+    return Status(ESTALE, "the volume here is not the one that the source released; check server=");
+  }
+  AbandonAll();
+  state_.Adopt(UuidOf(identity.session_uuid), identity.epoch, UuidOf(identity.token),
+               identity.generation, identity.unflushed, identity.lost);
+  return Status::Ok();
+}
+
+void Session::Export(CloudblkIdentity* identity) const {
+  std::ranges::copy(state_.uuid().bytes, identity->session_uuid);
+  std::ranges::copy(state_.volume().volume.bytes, identity->volume_uuid);
+  std::ranges::copy(state_.token().bytes, identity->token);
+  identity->epoch = state_.epoch();
+  identity->generation = state_.generation();
+  identity->unflushed = state_.unflushed();
+  identity->lost = state_.lost();
+}
+
+Status Session::Claim() {
+  if (state_.revoked()) return Status(EIO, "the volume was lost to another client");
+  if (!state_.released()) {
+    return state_.observe() ? Status(EPERM, "no migration stream brought the session")
+                            : Status::Ok();
+  }
+  AbandonAll();
+  state_.BeginClaim();
+  for (const auto& channel : channels_) channel->Start();
+  return Status::Ok();
+}
+
+}  // namespace cloudblk
