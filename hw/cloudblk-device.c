@@ -52,6 +52,14 @@ static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value,
     if (kind == CLOUDBLK_EVENT_RESIZED) {
         qemu_bh_schedule(dev->config_bh);
     }
+    /*
+     * After a migration the guest may be running elsewhere, with the disk: it
+     * must not go on here with one that is out of date
+     */
+    if (kind == CLOUDBLK_EVENT_REVOKED && dev->identity.size) {
+        qemu_system_vmstop_request_prepare();
+        qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
+    }
 }
 
 static bool open_session(CloudblkDevice *dev, Error **errp)
@@ -62,6 +70,8 @@ static bool open_session(CloudblkDevice *dev, Error **errp)
         .abi_version = CLOUDBLK_ABI_VERSION,
         .server = conf->server,
         .channels = dev->num_loops,
+        /* Until the migration stream says which session this continues */
+        .observe = runstate_check(RUN_STATE_INMIGRATE),
         .read_only = conf->read_only,
         .share_rw = conf->share_rw,
         .takeover = conf->takeover,
@@ -119,15 +129,6 @@ static void close_at_exit(Notifier *notifier, void *data)
 
 /* ---- Realize ---- */
 
-static bool block_migration(CloudblkDevice *dev, Error **errp)
-{
-    error_setg(&dev->migration_blocker,
-               "a cloudblk disk (%s) can neither be migrated nor saved "
-               "in a snapshot yet, unplug it first",
-               dev->conf.server);
-    return cloudblk_compat_block_migration(&dev->migration_blocker, errp);
-}
-
 static void add_queues(CloudblkDevice *dev)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
@@ -157,7 +158,7 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
     if (!open_session(dev, errp)) {
         goto fail;
     }
-    if (!cloudblk_config_init(dev, errp) || !block_migration(dev, errp)) {
+    if (!cloudblk_config_init(dev, errp)) {
         close_session(dev);
         goto fail;
     }
@@ -202,7 +203,6 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
     virtio_cleanup(vdev);
     qemu_bh_delete(dev->resume_bh);
     qemu_bh_delete(dev->config_bh);
-    cloudblk_compat_unblock_migration(&dev->migration_blocker);
     cloudblk_loops_cleanup(dev);
 }
 
@@ -361,6 +361,7 @@ static void cloudblk_device_class_init(ObjectClass *klass,
                                 ARRAY_SIZE(cloudblk_texts));
     dc->desc = "block device on a storage server";
     set_bit(DEVICE_CATEGORY_STORAGE, dc->categories);
+    dc->vmsd = &cloudblk_vmstate;
     vdc->realize = cloudblk_device_realize;
     vdc->unrealize = cloudblk_device_unrealize;
     vdc->get_config = cloudblk_get_config;

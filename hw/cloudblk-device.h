@@ -38,8 +38,9 @@ typedef struct CloudblkQueue {
     unsigned filled; /* used elements written, but not yet shown to the guest */
     struct CloudblkQueue *next_filled;
     /*
-     * Requests that the storage failed and that werror or rerror keeps until
-     * the VM continues, in the order in which they failed
+     * Requests that wait until the VM continues, here or after a migration:
+     * those that the storage failed and that werror or rerror keeps, and those
+     * that it did not answer when the VM stopped
      */
     CloudblkReqList failed;
     CloudblkReqList retry; /* the VM has continued: to be submitted again */
@@ -114,7 +115,6 @@ struct CloudblkDevice {
     QEMUBH *config_bh;
     VMChangeStateEntry *vm_state;
     Notifier exit_notifier;
-    Error *migration_blocker;
 
     /* Big QEMU lock */
     bool running; /* the VM runs: the device may touch guest memory */
@@ -123,7 +123,10 @@ struct CloudblkDevice {
     bool ioeventfd_starting;
     bool ioeventfd_stopping;
     bool ioeventfd_disabled; /* the queues are served by the main loop */
+    /* Migrating */
+    CloudblkIdentity identity; /* as in the stream */
     bool revoking; /* completions give buffers up instead of returning them */
+    bool parking; /* completions keep requests until the VM continues */
 
     /* Shared, atomic */
     uint64_t capacity; /* bytes */
@@ -171,6 +174,13 @@ void cloudblk_error_class_init(ObjectClass *klass);
  */
 void cloudblk_machine_defaults(Object *obj, const char *virtio_type);
 
+/* cloudblk-migration.c: from one QEMU to another. Big QEMU lock held. */
+
+extern const VMStateDescription cloudblk_vmstate;
+
+/* The VM is about to run: the volume has to be ours, and what waited goes on. */
+void cloudblk_migration_run(CloudblkDevice *dev);
+
 /* cloudblk-run.c: who serves the queues and when. Big QEMU lock held. */
 
 int cloudblk_start_ioeventfd(VirtIODevice *vdev);
@@ -180,7 +190,7 @@ void cloudblk_reset(VirtIODevice *vdev);
 void cloudblk_vm_state_changed(void *opaque, bool running, RunState state);
 /* Serves what the guest queued while the VM was stopped. */
 void cloudblk_resume(void *opaque);
-/* Gives every request up and parks the channels. Returns at once. */
+/* Gives every request up. Returns at once. */
 void cloudblk_revoke(CloudblkDevice *dev);
 /* Waits for the requests in flight and flushes, within a bound. */
 void cloudblk_settle(CloudblkDevice *dev);

@@ -98,6 +98,26 @@ static void drop(CloudblkReq *req, size_t stored)
     g_free(req);
 }
 
+/*
+ * Keeps it until the VM continues. The stored bytes are marked for migration
+ * now, as unmapping would: their memory may be sent before the request is
+ * answered elsewhere.
+ */
+static void park(CloudblkReq *req, size_t stored)
+{
+    struct iovec *sg = req->elem.in_sg;
+
+    for (; stored; sg++) {
+        size_t length = MIN(stored, sg->iov_len);
+        ram_addr_t offset;
+        MemoryRegion *mr = memory_region_from_host(sg->iov_base, &offset);
+
+        memory_region_set_dirty(mr, offset, length);
+        stored -= length;
+    }
+    QSIMPLEQ_INSERT_TAIL(&req->queue->failed, req, next);
+}
+
 void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
                        uint32_t count)
 {
@@ -111,12 +131,14 @@ void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
 
         if (!req) {
             /* The device's own flush when the VM stops */
-            if (done[i].result < 0 && !dev->revoking) {
+            if (done[i].result < 0 && !dev->revoking && !dev->parking) {
                 error_report("cloudblk: cannot flush %s: %s", dev->conf.server,
                              strerror(-done[i].result));
             }
         } else if (dev->revoking) {
             drop(req, done[i].bytes_stored);
+        } else if (dev->parking && done[i].result == -ECANCELED) {
+            park(req, done[i].bytes_stored);
         } else {
             answer(req, done[i].result);
         }

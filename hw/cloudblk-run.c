@@ -20,8 +20,8 @@
 
 /*
  * How long a stop of the VM may wait for requests in flight and for the
- * flushes, all disks together. What is left then goes on after the VM
- * continues.
+ * flushes, all disks together. What is left then is parked: it goes on after
+ * the VM continues, here or after a migration.
  */
 #define SETTLE_NS (300 * SCALE_MS)
 /* What a disk gets at least, after others have used up the time. */
@@ -339,15 +339,23 @@ void cloudblk_settle(CloudblkDevice *dev)
     settle_until(dev, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + SETTLE_NS);
 }
 
-void cloudblk_revoke(CloudblkDevice *dev)
+/* Takes what is in flight back from the engine. */
+static void take_back(CloudblkDevice *dev)
 {
     unsigned i;
 
     assert(!dev->ioeventfd_started);
-    dev->revoking = true;
     for (i = 0; i < dev->num_loops; i++) {
         cloudblk_channel_revoke(dev->loops[i].channel);
     }
+}
+
+void cloudblk_revoke(CloudblkDevice *dev)
+{
+    unsigned i;
+
+    dev->revoking = true;
+    take_back(dev);
     dev->revoking = false;
     for (i = 0; i < dev->conf.num_queues; i++) {
         cloudblk_queue_forget(&dev->queues[i]);
@@ -395,33 +403,26 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
     dev->running = running;
     if (running) {
         deadline = 0;
+        cloudblk_migration_run(dev);
         qatomic_set(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK);
         for (i = 0; i < dev->conf.num_queues; i++) {
             cloudblk_queue_retry(&dev->queues[i]);
         }
+        qemu_bh_schedule(dev->resume_bh);
+        /* A size that the guest was told of by nobody, as of a migration */
+        qemu_bh_schedule(dev->config_bh);
     } else {
         int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
 
         deadline =
             MAX(deadline ? deadline : now + SETTLE_NS, now + SETTLE_MIN_NS);
         settle_until(dev, deadline);
-    }
-    for (i = 0; i < dev->num_loops; i++) {
-        CloudblkLoop *loop = &dev->loops[i];
-
-        if (running && !loop->attached) {
-            cloudblk_loop_attach(loop, qemu_get_aio_context());
-        } else if (!running && cloudblk_channel_in_flight(loop->channel)) {
-            /*
-             * An idle channel stays, to keep its session alive: it has no guest
-             * memory to write
-             */
-            cloudblk_loop_detach(loop);
-        }
-    }
-    if (running) {
-        qemu_bh_schedule(dev->resume_bh);
-        /* A size that the guest was told of by nobody, as of a migration */
-        qemu_bh_schedule(dev->config_bh);
+        /*
+         * The channels stay attached, to keep the session alive, but have no
+         * guest memory to write
+         */
+        dev->parking = true;
+        take_back(dev);
+        dev->parking = false;
     }
 }

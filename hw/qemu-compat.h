@@ -18,7 +18,6 @@
 #include "hw/qdev-properties.h"
 #include "hw/qdev-properties-system.h"
 #include "hw/virtio/virtio.h"
-#include "migration/blocker.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/queue.h"
@@ -168,35 +167,6 @@ static inline void cloudblk_compat_io_error(const char *path,
 #else
     qapi_event_send_block_io_error(device, false, NULL, operation, action, true,
                                    nospace, reason);
-#endif
-}
-
-/* Takes *reason over; it is NULL afterwards if that failed. */
-static inline bool cloudblk_compat_block_migration(Error **reason, Error **errp)
-{
-#if CLOUDBLK_QEMU_AT_LEAST(8, 2)
-    return migrate_add_blocker(reason, errp) == 0;
-#else
-    if (migrate_add_blocker(*reason, errp) < 0) {
-        error_free(*reason);
-        *reason = NULL;
-        return false;
-    }
-    return true;
-#endif
-}
-
-static inline void cloudblk_compat_unblock_migration(Error **reason)
-{
-    if (!*reason) {
-        return;
-    }
-#if CLOUDBLK_QEMU_AT_LEAST(8, 2)
-    migrate_del_blocker(reason);
-#else
-    migrate_del_blocker(*reason);
-    error_free(*reason);
-    *reason = NULL;
 #endif
 }
 

@@ -6,6 +6,7 @@ list(APPEND CLOUDBLK_DEVICE_SOURCES
   cloudblk-error.c
   cloudblk-loop.c
   cloudblk-machine.c
+  cloudblk-migration.c
   cloudblk-pci.c
   cloudblk-request.c
   cloudblk-run.c)

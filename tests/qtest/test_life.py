@@ -2,14 +2,12 @@
 """Reset, stop, continue, unplug and exit, with requests in flight and with a server that hangs."""
 
 import contextlib
-import pathlib
-import signal
 import time
 
 import pytest
 
 from tests.support import virtio
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, hanging
 from tests.support.qemu import QmpError
 from tests.support.qtest import Machine
 from tests.support.stream import Timeout
@@ -44,23 +42,6 @@ def at_once():
     begin = time.monotonic()
     yield
     assert time.monotonic() - begin < AT_ONCE
-
-
-def thread_state(thread):
-    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
-
-
-@contextlib.contextmanager
-def hanging(proxy):
-    """The proxy answers nothing inside."""
-    process = proxy.process
-    process.send_signal(signal.SIGSTOP)
-    threads = list(pathlib.Path(f"/proc/{process.pid}/task").iterdir())
-    virtio.poll(lambda: all(thread_state(thread) == "T" for thread in threads), "stop of all threads")
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGCONT)
 
 
 def two_queues(bench, loops, packed=False):
@@ -259,14 +240,6 @@ def test_unplug_while_the_server_hangs(bench, loops):
         submit_many(driver, T_OUT)
         with at_once():
             eject(driver.machine, 4)
-
-
-def test_migration_is_refused(bench):
-    qmp = bench.disk().machine.qmp
-    with pytest.raises(QmpError, match="cloudblk disk .* unplug it"):
-        qmp.command("migrate", uri="exec:cat>/dev/null")
-    answer = qmp.command("human-monitor-command", command_line="savevm s")
-    assert "Error" in answer
 
 
 def test_takeover_ends_the_holder(bench):

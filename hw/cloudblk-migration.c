@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Live migration: the stream, and how the volume passes from the source to the
+ * destination.
+ *
+ * The destination observes the volume until the stream has told it which
+ * session it continues. The source releases the volume to a token, the last
+ * thing before its state is sent; whoever runs first with the token has it.
+ */
+#include "cloudblk-device.h"
+
+#include "migration/qemu-file-types.h"
+#include "migration/vmstate.h"
+#include "qemu/error-report.h"
+
+#include "cloudblk-loop.h"
+#include "cloudblk-request.h"
+
+/*
+ * How long the server may take to take the volume back. The VM stands still
+ * meanwhile.
+ */
+#define RELEASE_TIMEOUT_MS 1000
+
+/* ---- Requests in the stream ---- */
+
+static void put_list(QEMUFile *f, CloudblkDevice *dev, uint32_t index,
+                     const CloudblkReqList *list)
+{
+    CloudblkReq *req;
+
+    QSIMPLEQ_FOREACH(req, list, next) {
+        qemu_put_byte(f, 1);
+        qemu_put_be32(f, index);
+        qemu_put_virtqueue_element(VIRTIO_DEVICE(dev), f, &req->elem);
+    }
+}
+
+static int put_requests(QEMUFile *f, void *pv, size_t size,
+                        const VMStateField *field, JSONWriter *vmdesc)
+{
+    CloudblkDevice *dev = pv;
+    unsigned i;
+
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        put_list(f, dev, i, &dev->queues[i].retry);
+        put_list(f, dev, i, &dev->queues[i].failed);
+    }
+    qemu_put_byte(f, 0);
+    return 0;
+}
+
+static int get_requests(QEMUFile *f, void *pv, size_t size,
+                        const VMStateField *field)
+{
+    CloudblkDevice *dev = pv;
+
+    while (qemu_get_byte(f)) {
+        uint32_t index = qemu_get_be32(f);
+        CloudblkReq *req;
+
+        if (index >= dev->conf.num_queues) {
+            error_report("cloudblk: the stream names queue %u of %u", index,
+                         dev->conf.num_queues);
+            return -EINVAL;
+        }
+        req = qemu_get_virtqueue_element(VIRTIO_DEVICE(dev), f, sizeof(*req));
+        req->queue = &dev->queues[index];
+        QSIMPLEQ_INSERT_TAIL(&req->queue->failed, req, next);
+    }
+    return 0;
+}
+
+static const VMStateInfo requests_info = {
+    .name = "cloudblk requests",
+    .get = get_requests,
+    .put = put_requests,
+};
+
+/* ---- Leaving ---- */
+
+static int leave(void *opaque)
+{
+    CloudblkDevice *dev = opaque;
+    char message[512];
+    unsigned i;
+    int ret;
+
+    /* A snapshot would have to hold the disk as it is now */
+    if (!runstate_check(RUN_STATE_FINISH_MIGRATE)) {
+        error_report("cloudblk: the state of a disk on a server (%s) cannot be "
+                     "saved in a snapshot, unplug it first",
+                     dev->conf.server);
+        return -ENOTSUP;
+    }
+    for (i = 0; i < dev->num_loops; i++) {
+        cloudblk_loop_detach(&dev->loops[i]);
+    }
+    ret = cloudblk_session_release(dev->session, RELEASE_TIMEOUT_MS, message,
+                                   sizeof(message));
+    for (i = 0; i < dev->num_loops; i++) {
+        cloudblk_loop_attach(&dev->loops[i], qemu_get_aio_context());
+    }
+    if (ret < 0) {
+        error_report("cloudblk: cannot give up %s, so it stays here: %s",
+                     dev->conf.server, message);
+        return ret;
+    }
+    dev->identity.size = sizeof(dev->identity);
+    cloudblk_session_export(dev->session, &dev->identity);
+    return 0;
+}
+
+/* ---- Arriving ---- */
+
+static int arrive(void *opaque, int version_id)
+{
+    CloudblkDevice *dev = opaque;
+    char message[512];
+    int ret;
+
+    dev->identity.size = sizeof(dev->identity);
+    ret = cloudblk_session_adopt(dev->session, &dev->identity, message,
+                                 sizeof(message));
+    if (ret < 0) {
+        error_report("cloudblk: cannot take %s over: %s", dev->conf.server,
+                     message);
+    }
+    return ret;
+}
+
+void cloudblk_migration_run(CloudblkDevice *dev)
+{
+    char message[512];
+
+    if (cloudblk_session_claim(dev->session, message, sizeof(message)) < 0) {
+        error_report("cloudblk: %s is not ours, its requests fail: %s",
+                     dev->conf.server, message);
+    }
+}
+
+const VMStateDescription cloudblk_vmstate = {
+    .name = "cloudblk",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .pre_save = leave,
+    .post_load = arrive,
+    .fields = (VMStateField[]){
+        VMSTATE_VIRTIO_DEVICE,
+        VMSTATE_BOOL(write_cache, CloudblkDevice),
+        VMSTATE_UINT8_ARRAY(identity.session_uuid, CloudblkDevice, 16),
+        VMSTATE_UINT8_ARRAY(identity.volume_uuid, CloudblkDevice, 16),
+        VMSTATE_UINT8_ARRAY(identity.token, CloudblkDevice, 16),
+        VMSTATE_UINT64(identity.epoch, CloudblkDevice),
+        VMSTATE_UINT64(identity.generation, CloudblkDevice),
+        VMSTATE_BOOL(identity.unflushed, CloudblkDevice),
+        VMSTATE_BOOL(identity.lost, CloudblkDevice),
+        {
+            .name = "requests",
+            .info = &requests_info,
+            .flags = VMS_SINGLE,
+        },
+        VMSTATE_END_OF_LIST() },
+};
