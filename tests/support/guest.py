@@ -13,7 +13,8 @@ from .stream import Closed, Lines, Timeout
 # A guest boots in 3 to 4 seconds; a busy machine may take many times that.
 BOOT_TIMEOUT = 120
 OVMF = pathlib.Path("/usr/share/OVMF")
-KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1"
+# no_timer_check: on a busy machine the emulated timer may be too late for Linux, which then stops.
+KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
 SCRIPT_TIMEOUT = 120
 
 
