@@ -21,6 +21,9 @@ static_assert(static_cast<int>(wire::Operation::kFlush) == CLOUDBLK_OP_FLUSH);
 static_assert(static_cast<int>(wire::Operation::kDiscard) == CLOUDBLK_OP_DISCARD);
 static_assert(static_cast<int>(wire::Operation::kWriteZeroes) == CLOUDBLK_OP_WRITE_ZEROES);
 
+// How often a channel looks whether another one has settled what it gave up.
+constexpr int64_t kSettledPoll = 1'000'000;  // ns
+
 wire::Operation OperationOf(const CloudblkRequest& request) {
   return static_cast<wire::Operation>(request.operation);
 }
@@ -140,6 +143,14 @@ void Channel::Pump() {
 
 // Fills the outbox with frames. False: there is nothing to send.
 bool Channel::BuildFrames() {
+  if (!session_->settled()) {
+    // Nobody can tell this loop when another one's channel has reopened, so look again soon.
+    if (!queue_.empty()) {
+      timer_armed_ = true;
+      timer_->Arm(host_.loop->NowNs() + kSettledPoll);
+    }
+    return !outbox_.empty();
+  }
   while (outbox_.elements() < IOV_MAX && BuildFrame()) {
   }
   return !outbox_.empty();
@@ -283,12 +294,24 @@ void Channel::FailAll(int error) {
 
 void Channel::Revoke() {
   const bool exposed = !sent_.empty();
+  // Without a connection, an earlier one may have sent them.
+  const bool may_be_exposed =
+      in_flight() > 0 && state_ != State::kReady && state_ != State::kFailed;
+  if (!unsettled_ && (exposed || may_be_exposed)) {
+    unsettled_ = true;
+    session_->NoteGivenUp();
+  }
   if (exposed) {
     // What the server still works on is fenced by the next OPEN's incarnation (SPEC.md 8.15).
     Cut({ECANCELED, "requests were given up", false, 0, false});
   }
   FailAll(ECANCELED);
   Deliver();
+}
+
+void Channel::Settle() {
+  if (unsettled_) session_->NoteSettled();
+  unsettled_ = false;
 }
 
 void Channel::ScheduleTurn() {

@@ -136,6 +136,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   void FinishPiece(Piece* piece, int error);
   void CompleteRequest(Request* request);
   void FailAll(int error);
+  void Settle();
   void ScheduleTurn();
   void RunTurn();
   void Deliver();
@@ -199,7 +200,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   std::unique_ptr<Transport> transport_;
   size_t address_ = 0;  // where it goes
   uint64_t incarnation_ = 0;
-  bool opened_ = false;  // was ready at least once
+  bool opened_ = false;     // was ready at least once
+  bool unsettled_ = false;  // what was given up is to be fenced by the next OPEN
   wire::HelloReply hello_;
   NativeLimits limits_;
   uint64_t generation_ = 0;  // of the volume, as this connection was told

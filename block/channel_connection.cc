@@ -90,6 +90,7 @@ void Channel::Abandon() {
   DropConnection();
   if (timer_ != nullptr) timer_->Disarm();
   close_wanted_ = release_wanted_ = false;
+  Settle();
   if (state_ != State::kIdle && state_ != State::kFailed) SetState(State::kIdle);
 }
 
@@ -226,6 +227,7 @@ void Channel::DropConnection() {
 // The server will not let this session in again.
 void Channel::EndSession(const ConnectionFailure& failure) {
   SetState(State::kFailed);
+  Settle();
   if (timer_ != nullptr) timer_->Disarm();
   if (session_->Revoke()) {
     Log(CLOUDBLK_LOG_ERROR, "volume " + session_->config().volume + " is lost: " + failure.text);
@@ -313,6 +315,7 @@ void Channel::OnTimer() {
       break;
     case State::kReady:
       CheckLiveness();
+      Pump();
       break;
     default:
       break;

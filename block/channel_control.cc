@@ -218,6 +218,7 @@ void Channel::BecomeReady() {
   }
   opened_ = true;
   claimed_ = true;
+  Settle();
   if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
   if (observer_ != nullptr) observer_->OnReady(this);
   if (release_wanted_) SendRelease();

@@ -121,6 +121,12 @@ class SessionState {
   // Whether the next flush must fail instead of being sent. True once for each loss.
   bool TakeFlushFailure() { return lost_.load() && lost_.exchange(false); }
 
+  // A channel gave up requests that the server may still be working on, until the channel's next
+  // OPEN has fenced them. Meanwhile no channel sends any (SPEC.md 8.15).
+  void NoteGivenUp() { unsettled_.fetch_add(1); }
+  void NoteSettled() { unsettled_.fetch_sub(1); }
+  bool settled() const { return unsettled_.load() == 0; }
+
   // Which of the connector's addresses is in use: all channels go to one server.
   size_t address() const { return address_.load(); }
   void AddressFailed(size_t address, size_t count) {
@@ -151,7 +157,8 @@ class SessionState {
   std::atomic<uint64_t> size_{0};
   std::atomic<bool> revoked_{false};
   std::atomic<size_t> address_{0};
-  std::atomic<uint32_t> ready_{0};  // channels
+  std::atomic<uint32_t> ready_{0};      // channels
+  std::atomic<uint32_t> unsettled_{0};  // channels
   std::atomic<bool> outage_{false};
 
   // NoteWrite counts and then looks at the generation, SetGeneration sets it and then looks at the

@@ -273,6 +273,62 @@ TEST(ChannelRevoke, WhileThereIsNoServer) {
   EXPECT_EQ(io->result, -ECANCELED);
 }
 
+TEST(ChannelRevoke, HoldsTheOtherChannelsBackUntilTheServerHasFencedIt) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+  a.Open();
+  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+  b.Open();
+  a.server.hold = true;
+  a.Write(0, Pattern(512, 1));
+  loop.Run();
+  a.server.deaf = true;
+  a.channel.Revoke();
+  Io* newer = b.Write(0, Pattern(512, 2));
+  b.channel.Kick();
+  loop.Advance(kSecond);
+  EXPECT_TRUE(b.server.seen.empty());
+  // Given up once more, before anything could be sent: the first one still counts.
+  a.Write(4096, Pattern(512, 3));
+  a.channel.Revoke();
+  loop.Advance(kSecond);
+  EXPECT_TRUE(b.server.seen.empty());
+  a.server.deaf = false;
+  loop.Advance(kSecond);
+  EXPECT_EQ(newer->result, 0);
+  EXPECT_EQ(b.server.opens.size(), 1u);
+}
+
+TEST(ChannelRevoke, HoldsNobodyBackIfTheServerHasNothing) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+  a.Open();
+  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+  b.Open();
+  a.server.deaf = true;
+  a.Write(0, Pattern(512, 1));  // not kicked
+  a.channel.Revoke();
+  Io* newer = b.Write(0, Pattern(512, 2));
+  loop.Run();
+  EXPECT_EQ(newer->result, 0);
+}
+
+TEST(ChannelRevoke, HoldsNobodyBackForASessionThatIsOver) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+  a.Open();
+  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+  b.Open();
+  a.server.hold = true;
+  a.Write(0, Pattern(512, 1));
+  loop.Run();
+  a.server.open.status = wire::Status::kFenced;
+  a.channel.Revoke();
+  Io* newer = b.Write(0, Pattern(512, 2));
+  loop.Advance(kSecond);
+  EXPECT_EQ(newer->completions, 1);
+}
+
 // --- Close --------------------------------------------------------------------------------------
 
 TEST(ChannelClose, TellsTheServer) {
