@@ -7,14 +7,17 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
+#include "qemu/timer.h"
 #include "standard-headers/linux/virtio_blk.h"
 #include "standard-headers/linux/virtio_ids.h"
 
 #include "cloudblk-loop.h"
 #include "cloudblk-pci.h"
 
-/* How long the farewell to the server may take. */
+/* How long the farewell to the server may take, at exit all disks' together. */
 #define CLOSE_TIMEOUT_MS 200
+/* What a disk gets at least, after others have used up the time at exit. */
+#define CLOSE_MIN_MS 5
 
 #define BOOT_SUFFIX "/disk@0,0"
 
@@ -96,8 +99,8 @@ static bool open_session(CloudblkDevice *dev, Error **errp)
     return true;
 }
 
-/* Nothing may be served any more. Returns within CLOSE_TIMEOUT_MS. */
-static void close_session(CloudblkDevice *dev)
+/* Nothing may be served any more. */
+static void close_session(CloudblkDevice *dev, unsigned timeout_ms)
 {
     unsigned i;
 
@@ -105,7 +108,7 @@ static void close_session(CloudblkDevice *dev)
     for (i = 0; i < dev->num_loops; i++) {
         cloudblk_loop_detach(&dev->loops[i]);
     }
-    cloudblk_session_close(dev->session, CLOSE_TIMEOUT_MS);
+    cloudblk_session_close(dev->session, timeout_ms);
     dev->session = NULL;
 }
 
@@ -115,15 +118,18 @@ static void close_session(CloudblkDevice *dev)
  */
 static void close_at_exit(Notifier *notifier, void *data)
 {
+    static int64_t deadline; /* of all disks; 0: this is the first one */
     CloudblkDevice *dev = container_of(notifier, CloudblkDevice, exit_notifier);
+    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 
+    deadline = deadline ?: now + CLOSE_TIMEOUT_MS;
     /*
      * A regular exit has stopped the VM. After another one, from within an
      * IOThread say, the channels are in use and left as they are: the server
      * notices.
      */
     if (!dev->ioeventfd_started && qemu_in_main_thread()) {
-        close_session(dev);
+        close_session(dev, MAX(deadline - now, CLOSE_MIN_MS));
     }
 }
 
@@ -159,7 +165,7 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
         goto fail;
     }
     if (!cloudblk_config_init(dev, errp)) {
-        close_session(dev);
+        close_session(dev, CLOSE_TIMEOUT_MS);
         goto fail;
     }
     dev->ioeventfd_disabled =
@@ -175,6 +181,7 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
     }
     dev->exit_notifier.notify = close_at_exit;
     qemu_add_exit_notifier(&dev->exit_notifier);
+    QLIST_INSERT_HEAD(&cloudblk_devices, dev, next);
     add_boot_device_lchs(qdev, BOOT_SUFFIX, dev->conf.lcyls, dev->conf.lheads,
                          dev->conf.lsecs);
     return;
@@ -195,7 +202,8 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
     if (dev->running) {
         cloudblk_settle(dev);
     }
-    close_session(dev);
+    close_session(dev, CLOSE_TIMEOUT_MS);
+    QLIST_REMOVE(dev, next);
     qemu_del_vm_change_state_handler(dev->vm_state);
     for (i = 0; i < dev->conf.num_queues; i++) {
         virtio_del_queue(vdev, i);
@@ -306,7 +314,7 @@ static const CloudblkPropertyText cloudblk_texts[] = {
     { "rerror", "what a failed read does: report, ignore, stop, or enospc "
                 "(auto: report)" },
     { "werror", "what other failed requests do: report, ignore, stop, or "
-                "enospc, which stops when space is short (auto: report)" },
+                "enospc, which stops when space is short (auto: enospc)" },
     { "x-enable-wce-if-config-wce",
       "offer flushes to every driver that could switch the write cache on" },
     { "io-status", "why requests wait for the VM to continue" },

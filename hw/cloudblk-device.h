@@ -117,6 +117,8 @@ struct CloudblkDevice {
     Notifier exit_notifier;
 
     /* Big QEMU lock */
+    QLIST_ENTRY(CloudblkDevice) next;
+    bool flush_wanted; /* by cloudblk_settle(), once nothing is in flight */
     bool running; /* the VM runs: the device may touch guest memory */
     /* The loops read it too, but are told to start after it was set */
     bool ioeventfd_started;
@@ -133,6 +135,9 @@ struct CloudblkDevice {
     bool write_cache; /* completed writes may wait for a flush */
     int io_status; /* BlockDeviceIoStatus: why requests wait for a continue */
 };
+
+/* All that are realized. Big QEMU lock. */
+extern QLIST_HEAD(CloudblkDeviceList, CloudblkDevice) cloudblk_devices;
 
 /* Registers the QOM types. Any number of times. */
 void cloudblk_register_types(void);
@@ -192,7 +197,10 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state);
 void cloudblk_resume(void *opaque);
 /* Gives every request up. Returns at once. */
 void cloudblk_revoke(CloudblkDevice *dev);
-/* Waits for the requests in flight and flushes, within a bound. */
+/*
+ * Waits for the requests in flight and flushes, within a bound. NULL: all
+ * devices, whose waiting does not add up.
+ */
 void cloudblk_settle(CloudblkDevice *dev);
 
 #endif

@@ -9,7 +9,10 @@ BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
 {
     BlockdevOnError on_error = is_read ? dev->conf.rerror : dev->conf.werror;
 
-    /* auto: report, for writes too, so that a full disk is told to the guest */
+    if (on_error == BLOCKDEV_ON_ERROR_AUTO) {
+        /* As QEMU's own disks: a full storage can be given more room */
+        on_error = is_read ? BLOCKDEV_ON_ERROR_REPORT : BLOCKDEV_ON_ERROR_ENOSPC;
+    }
     switch (on_error) {
     case BLOCKDEV_ON_ERROR_STOP:
         return BLOCK_ERROR_ACTION_STOP;
@@ -32,9 +35,10 @@ void cloudblk_error_raise(CloudblkDevice *dev, BlockErrorAction action,
     bool stop = action == BLOCK_ERROR_ACTION_STOP;
 
     if (stop) {
-        qatomic_set(&dev->io_status, error == ENOSPC
-                                         ? BLOCK_DEVICE_IO_STATUS_NOSPACE
-                                         : BLOCK_DEVICE_IO_STATUS_FAILED);
+        /* The first error counts until the VM continues */
+        qatomic_cmpxchg(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK,
+                        error == ENOSPC ? BLOCK_DEVICE_IO_STATUS_NOSPACE
+                                        : BLOCK_DEVICE_IO_STATUS_FAILED);
         /* The event STOP is to follow BLOCK_IO_ERROR, also if a `cont` comes */
         qemu_system_vmstop_request_prepare();
     }

@@ -24,8 +24,9 @@
  * the VM continues, here or after a migration.
  */
 #define SETTLE_NS (300 * SCALE_MS)
-/* What a disk gets at least, after others have used up the time. */
-#define SETTLE_MIN_NS (50 * SCALE_MS)
+
+struct CloudblkDeviceList cloudblk_devices =
+    QLIST_HEAD_INITIALIZER(cloudblk_devices);
 
 /* ---- ioeventfd ---- */
 
@@ -291,26 +292,6 @@ static void wake_up(void *opaque)
 {
 }
 
-/*
- * Runs the main loop's context until nothing is in flight or the time is over.
- */
-static bool drain_until(CloudblkDevice *dev, int64_t deadline)
-{
-    AioContext *context = qemu_get_aio_context();
-    QEMUTimer timer;
-
-    assert(!dev->ioeventfd_started);
-    aio_timer_init(context, &timer, QEMU_CLOCK_REALTIME, SCALE_NS, wake_up,
-                   NULL);
-    timer_mod_ns(&timer, deadline);
-    while (in_flight(dev) &&
-           qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < deadline) {
-        aio_poll(context, true);
-    }
-    timer_del(&timer);
-    return !in_flight(dev);
-}
-
 static void submit_own_flush(CloudblkDevice *dev)
 {
     /* Without opaque, whereby cloudblk_complete() knows it */
@@ -325,18 +306,49 @@ static void submit_own_flush(CloudblkDevice *dev)
     cloudblk_channel_kick(dev->loops[0].channel);
 }
 
-static void settle_until(CloudblkDevice *dev, int64_t deadline)
+/* Once nothing is in flight, flushes. Whether that is done too. */
+static bool is_settled(CloudblkDevice *dev)
 {
-    if (drain_until(dev, deadline) && dev->info.write_cache &&
-        !dev->read_only) {
+    assert(!dev->ioeventfd_started);
+    if (!in_flight(dev) && dev->flush_wanted) {
+        dev->flush_wanted = false;
         submit_own_flush(dev);
-        drain_until(dev, deadline);
     }
+    return !in_flight(dev);
 }
 
-void cloudblk_settle(CloudblkDevice *dev)
+/* Whether that device is, or, if it is NULL, all are. */
+static bool are_settled(CloudblkDevice *only)
 {
-    settle_until(dev, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + SETTLE_NS);
+    CloudblkDevice *dev;
+    bool settled = true;
+
+    QLIST_FOREACH(dev, &cloudblk_devices, next) {
+        if (!only || dev == only) {
+            settled = is_settled(dev) && settled;
+        }
+    }
+    return settled;
+}
+
+void cloudblk_settle(CloudblkDevice *only)
+{
+    AioContext *context = qemu_get_aio_context();
+    int64_t deadline = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + SETTLE_NS;
+    CloudblkDevice *dev;
+    QEMUTimer timer;
+
+    QLIST_FOREACH(dev, &cloudblk_devices, next) {
+        dev->flush_wanted = dev->info.write_cache && !dev->read_only;
+    }
+    aio_timer_init(context, &timer, QEMU_CLOCK_REALTIME, SCALE_NS, wake_up,
+                   NULL);
+    timer_mod_ns(&timer, deadline);
+    while (!are_settled(only) &&
+           qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < deadline) {
+        aio_poll(context, true);
+    }
+    timer_del(&timer);
 }
 
 /* Takes what is in flight back from the engine. */
@@ -393,7 +405,7 @@ void cloudblk_resume(void *opaque)
  */
 void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
 {
-    static int64_t deadline; /* of the present stop, for all disks; 0: none */
+    static bool settled; /* all disks, for the present stop */
     CloudblkDevice *dev = opaque;
     unsigned i;
 
@@ -402,7 +414,7 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
     }
     dev->running = running;
     if (running) {
-        deadline = 0;
+        settled = false;
         cloudblk_migration_run(dev);
         qatomic_set(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK);
         for (i = 0; i < dev->conf.num_queues; i++) {
@@ -412,11 +424,10 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
         /* A size that the guest was told of by nobody, as of a migration */
         qemu_bh_schedule(dev->config_bh);
     } else {
-        int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-
-        deadline =
-            MAX(deadline ? deadline : now + SETTLE_NS, now + SETTLE_MIN_NS);
-        settle_until(dev, deadline);
+        if (!settled) {
+            settled = true;
+            cloudblk_settle(NULL);
+        }
         /*
          * The channels stay attached, to keep the session alive, but have no
          * guest memory to write

@@ -127,36 +127,67 @@ def back(driver, request):
 
 
 @pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
-def test_no_space_stops_the_machine_and_cont_writes(full, loops, packed):
+@pytest.mark.parametrize("werror", (None, "auto", "enospc"), ids=("default", "auto", "enospc"))
+def test_no_space_stops_the_machine_and_cont_writes(full, loops, packed, werror):
     bench, filler = full
-    driver = bench.disk(
-        *IOTHREAD, werror="enospc", features=(PACKED,) if packed else (), packed=packed, **loops
-    )
+    driver = bench.disk(*IOTHREAD, werror=werror, features=(PACKED,) if packed else (), packed=packed, **loops)
     assert state(driver) == "running" and io_status(driver) == "ok"
-    request = Request(driver, T_OUT, 0, os.urandom(3 * MIB)).submit()
+    requests = [Request(driver, T_OUT, 128 * i, os.urandom(65536)).submit() for i in range(48)]
     qmp = driver.machine.qmp
     assert io_error(driver) == event("write", "stop", True)
     qmp.wait_event("STOP")
     assert state(driver) == "io-error"
     assert io_status(driver) == io_status(driver, f"{DISK}/virtio-backend") == "nospace"
-    assert not back(driver, request)
+    assert not all(back(driver, request) for request in requests)
+    answered = [request for request in requests if request.status != 0xFF]
+    assert all(request.status == S_OK for request in answered), "the guest was told of an error"
 
     # Still full: it stops again
     qmp.command("cont")
     qmp.wait_event("STOP")
-    assert state(driver) == "io-error" and not back(driver, request)
+    assert state(driver) == "io-error" and not all(back(driver, request) for request in requests)
 
     filler.unlink()
     qmp.command("cont")
-    assert request.wait() == S_OK
+    poll(lambda: all(back(driver, request) for request in requests), "second try")
+    driver.queues[0].done.clear()
+    assert {request.status for request in requests} == {S_OK}
     assert state(driver) == "running" and io_status(driver) == "ok"
     check = Request(driver, T_IN, 0, 3 * MIB)
     assert check.submit().wait() == S_OK
-    assert check.bytes == request.bytes
+    assert check.bytes == b"".join(request.bytes for request in requests)
 
 
-def test_default_tells_the_guest_that_space_is_short(full):
-    driver = full[0].disk()
+def test_event_as_virtio_blks(full, tmp_path):
+    """Both disks run out of space, each with the default of werror."""
+    bench, filler = full
+    drive = f"file={filler.parent}/plain.img,format=raw,if=none,id=disk"
+    (filler.parent / "plain.img").touch()
+    os.truncate(filler.parent / "plain.img", SIZE)
+    plain = ["-drive", drive, "-device", "virtio-blk-pci,drive=disk,id=plain,addr=5"]
+    machine = bench.machine(*plain)
+    events = []
+    for slot in (4, 5):
+        driver = BlockDriver(machine, slot)
+        request = Request(driver, T_OUT, 0, os.urandom(3 * MIB)).submit()
+        events.append(machine.qmp.wait_event("BLOCK_IO_ERROR")["data"])
+        machine.qmp.wait_event("STOP")
+        assert state(driver) == "io-error"
+        # Room for the one that comes next is still missing
+        driver.reset()
+        machine.qmp.command("cont")
+        assert request.status == 0xFF
+    ours, theirs = events
+    # docs/properties.md
+    assert theirs.pop("node-name") and "node-name" not in ours
+    if "qom-path" in theirs:
+        assert theirs["qom-path"] == "/machine/peripheral/plain/virtio-backend"
+        theirs["qom-path"] = f"{DISK}/virtio-backend"
+    assert ours == theirs
+
+
+def test_no_space_can_be_told_to_the_guest(full):
+    driver = full[0].disk(werror="report")
     assert Request(driver, T_OUT, 0, os.urandom(3 * MIB)).submit().wait() == S_IOERR
     assert io_error(driver) == event("write", "report", True)
     assert state(driver) == "running"
