@@ -10,6 +10,8 @@ from tests.support.qtest import Machine
 from tests.support.stream import Closed
 from tests.support.virtio import BlockDriver
 
+from .life import LOOPS
+
 VOLUME_SIZE = 64 << 20
 
 
@@ -67,6 +69,12 @@ class Bench:
         while self._machines:
             self._machines.pop().__exit__()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
 
 UNDERSCORED = {
     "logical_block_size",
@@ -87,3 +95,14 @@ def bench(qemu, proxy):
     made = Bench(qemu, proxy)
     yield made
     made.end()
+
+
+@pytest.fixture(params=LOOPS)
+def loops(request):
+    """Properties that choose who serves the queues."""
+    return LOOPS[request.param]
+
+
+@pytest.fixture(params=(False, True), ids=("split", "packed"))
+def packed(request):
+    return request.param

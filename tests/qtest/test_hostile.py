@@ -227,11 +227,6 @@ PACKED_RINGS = {
 }
 
 
-@pytest.fixture(params=(False, True), ids=("split", "packed"))
-def packed(request):
-    return request.param
-
-
 @pytest.fixture(params=({}, {"iothread": "io0"}), ids=("main-loop", "iothread"))
 def driver(bench, packed, request):
     features = (BLK_DISCARD, BLK_WRITE_ZEROES, INDIRECT, *([PACKED] if packed else []))

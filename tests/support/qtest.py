@@ -108,7 +108,7 @@ class PciDevice:
             raise LookupError(f"no PCI device in slot {slot}")
         self.bars = {}
         self._map_bars()
-        self.set_config(4, 2, self.config(4, 2) | 7)
+        self._turn_on()
 
     def config(self, offset, size):
         self.machine.port_out(0xCF8, 4, self._address | offset & ~3)
@@ -117,6 +117,15 @@ class PciDevice:
     def set_config(self, offset, size, value):
         self.machine.port_out(0xCF8, 4, self._address | offset & ~3)
         self.machine.port_out(0xCFC + (offset & 3), size, value)
+
+    def _turn_on(self):
+        self.set_config(4, 2, self.config(4, 2) | 7)
+
+    def enable(self):
+        """Again, after a reset of the machine: the BARs are where they were."""
+        for bar, address in self.bars.items():
+            self.set_config(0x10 + 4 * bar, 4, address)
+        self._turn_on()
 
     def _map_bars(self):
         memory, port, bar = self.machine.pci_memory, self.machine.pci_port, 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sits between a client and the proxy and notes which requests pass."""
+"""Sits between a client and the proxy, notes which requests pass, and can hold them up."""
 
 import collections
 import selectors
@@ -10,13 +10,53 @@ import threading
 FRAME_HEADER = struct.Struct("<IBBHIIIII")
 FRAME_HEADER_SIZE = 32
 ENTRY = struct.Struct("<QQIBBHQ")
-REQUEST_FRAME = 5
+OPEN_FRAME, REQUEST_FRAME = 3, 5
+OPEN_CHANNEL = FRAME_HEADER_SIZE + 24  # offset in an OPEN frame
 
 READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(1, 6)
 FUA = 1
 UNMAP = 1
 
 Entry = collections.namedtuple("Entry", "operation flags offset length range_flags")
+
+
+class _Upstream:
+    """From one client to the server."""
+
+    def __init__(self, relay, client, server):
+        self._relay, self._client, self._server = relay, client, server
+        self._channel = None
+        self._stream, self._kept = bytearray(), []
+
+    def forward(self):
+        if self._client.fileno() < 0:
+            return  # closed by the other direction in the same round
+        try:
+            data = self._client.recv(1 << 20)
+        except OSError:
+            data = b""
+        self._stream.extend(data)
+        opened = self._relay.note(self._stream)
+        self._channel = self._channel if opened is None else opened
+        if self._relay.holds(self._channel):
+            self._kept.append(data)
+            if not data:
+                self._relay.forget(self._client)
+        else:
+            self._pass_on(data)
+
+    def let_go(self):
+        kept, self._kept = self._kept, []
+        for data in kept:
+            self._pass_on(data)
+
+    def _pass_on(self, data):
+        try:
+            self._server.sendall(data)
+        except OSError:
+            data = b""
+        if not data:
+            self._relay.end(self._client, self._server)
 
 
 class Relay:
@@ -32,6 +72,8 @@ class Relay:
         self._thread = threading.Thread(target=self._run)
         self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
         self.frames = []
+        self._held = set()
+        self._upstreams = []
 
     def uri(self, volume):
         return f"cloudblk://{self.address}/{volume}"
@@ -47,44 +89,68 @@ class Relay:
         while True:
             for key, _ in self._selector.select():
                 if key.data is None:
-                    return
-                key.data()
+                    if self._stopped.recv(1) == b"x":
+                        return
+                    self._held.clear()
+                    for upstream in self._upstreams:
+                        upstream.let_go()
+                else:
+                    key.data()
+
+    def hold(self, channel):
+        """From now on what clients send on that channel stays here, on connections old and new."""
+        self._held.add(channel)
+
+    def let_go(self):
+        """Passes on what was held, the oldest connection's first."""
+        self._stop.send(b"g")
 
     def _accept(self):
         client, _ = self._listener.accept()
         server = socket.create_connection(self._target)
-        stream = bytearray()
-        for source, sink, note in ((client, server, stream), (server, client, None)):
-            self._selector.register(source, selectors.EVENT_READ, self._forwarder(source, sink, note))
+        upstream = _Upstream(self, client, server)
+        self._upstreams.append(upstream)
+        self._selector.register(client, selectors.EVENT_READ, upstream.forward)
+        self._selector.register(server, selectors.EVENT_READ, lambda: self._forward_answers(server, client))
 
-    def _forwarder(self, source, sink, stream):
-        def forward():
-            if source.fileno() < 0:
-                return  # closed by the other direction in the same round
-            try:
-                data = source.recv(1 << 20)
-                if data and stream is not None:
-                    stream.extend(data)
-                    self._note(stream)
-                sink.sendall(data)
-            except OSError:
-                data = b""
-            if not data:
-                for end in (source, sink):
-                    self._selector.unregister(end)
-                    end.close()
+    def _forward_answers(self, server, client):
+        if server.fileno() < 0:
+            return  # closed by the other direction in the same round
+        try:
+            data = server.recv(1 << 20)
+            client.sendall(data)
+        except OSError:
+            data = b""
+        if not data:
+            self.end(client, server)
 
-        return forward
+    def forget(self, end):
+        """It has said all it had to say."""
+        self._selector.unregister(end)
 
-    def _note(self, stream):
+    def end(self, *ends):
+        for end in ends:
+            if end.fileno() >= 0 and end in self._selector.get_map():
+                self._selector.unregister(end)
+            end.close()
+
+    def holds(self, channel):
+        return channel in self._held
+
+    def note(self, stream):
+        """Takes whole frames off the stream. Gives the channel that one of them opens, if any."""
+        channel = None
         while len(stream) >= FRAME_HEADER_SIZE:
             _, _, kind, _, count, section, payload, _, _ = FRAME_HEADER.unpack_from(stream)
             size = FRAME_HEADER_SIZE + section + payload
             if len(stream) < size:
-                return
+                break
+            if kind == OPEN_FRAME:
+                channel = struct.unpack_from("<I", stream, OPEN_CHANNEL)[0]
             if kind == REQUEST_FRAME:
                 self.frames.append(self._parse(stream[FRAME_HEADER_SIZE:size], count, section))
             del stream[:size]
+        return channel
 
     @staticmethod
     def _parse(body, count, section):

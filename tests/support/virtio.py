@@ -216,6 +216,11 @@ class SplitQueue:
             return (self._avail - event - 1) & 0xFFFF < (self._avail - told) & 0xFFFF
         return not self._word(self.device) & 1
 
+    def all_taken(self):
+        """Whether the device has taken all chains, and now waits for more."""
+        assert self._event_idx
+        return self._word(self.device + 4 + 8 * self.size) == self._avail & 0xFFFF
+
     def interrupt_after(self, count):
         """Asks for an interrupt once `count` more chains than those seen have come back."""
         assert self._event_idx
@@ -289,6 +294,10 @@ class PackedQueue:
             event = (offset & 0x7FFF) - (self.size if offset >> 15 != self._wrap else 0)
             return (self._next - event - 1) & 0xFFFF < added
         return flags == 0
+
+    def all_taken(self):
+        assert self._event_idx
+        return struct.unpack_from("<HH", self._memory, self.device) == (self._next | self._wrap << 15, 2)
 
     def interrupt_after(self, count):
         assert self._event_idx
@@ -379,21 +388,21 @@ class Request:
         machine = driver.machine
         self._driver, self._machine = driver, machine
         self.queue = driver.queues[queue]
-        self._reads = isinstance(data, int)
-        size = data if self._reads else len(data)
+        self.reads = isinstance(data, int)
+        size = data if self.reads else len(data)
         header = struct.pack("<IIQ", kind, 0, sector) if header is None else header
         self.header = machine.alloc(max(len(header), 1))
         machine.memory[self.header : self.header + len(header)] = header
         self.data = machine.alloc(max(size, 1), 512)
         self.size = size
-        if not self._reads:
+        if not self.reads:
             machine.memory[self.data : self.data + size] = data
         self.status_at = machine.alloc(1)
         machine.memory[self.status_at] = 0xFF
         self.buffers = [(self.header, len(header), False)]
         step = -(-size // segments) if size else 0
         for begin in range(0, size, step or 1):
-            self.buffers.append((self.data + begin, min(step, size - begin), self._reads))
+            self.buffers.append((self.data + begin, min(step, size - begin), self.reads))
         self.buffers.append((self.status_at, 1, True))
         self.token = None
         self.length = None
