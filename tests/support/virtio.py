@@ -164,6 +164,7 @@ class SplitQueue:
 
     def __init__(self, machine, size, event_idx):
         self._memory = machine.memory
+        self._words = memoryview(machine.memory).cast("H")
         self.size = size
         self._event_idx = event_idx
         self.desc = machine.alloc(16 * size + 4096 + 8 * size + 8192, 4096)
@@ -179,7 +180,8 @@ class SplitQueue:
         return struct.unpack_from("<H", self._memory, address)[0]
 
     def _set_word(self, address, value):
-        struct.pack_into("<H", self._memory, address, value & 0xFFFF)
+        # In one store: struct.pack_into() writes zeros first, which the device may see
+        self._words[address // 2] = value & 0xFFFF
 
     def write_descriptor(self, index, address, length, flags, following=0):
         struct.pack_into("<QIHH", self._memory, self.desc + 16 * index, address, length, flags, following)
