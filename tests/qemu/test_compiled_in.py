@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A QEMU with the device compiled in, in its program or as a module."""
 
+import pathlib
 import subprocess
 
 import pytest
@@ -19,6 +20,16 @@ def test_device_is_listed(qemu):
     """Which loads all modules."""
     text = subprocess.check_output([qemu, "-device", "help"], text=True)
     assert 'name "cloudblk-pci", bus PCI' in text
+
+
+def test_module_is_loaded_when_wanted(qemu):
+    """Not before; of a build without modules, not at all."""
+    modules = list(pathlib.Path(qemu).parent.glob("qemu-bundle/**/hw-block-cloudblk.so"))
+    with Qemu(qemu, ["-machine", "none"]) as started:
+        maps = pathlib.Path(f"/proc/{started.process.pid}/maps")
+        assert "hw-block-cloudblk.so" not in maps.read_text()
+        started.qmp.command("device-list-properties", typename="cloudblk-pci")
+        assert ("hw-block-cloudblk.so" in maps.read_text()) == bool(modules)
 
 
 @pytest.mark.parametrize("way", ["plugin", "preload"])

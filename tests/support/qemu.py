@@ -13,6 +13,9 @@ import time
 
 from .stream import Closed, Lines, Timeout
 
+# Set when QEMU is built with AddressSanitizer, which looks for leaks at an orderly end.
+SANITIZER_OPTIONS = os.environ.get("ASAN_OPTIONS")
+
 
 class QmpError(Exception):
     """QEMU refused a command."""
@@ -75,6 +78,8 @@ class Qemu:
         self._binary = binary
         self._arguments = [str(argument) for argument in arguments]
         self._env = {**os.environ, **(env or {})}
+        if SANITIZER_OPTIONS is not None:
+            self._env["ASAN_OPTIONS"] = f"{SANITIZER_OPTIONS}:log_path={self.folder}/sanitizer"
         self._listeners = {}
         self.process = None
         self.qmp = None
@@ -134,6 +139,20 @@ class Qemu:
         if self.process:
             self.process.wait()
 
+    def _end(self):
+        if SANITIZER_OPTIONS is not None and self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.wait()
+            except Timeout:
+                pass
+        self.kill()
+
+    def _findings(self):
+        """Errors that the sanitizer has found in the process that has ended, warnings left out."""
+        texts = [file.read_text(errors="replace") for file in self.folder.glob("sanitizer.*")]
+        return "\n".join(text for text in texts if "ERROR: " in text)
+
     def __enter__(self):
         try:
             self.start()
@@ -143,7 +162,9 @@ class Qemu:
         return self
 
     def __exit__(self, *_):
-        self.kill()
+        self._end()
         for listener in self._listeners.values():
             listener.close()
+        findings = self._findings()
         shutil.rmtree(self.folder)
+        assert not findings, findings
