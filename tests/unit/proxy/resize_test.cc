@@ -180,6 +180,23 @@ TEST_F(ServerResizeTest, WhoComesMeanwhileIsToldTheNewSize) {
   EXPECT_EQ(Answer(admin.get()), Code::kOk);
 }
 
+TEST_F(ServerResizeTest, WhoComesMeanwhileIsHeldBackToo) {
+  constexpr uint32_t kShared = wire::OpenFlag::kActive | wire::OpenFlag::kShareRw;
+  const auto holder = Opened(OpenOf(1, kShared), "gated");
+  const auto admin = Opened(OpenOf(2, kObserve), "gated");
+  const uint64_t end = holder->info.size;
+  ASSERT_TRUE(holder->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+  server_.gated->WaitUntilHeld(1);
+  ASSERT_TRUE(admin->Send(ResizeFrame(end / 2, wire::ResizeFlag::kForce)));
+  for (uint8_t i = 0; i < 4; ++i) Opened(OpenOf(10 + i, kObserve), "disk");
+  const auto late = Opened(OpenOf(3, kShared), "gated");
+  ASSERT_TRUE(late->Send(RequestFrame({WriteOf(1, end - 512, 512)}, Bytes(512))));
+  for (uint8_t i = 0; i < 4; ++i) Opened(OpenOf(20 + i, kObserve), "disk");
+  server_.gated->Let();
+  EXPECT_EQ(Answer(admin.get()), Code::kOk);
+  EXPECT_EQ(late->ReplyTo(1).reply.status, Code::kOutOfRange);
+}
+
 TEST_F(ServerResizeTest, ItGoesOnWithoutWhoAskedForIt) {
   const auto holder = Opened(OpenOf(1), "gated");
   auto admin = Opened(OpenOf(2, kObserve), "gated");
