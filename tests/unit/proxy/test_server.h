@@ -50,7 +50,8 @@ class GatedBackend final : public Backend {
   }
   void WaitUntilHeld(size_t count) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return held_.size() == count; });
+    const auto there = [&] { return held_.size() == count; };
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(30), there)) << held_.size();
   }
   void Let(int result = 0) {
     std::lock_guard lock(mutex_);
