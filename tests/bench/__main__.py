@@ -14,7 +14,7 @@ from . import budget, extras, goals, measure
 from .instructions import instructions
 from .machine import output_of
 from .page import page
-from .rows import ROWS, Setup
+from .rows import ROWS, Setup, available
 from .workloads import WORKLOADS
 
 # Rows whose instructions are counted
@@ -82,9 +82,13 @@ def main():
     if options.budget:
         budget.write(setup.qemu)
         return 0
+    rows, missing = available(rows, setup)
+    for name, reason in missing.items():
+        measure.say(f"{name} is left out: {reason}")
     if options.verify:
         return 1 if measure.verify(rows, workloads, setup) else 0
     results = {"machine": machine(), "settings": {"rounds": options.runs, "seconds": options.seconds}}
+    results["left out"] = missing
     results |= measure.measure(rows, workloads, setup, options.seconds, options.runs)
     if not options.only_rows:
         results["instructions"] = {

@@ -168,7 +168,7 @@ class Client {
 
  private:
   uint8_t* Data(uint64_t tag) { return &data_[tag * options_.size]; }
-  void Send();
+  size_t Send(size_t most);
   void Receive();
   void Finish(const Reply& reply);
 
@@ -191,12 +191,16 @@ class Client {
   double seconds_ = 0;
 };
 
-void Client::Send() {
+// Sends up to `most` requests, as many as are idle; gives how many.
+size_t Client::Send(size_t most) {
   const uint64_t places = options_.range / options_.size;
   const bool random = options_.pattern.starts_with("rand");
   const bool write = options_.pattern.ends_with("write");
   const int64_t now_ns = NowNs();
-  for (const uint64_t tag : idle_) {
+  const size_t count = std::min(most, idle_.size());
+  for (size_t i = 0; i < count; ++i) {
+    const uint64_t tag = idle_.back();
+    idle_.pop_back();
     const uint64_t place = (random ? random_() : sequential_++) % places;
     requests_[tag] = {write, options_.size, tag, place * options_.size};
     starts_[tag] = now_ns;
@@ -204,8 +208,8 @@ void Client::Send() {
     vectors_.push_back({&requests_[tag], sizeof(Request)});
     if (write) vectors_.push_back({Data(tag), options_.size});
   }
-  idle_.clear();
   SendAll(fd_, &vectors_);
+  return count;
 }
 
 void Client::Finish(const Reply& reply) {
@@ -259,8 +263,7 @@ void Client::Run(double seconds, uint64_t count) {
   now_ns_ = start_ns;
   while (true) {
     if (count != 0 ? started < count : now_ns_ < deadline_ns) {
-      started += idle_.size();
-      Send();
+      started += Send(count != 0 ? count - started : SIZE_MAX);
     }
     if (idle_.size() == options_.depth) break;
     Receive();

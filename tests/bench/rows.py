@@ -5,12 +5,13 @@ documents of its makers advise. All are alike in memory size, IOThread, ring and
 import contextlib
 import dataclasses
 import pathlib
+import subprocess
 import tempfile
 from collections.abc import Callable
 
 from tests.support.paths import PROXY
 
-from .machine import SLOT, BenchMachine, Server, built, free_port, require, version_of
+from .machine import SLOT, BenchMachine, Server, built, free_port, output_of, require, version_of
 
 VOLUME = 256 << 20
 
@@ -127,6 +128,30 @@ def _qsd_tmpfs(stack, setup):
     return storage_daemon(stack, setup, f"file,node-name=d0,filename={path}")
 
 
+@row("iscsi-tgt", "virtio-blk, iSCSI client, tgt on a file in memory")
+def _iscsi(stack, setup):
+    program, admin = require("tgtd", "tgt"), require("tgtadm", "tgt")
+    nowhere = "iscsi,node-name=d0,transport=tcp,portal=127.0.0.1:1,target=none,lun=1"
+    if "Unknown driver" in output_of(setup.qemu, "-machine", "none", "-display", "none", "-blockdev", nowhere):
+        raise FileNotFoundError("this QEMU has no iSCSI client: apt-get install qemu-block-extra, and --qemu that one")
+    path, port, control = folder(stack) / "volume", free_port(), str(free_port() % 30000)
+    with open(path, "wb") as file:
+        file.truncate(VOLUME)
+    command = [program, "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"]
+    server = stack.enter_context(Server(command, address=("127.0.0.1", port)))
+    target = "iqn.2000-01.test:disk"
+    for words in (
+        f"--op new --mode target --tid 1 -T {target}",
+        f"--op new --mode logicalunit --tid 1 --lun 1 -b {path}",
+        "--op bind --mode target --tid 1 -I ALL",
+    ):
+        subprocess.run([admin, "-C", control, "--lld", "iscsi", *words.split()], check=True)
+    disk = ["-blockdev", f"iscsi,node-name=d0,transport=tcp,portal=127.0.0.1:{port},target={target},lun=1"]
+    running = start_machine(stack, setup, disk + device("virtio-blk-pci", "drive=d0", "iothread=io0"), server)
+    running.versions["tgt"] = version_of(program, "-V")
+    return running
+
+
 @row("vhost-user", "vhost-user-blk, qemu-storage-daemon null-co (same host only)", keeps=False)
 def _vhost_user(stack, setup):
     program, path = require("qemu-storage-daemon", "qemu-system-common"), folder(stack) / "socket"
@@ -192,6 +217,19 @@ def _cloudblk_two(stack, setup):
 
 @contextlib.contextmanager
 def started(wanted, setup):
-    """{name: Running} of those rows, as long as it is used as a context."""
+    """{name: Running} of those rows, as long as it is used as a context. FileNotFoundError says what a
+    row needs that is not installed."""
     with contextlib.ExitStack() as stack:
         yield {each.name: each.start(stack, setup) for each in wanted}
+
+
+def available(wanted, setup):
+    """Those of the rows whose programs are installed, and {name: what is missing} of the others."""
+    missing = {}
+    for each in wanted:
+        try:
+            with started([each], setup):
+                pass
+        except FileNotFoundError as error:
+            missing[each.name] = str(error)
+    return [each for each in wanted if each.name not in missing], missing
