@@ -11,7 +11,8 @@ from .workloads import WORKLOADS
 
 FILE = pathlib.Path(__file__).with_name("budget.json")
 STANDARD = ("randread-4k-qd1", "randread-4k-qd32", "randread-4k-qd128", "randwrite-4k-qd32")
-TOLERANCE = 0.03
+# Instructions of two runs differ by half a percent, calls hardly; one call more for each batch of 32 is 14 %.
+TOLERANCE = {"instructions": 0.015, "calls": 0.1}
 
 
 def measure(qemu):
