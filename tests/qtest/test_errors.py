@@ -26,6 +26,7 @@ from tests.support.virtio import (
 )
 
 from .conftest import Bench
+from .life import eject
 
 CLOCK_MONOTONIC_COARSE = 6  # which Python's time does not name
 MIB = 1 << 20
@@ -256,13 +257,24 @@ def test_reset_forgets_what_waits(bench, storage, loops):
     assert lost.status == 0xFF
 
 
-def test_unplug_and_quit_with_waiting_requests(bench, storage):
-    driver = bench.disk(werror="stop")
+@pytest.mark.parametrize("end", ("quit", "unplug"))
+def test_end_with_waiting_requests(bench, storage, loops, end):
+    driver = bench.disk(*IOTHREAD, werror="stop", **loops)
+    qmp = driver.machine.qmp
     storage.fail()
-    far(driver, T_OUT).submit()
-    driver.machine.qmp.wait_event("STOP")
-    driver.machine.qmp.quit()
-    assert driver.machine.wait() == 0
+    lost = [far(driver, T_OUT).submit() for _ in range(8)]
+    qmp.wait_event("STOP")
+    if end == "quit":
+        qmp.quit()
+        assert driver.machine.wait() == 0
+    else:
+        eject(driver.machine, 4)
+        assert {request.status for request in lost} == {0xFF}
+        # Nothing of it holds the volume
+        storage.repair()
+        qmp.command("device_add", driver="cloudblk-pci", id="next", addr="5", server=bench.proxy.uri("d0"))
+        qmp.command("cont")
+        assert far(BlockDriver(driver.machine, 5), T_OUT).submit().wait() == S_OK
 
 
 def test_mistakes_of_the_guest_do_not_stop_the_machine(bench):

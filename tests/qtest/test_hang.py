@@ -2,6 +2,7 @@
 """A server that has stopped answering holds up nothing but its own requests, and what was given up
 meanwhile comes to nothing."""
 
+import contextlib
 import time
 
 import pytest
@@ -201,6 +202,45 @@ def test_quit_with_many_disks(many, busy):
         with at_once():
             machine.qmp.quit()
             assert machine.wait() == 0
+
+
+def completed_in(seconds, driver, depth=16):
+    """How many reads the disk answers in that time, some of them always in flight."""
+    queue, done = driver.queues[0], 0
+    requests = {request.token: request for request in (Request(driver, T_IN, 8 * i, 4096).submit() for i in range(depth))}
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for token, _ in queue.used():
+            request = requests.pop(token)
+            assert request.status == S_OK
+            done += 1
+            request.submit()
+            requests[request.token] = request
+    driver.wait(queue, list(requests))
+    return done
+
+
+def test_other_disks_of_the_iothread_go_on(qemu):
+    """One of three disks has lost its server. The other two are as fast as before."""
+    volumes = {"d0": "memory:?size=16M", "d1": "memory:?size=16M"}
+    with Proxy(volumes) as alive, Proxy({"d0": "memory:?size=16M"}) as dead:
+        arguments = ["-object", "iothread,id=io0"]
+        for slot, uri in enumerate((alive.uri("d0"), alive.uri("d1"), dead.uri("d0")), 4):
+            arguments += ["-device", f"cloudblk-pci,server={uri},addr={slot},iothread=io0"]
+        with Machine(qemu, arguments) as machine:
+            first, second, third = (BlockDriver(machine, slot) for slot in (4, 5, 6))
+            rates = {}
+            for case, outage in (("alive", contextlib.nullcontext()), ("silent", hanging(dead)), ("alive again", contextlib.nullcontext())):
+                with outage:
+                    waiting = [Request(third, T_OUT, 8 * i, bytes(4096)).submit() for i in range(64)]
+                    rates[case] = completed_in(1, first) + completed_in(1, second)
+                assert all(request.wait() == S_OK for request in waiting)
+            dead.kill()
+            waiting = [Request(third, T_OUT, 8 * i, bytes(4096)).submit() for i in range(64)]
+            rates["gone"] = completed_in(1, first) + completed_in(1, second)
+            print(f"reads in 2 s: {rates}")
+            fair = min(rates["alive"], rates["alive again"]) / 2
+            assert rates["silent"] > fair and rates["gone"] > fair
 
 
 # ---- What was given up
