@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The configuration space, the features, and the properties as users see them."""
 
+import os
 import re
+import subprocess
 
 import pytest
 
 from tests.support import virtio
-from tests.support.paths import REPO
+from tests.support.paths import PLUGIN, REPO, plugin_arguments
 from tests.support.qtest import PciDevice
 from tests.support.virtio import BLK_CONFIG_WCE, BLK_DISCARD, BLK_FLUSH, BLK_MQ, BLK_RO, BLK_WRITE_ZEROES, Modern
 
@@ -173,6 +175,24 @@ def test_properties_are_those_of_virtio_blk(bench):
     inherited = {p["name"] for p in qmp.command("device-list-properties", typename="virtio-balloon-pci")}
     own = set(ours) - inherited | {"class", "ioeventfd", "vectors"}
     assert not [name for name in own if not ours[name].get("description")]
+
+
+def help_of(qemu, device):
+    """{name: (type, default)}, as -device TYPE,help lists the properties."""
+    preload = {"LD_PRELOAD": str(PLUGIN)} if plugin_arguments(qemu) else {}
+    command = [qemu, "-device", f"{device},help"]
+    text = subprocess.run(command, env={**os.environ, **preload}, capture_output=True, text=True, check=True).stdout
+    rows = re.findall(r"^  (\S+?)=<(\S+?)>(?:.*\(default: ([^()]*)\))?", text, re.MULTILINE)
+    return {name: (kind, default) for name, kind, default in rows}
+
+
+def test_help_is_that_of_virtio_blk(qemu):
+    theirs, ours = help_of(qemu, "virtio-blk-pci"), help_of(qemu, "cloudblk-pci")
+    assert len(theirs) > 40
+    assert set(theirs) - set(ours) <= listed("Not there")
+    assert set(ours) - set(theirs) <= listed("Only here")
+    both = set(ours) & set(theirs) - {"virtio-backend"}
+    assert {name: ours[name] for name in both} == {name: theirs[name] for name in both}
 
 
 # Properties and what the one line says

@@ -58,6 +58,10 @@ class Guest(Qemu):
         super().start()
         self._socket = self.accept("agent")
         self._lines = Lines(self._socket.fileno())
+        self.wait_ready()
+
+    def wait_ready(self):
+        """Until the guest has booted; again, if it reboots."""
         deadline = time.monotonic() + BOOT_TIMEOUT
         with self._explained():
             self._lines.until(lambda line: line == b"\x01ready", deadline)
