@@ -4,7 +4,7 @@
 import pytest
 
 from tests.migration import pair
-from tests.support.paths import stock_qemu
+from tests.support.paths import qemu_command
 from tests.support.proxy import Proxy
 
 
@@ -23,7 +23,7 @@ class Pair:
         self._machines = []
 
     def start(self, release, source=None, **properties):
-        machine = pair.start(stock_qemu(release), self.proxy.uri("d0"), source, **properties)
+        machine = pair.start(qemu_command(release), self.proxy.uri("d0"), source, **properties)
         self._machines.append(machine)
         return machine
 

@@ -9,7 +9,6 @@ import json
 import struct
 import time
 
-from tests.support.paths import PLUGIN
 from tests.support.qtest import Machine
 from tests.support.virtio import S_OK, T_FLUSH, T_IN, T_OUT, BlockDriver, Request, poll
 
@@ -38,7 +37,7 @@ class MovingMachine(Machine):
 def start(qemu, uri, source=None, arguments=(), **properties):
     options = {"driver": "cloudblk-pci", "id": "disk", "addr": "0x4", "server": uri}
     options |= {name.replace("_", "-"): value for name, value in properties.items()}
-    machine = MovingMachine(qemu, ["-plugin", PLUGIN, *arguments, "-device", json.dumps(options)], source)
+    machine = MovingMachine(qemu, [*arguments, "-device", json.dumps(options)], source)
     try:
         machine.start()
         capability(machine, "x-ignore-shared")

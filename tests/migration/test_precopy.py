@@ -6,10 +6,12 @@ import os
 import pytest
 
 from tests.migration import pair
+from tests.support.paths import COMPILED_IN
 from tests.support.proxy import hanging
 from tests.support.virtio import poll
 
 WAYS = [("installed", "installed"), ("installed", "10.0.2"), ("10.0.2", "10.0.2")]
+WAYS += [("installed", COMPILED_IN), (COMPILED_IN, COMPILED_IN)]
 ROUNDS = int(os.environ.get("CLOUDBLK_MIGRATIONS", "3"))
 
 
