@@ -172,6 +172,8 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
         !virtio_device_ioeventfd_enabled(VIRTIO_DEVICE(dev));
     dev->running = runstate_is_running();
     dev->resume_bh = qemu_bh_new(cloudblk_resume, dev);
+    dev->stop_timer =
+        timer_new_ms(QEMU_CLOCK_REALTIME, cloudblk_retry_now, dev);
     /* In this place and without the device's depth in the tree: see there */
     dev->vm_state =
         qemu_add_vm_change_state_handler(cloudblk_vm_state_changed, dev);
@@ -210,6 +212,7 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
     }
     virtio_cleanup(vdev);
     qemu_bh_delete(dev->resume_bh);
+    timer_free(dev->stop_timer);
     qemu_bh_delete(dev->config_bh);
     cloudblk_loops_cleanup(dev);
 }

@@ -112,6 +112,7 @@ struct CloudblkDevice {
     bool default_write_cache;
     uint32_t max_ranges;
     QEMUBH *resume_bh;
+    QEMUTimer *stop_timer;
     QEMUBH *config_bh;
     VMChangeStateEntry *vm_state;
     Notifier exit_notifier;
@@ -195,6 +196,8 @@ void cloudblk_reset(VirtIODevice *vdev);
 void cloudblk_vm_state_changed(void *opaque, bool running, RunState state);
 /* Serves what the guest queued while the VM was stopped. */
 void cloudblk_resume(void *opaque);
+/* Tries what failed again, unless the VM has stopped meanwhile. Main loop. */
+void cloudblk_retry_now(void *opaque);
 /* Gives every request up. Returns at once. */
 void cloudblk_revoke(CloudblkDevice *dev);
 /*

@@ -3,6 +3,13 @@
 #include "cloudblk-device.h"
 
 #include "qapi/qapi-types-block-core.h"
+#include "qemu/timer.h"
+
+/*
+ * The machine stops long before. If not, a `cont` came first and undid it
+ * without a word to anybody.
+ */
+#define STOP_TIMEOUT_MS 100
 
 BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
                                        int error)
@@ -48,6 +55,8 @@ void cloudblk_error_raise(CloudblkDevice *dev, BlockErrorAction action,
         error == ENOSPC, strerror(error));
     if (stop) {
         qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
+        timer_mod(dev->stop_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + STOP_TIMEOUT_MS);
     }
 }
 

@@ -399,6 +399,37 @@ void cloudblk_resume(void *opaque)
     }
 }
 
+static void retry_loop(void *opaque)
+{
+    CloudblkLoop *loop = opaque;
+    CloudblkDevice *dev = loop->dev;
+    unsigned i;
+
+    for (i = 0; i < dev->conf.num_queues; i++) {
+        if (dev->queues[i].loop == loop) {
+            cloudblk_queue_retry(&dev->queues[i]);
+            cloudblk_queue_run(&dev->queues[i]);
+        }
+    }
+}
+
+void cloudblk_retry_now(void *opaque)
+{
+    CloudblkDevice *dev = opaque;
+    unsigned i;
+
+    if (!dev->running) {
+        return;
+    }
+    qatomic_set(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK);
+    for (i = 0; i < dev->num_loops; i++) {
+        cloudblk_compat_run_in(dev->ioeventfd_started
+                                   ? dev->loops[i].context
+                                   : qemu_get_aio_context(),
+                               retry_loop, &dev->loops[i]);
+    }
+}
+
 /*
  * Registered before virtio's own handler, so that it is called before that one
  * starts the queues and after that one stopped them.

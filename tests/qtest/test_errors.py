@@ -222,6 +222,21 @@ def test_stop_and_second_try(bench, storage, loops, kind, operation):
     assert state(driver) == "running" and io_status(driver) == "ok"
 
 
+def test_continue_that_comes_before_the_stop(bench, storage, loops):
+    """A `cont` may undo a stop that was asked for and has not come yet. The request is tried again."""
+    driver = bench.disk(*IOTHREAD, werror="stop", **loops)
+    qmp = driver.machine.qmp
+    storage.fail()
+    for _ in range(30):
+        request = far(driver, T_OUT).submit()
+        qmp.pipeline("cont", 6)
+        poll(lambda: state(driver) == "io-error", "stop")
+        assert not back(driver, request)
+        driver.reset()
+        qmp.command("cont")
+        driver.start()
+
+
 def test_each_direction_has_its_own(bench, storage):
     driver = bench.disk(rerror="stop", werror="report")
     storage.fail()

@@ -44,6 +44,17 @@ class Qmp:
                 return answer["return"]
             self.events.append(answer)
 
+    def pipeline(self, name, count, timeout=30):
+        """The command that often, without waiting for answers in between."""
+        self._socket.sendall((json.dumps({"execute": name}).encode() + b"\n") * count)
+        deadline = time.monotonic() + timeout
+        while count:
+            answer = json.loads(self._lines.next(deadline))
+            if "event" in answer:
+                self.events.append(answer)
+            else:
+                count -= 1
+
     def quit(self):
         """Asks QEMU to end, which may cut the answer off."""
         try:
