@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace cloudblk::testing {
 namespace {
@@ -107,6 +108,9 @@ void FakeServer::OnFrame(const wire::FrameHeader& header, std::span<const uint8_
     case wire::FrameType::kResize:
       EXPECT_TRUE(ready_);
       return OnResize(section);
+    case wire::FrameType::kRelease:
+      EXPECT_TRUE(ready_);
+      return OnRelease(section);
     case wire::FrameType::kClose: {
       ++closes;
       wire::Close close;
@@ -135,6 +139,19 @@ void FakeServer::OnResize(std::span<const uint8_t> section) {
              wire::kStatusMessageSize, ok ? "" : refusal));
 }
 
+void FakeServer::OnRelease(std::span<const uint8_t> section) {
+  wire::TokenMessage message;
+  EXPECT_EQ(wire::Decode(section, &message), wire::DecodeError::kOk);
+  EXPECT_TRUE(pending.empty());
+  const Lose lose = std::exchange(lose_release, Lose::kNothing);
+  if (lose == Lose::kRequest) return Cut();
+  const wire::Status status = judge_release ? judge_release(message) : wire::Status::kOk;
+  if (lose == Lose::kAnswer) return Cut();
+  if (silent) return;
+  Send(Frame(wire::FrameType::kReleaseReply, wire::StatusMessage{status, message.epoch},
+             wire::kStatusMessageSize, status == wire::Status::kOk ? "" : refusal));
+}
+
 void FakeServer::OnHello(std::span<const uint8_t> section) {
   wire::Hello offer;
   EXPECT_EQ(wire::Decode(section, &offer), wire::DecodeError::kOk);
@@ -157,6 +174,10 @@ void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view paylo
   last = message.incarnation;
   opens.push_back(message);
   opened_names.emplace_back(payload);
+  const Lose lose = std::exchange(lose_open, Lose::kNothing);
+  if (lose == Lose::kRequest) return Cut();
+  if (judge_open) open.status = judge_open(message);
+  if (lose == Lose::kAnswer) return Cut();
   if (silent) return;
   Send(Frame(wire::FrameType::kOpenReply, open, wire::kOpenReplySize,
              open.status == wire::Status::kOk ? "" : refusal));

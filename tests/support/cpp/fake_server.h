@@ -70,6 +70,13 @@ class FakeServer {
   bool cut_by_resize = false;  // end the connection instead of answering a RESIZE
   wire::Status resize_status = wire::Status::kOk;  // with `refusal`, if it is another
   bool corrupt_data = false;                       // send data that does not match its CRC, once
+  // What to answer to an OPEN or RELEASE, where that is not always the same.
+  std::function<wire::Status(const wire::Open&)> judge_open;
+  std::function<wire::Status(const wire::TokenMessage&)> judge_release;
+  // The connection ends with the next OPEN or RELEASE, once: as it comes, or before its answer.
+  enum class Lose { kNothing, kRequest, kAnswer };
+  Lose lose_open = Lose::kNothing;
+  Lose lose_release = Lose::kNothing;
 
   std::string disk;
   std::vector<Seen> seen;    // every request
@@ -91,6 +98,7 @@ class FakeServer {
   void OnHello(std::span<const uint8_t> section);
   void OnOpen(std::span<const uint8_t> section, std::string_view payload);
   void OnResize(std::span<const uint8_t> section);
+  void OnRelease(std::span<const uint8_t> section);
   void OnRequests(const wire::FrameHeader& header, std::span<const uint8_t> section,
                   std::string_view payload);
   void CheckRules(const Seen& added) const;

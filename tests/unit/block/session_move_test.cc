@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A session that moves from a source to a destination, each with a connection of its own to one
+// volume, and what becomes of it when a connection ends in the middle (SPEC.md 11).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <optional>
+
+#include "block/epoll_loop.h"
+#include "block/session.h"
+#include "tests/support/cpp/tcp_fake_server.h"
+
+namespace cloudblk::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using Code = wire::Status;
+using Lose = FakeServer::Lose;
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+// Who may open the volume, as SPEC.md 11 has it. Both servers ask it, each on its thread.
+class Owner {
+ public:
+  Code Open(const wire::Open& open) {
+    const std::lock_guard guard(mutex_);
+    if ((open.flags & wire::OpenFlag::kActive) == 0) return Code::kOk;
+    if (!open.token.IsNil() && open.token == spent_ && open.epoch == epoch_) return Code::kOk;
+    if (open.epoch < epoch_) return Code::kStale;
+    if (!open.token.IsNil()) {
+      if (!token_ || *token_ != open.token || open.epoch == epoch_) return Code::kBadToken;
+      spent_ = open.token;
+      token_.reset();
+      epoch_ = open.epoch;
+      return Code::kOk;
+    }
+    if (token_) return Code::kBusy;
+    epoch_ = open.epoch;
+    return Code::kOk;
+  }
+  Code Release(const wire::TokenMessage& message) {
+    const std::lock_guard guard(mutex_);
+    if (token_ || message.epoch != epoch_) return Code::kNotActive;
+    token_ = message.token;
+    return Code::kOk;
+  }
+  uint64_t epoch() const {
+    const std::lock_guard guard(mutex_);
+    return epoch_;
+  }
+  bool released() const {
+    const std::lock_guard guard(mutex_);
+    return token_.has_value();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  uint64_t epoch_ = 0;
+  std::optional<wire::Uuid> token_;
+  wire::Uuid spent_;
+};
+
+// One QEMU's side.
+class Client {
+ public:
+  Client(Owner* owner, bool observe, uint64_t generation = 1) {
+    server.Do([&](FakeServer* fake) {
+      fake->open.generation = generation;
+      fake->judge_open = [owner](const wire::Open& open) { return owner->Open(open); };
+      fake->judge_release = [owner](const wire::TokenMessage& m) { return owner->Release(m); };
+    });
+    SessionConfig config;
+    config.uuid = RandomUuid();
+    config.observe = observe;
+    session = std::move(Session::Open(server.uri(), config, 10 * kSecond).value());
+  }
+  ~Client() {
+    Park();
+    session->Close(10 * kSecond);
+  }
+
+  void Park() {
+    session->channel(0)->Revoke();
+    session->channel(0)->Detach();
+  }
+  // Claims, and runs until it is known who has the volume. True: we.
+  bool Claim() {
+    Channel* channel = session->channel(0);
+    if (!channel->attached()) channel->Attach({loop.get(), Complete, this, nullptr});
+    if (!session->Claim().ok()) return false;
+    while (channel->state() != Channel::State::kReady &&
+           channel->state() != Channel::State::kFailed) {
+      loop->RunOnce(-1);
+    }
+    return channel->state() == Channel::State::kReady;
+  }
+  int Do(CloudblkOperation operation) {
+    std::string data(512, 'd');
+    const iovec iov{data.data(), data.size()};
+    CloudblkRequest request{};
+    request.operation = operation;
+    if (operation != CLOUDBLK_OP_FLUSH) {
+      request.iov = &iov;
+      request.iov_count = 1;
+    }
+    result.reset();
+    const int error = session->channel(0)->Submit(request);
+    if (error != 0) return error;
+    while (!result) loop->RunOnce(-1);
+    return *result;
+  }
+  CloudblkIdentity Identity() const {
+    CloudblkIdentity identity{};
+    session->Export(&identity);
+    return identity;
+  }
+  wire::Open LastOpen() {
+    wire::Open open;
+    server.Do([&](FakeServer* fake) { open = fake->opens.back(); });
+    return open;
+  }
+  static void Complete(void* opaque, const CloudblkCompletion* done, uint32_t) {
+    static_cast<Client*>(opaque)->result = done[0].result;
+  }
+
+  TcpFakeServer server{1 << 20};
+  std::unique_ptr<EpollLoop> loop = std::move(EpollLoop::Create().value());
+  std::unique_ptr<Session> session;
+  std::optional<int> result;
+};
+
+class SessionMoveTest : public ::testing::Test {
+ protected:
+  Status Release(int64_t timeout = 10 * kSecond) { return source.session->Release(timeout); }
+  Status Adopt() { return destination.session->Adopt(source.Identity()); }
+
+  Owner owner;
+  Client source{&owner, false};
+  Client destination{&owner, true};
+};
+
+TEST_F(SessionMoveTest, TheDestinationGoesOnAsTheSession) {
+  ASSERT_TRUE(Release().ok());
+  EXPECT_TRUE(owner.released());
+  ASSERT_TRUE(Adopt().ok());
+  ASSERT_TRUE(destination.Claim());
+  EXPECT_EQ(owner.epoch(), 3u);
+  EXPECT_EQ(destination.LastOpen().session, source.session->state().uuid());
+  EXPECT_EQ(destination.Do(CLOUDBLK_OP_WRITE), 0);
+  EXPECT_FALSE(source.Claim());
+  EXPECT_TRUE(source.session->state().revoked());
+  EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), -EIO);
+}
+
+TEST_F(SessionMoveTest, NothingIsAcceptedFromTheReleaseToTheClaim) {
+  ASSERT_TRUE(Release().ok());
+  source.session->channel(0)->Attach({source.loop.get(), Client::Complete, &source, nullptr});
+  EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), -EINVAL);
+}
+
+TEST_F(SessionMoveTest, TheSourceTakesItBack) {
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(Adopt().ok());
+  ASSERT_TRUE(source.Claim());
+  EXPECT_EQ(owner.epoch(), 2u);
+  EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+  EXPECT_FALSE(destination.Claim());
+  EXPECT_TRUE(destination.session->state().revoked());
+}
+
+TEST_F(SessionMoveTest, ItMovesOnAfterItWasTakenBack) {
+  ASSERT_TRUE(Release().ok());
+  const CloudblkIdentity first = source.Identity();
+  ASSERT_TRUE(source.Claim());
+  source.Park();
+  ASSERT_TRUE(Release().ok());
+  EXPECT_NE(std::memcmp(first.token, source.Identity().token, 16), 0);
+  ASSERT_TRUE(Adopt().ok());
+  EXPECT_TRUE(destination.Claim());
+  EXPECT_EQ(owner.epoch(), 4u);
+}
+
+TEST_F(SessionMoveTest, ARefusedReleaseChangesNothing) {
+  source.server.Do([](FakeServer* fake) {
+    fake->judge_release = [](const wire::TokenMessage&) { return Code::kNotActive; };
+    fake->refusal = "requests are unanswered";
+  });
+  const Status released = Release();
+  EXPECT_EQ(released.error(), EPERM);
+  EXPECT_THAT(released.message(), HasSubstr("requests are unanswered"));
+  ASSERT_TRUE(source.Claim());
+  EXPECT_EQ(owner.epoch(), 1u);
+  EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+}
+
+TEST_F(SessionMoveTest, ASilentServerIsWaitedForNoLongerThanTold) {
+  source.server.Do([](FakeServer* fake) { fake->silent = true; });
+  EXPECT_EQ(Release(20'000'000).error(), ETIMEDOUT);
+  source.server.Do([](FakeServer* fake) { fake->silent = false; });
+  EXPECT_TRUE(source.Claim());
+  EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+}
+
+TEST_F(SessionMoveTest, AnotherVolumeIsNotAdopted) {
+  ASSERT_TRUE(Release().ok());
+  CloudblkIdentity identity = source.Identity();
+  identity.volume_uuid[3] ^= 1;
+  EXPECT_EQ(destination.session->Adopt(identity).error(), ESTALE);
+}
+
+TEST_F(SessionMoveTest, WhoWasGivenNothingClaimsNothing) {
+  EXPECT_FALSE(destination.Claim());
+  EXPECT_EQ(source.session->Adopt(source.Identity()).error(), EPERM);
+  EXPECT_EQ(destination.session->Release(kSecond).error(), EPERM);
+}
+
+// The connection ends with the RELEASE or with a claim, before the server has seen it or before it
+// has answered.
+class SessionMoveCutTest : public SessionMoveTest, public ::testing::WithParamInterface<Lose> {
+ protected:
+  static void LoseOpen(Client* client) {
+    client->server.Do([](FakeServer* fake) { fake->lose_open = GetParam(); });
+  }
+};
+
+TEST_P(SessionMoveCutTest, AReleaseWithoutAnAnswerIsTakenBack) {
+  source.server.Do([](FakeServer* fake) { fake->lose_release = GetParam(); });
+  EXPECT_EQ(Release().error(), ETIMEDOUT);
+  EXPECT_EQ(owner.released(), GetParam() == Lose::kAnswer);
+  ASSERT_TRUE(source.Claim());
+  EXPECT_FALSE(owner.released());
+  EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+}
+
+TEST_P(SessionMoveCutTest, AReleaseWithoutAnAnswerIsMadeAgain) {
+  source.server.Do([](FakeServer* fake) { fake->lose_release = GetParam(); });
+  EXPECT_EQ(Release().error(), ETIMEDOUT);
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(Adopt().ok());
+  EXPECT_TRUE(destination.Claim());
+}
+
+TEST_P(SessionMoveCutTest, TheDestinationClaimsAgain) {
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(Adopt().ok());
+  LoseOpen(&destination);
+  ASSERT_TRUE(destination.Claim());
+  EXPECT_EQ(owner.epoch(), 3u);
+  EXPECT_FALSE(source.Claim());
+}
+
+TEST_P(SessionMoveCutTest, TheSourceClaimsAgain) {
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(Adopt().ok());
+  LoseOpen(&source);
+  ASSERT_TRUE(source.Claim());
+  EXPECT_EQ(owner.epoch(), 2u);
+  EXPECT_FALSE(destination.Claim());
+}
+
+INSTANTIATE_TEST_SUITE_P(Lost, SessionMoveCutTest, ::testing::Values(Lose::kRequest, Lose::kAnswer),
+                         [](const ::testing::TestParamInfo<Lose>& info) {
+                           return info.param == Lose::kRequest ? "Request" : "Answer";
+                         });
+
+// --- Writes that were not flushed ----------------------------------------------------------------
+
+class SessionMoveFlushTest : public ::testing::Test {
+ protected:
+  void Move(CloudblkOperation last, uint64_t generation) {
+    source.session->channel(0)->Attach({source.loop.get(), Client::Complete, &source, nullptr});
+    ASSERT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+    if (last == CLOUDBLK_OP_FLUSH) {
+      ASSERT_EQ(source.Do(CLOUDBLK_OP_FLUSH), 0);
+    }
+    source.Park();
+    destination = std::make_unique<Client>(&owner, true, generation);
+    ASSERT_TRUE(source.session->Release(10 * kSecond).ok());
+    ASSERT_TRUE(destination->session->Adopt(source.Identity()).ok());
+    ASSERT_TRUE(destination->Claim());
+  }
+
+  Owner owner;
+  Client source{&owner, false};
+  std::unique_ptr<Client> destination;
+};
+
+TEST_F(SessionMoveFlushTest, ALossMeanwhileFailsTheNextFlush) {
+  Move(CLOUDBLK_OP_WRITE, 2);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), -EIO);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
+}
+
+TEST_F(SessionMoveFlushTest, NothingWasLostThatWasFlushed) {
+  Move(CLOUDBLK_OP_FLUSH, 2);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
+}
+
+TEST_F(SessionMoveFlushTest, NothingWasLostWithinAGeneration) {
+  Move(CLOUDBLK_OP_WRITE, 1);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
+}
+
+}  // namespace
+}  // namespace cloudblk::testing
