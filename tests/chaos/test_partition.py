@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from tests.chaos import network, wire_client as wire
+from tests.chaos import wire_client as wire
 from tests.chaos.daemon import Daemon, file_uri
+from tests.support import network
 from tests.support.paths import CLIENT
 
 

@@ -27,17 +27,17 @@ class Guest(Qemu):
 
     devices are further arguments for QEMU; the first virtio disk is /dev/vda in the guest. The firmware,
     seabios or ovmf, has to find a boot loader there (boot_disk writes them); without one named, QEMU
-    itself starts the kernel.
+    itself starts the kernel, with files (kernel and initramfs) if not those of guest_files().
     """
 
-    def __init__(self, binary, devices, memory="512M", env=None, firmware=None):
-        super().__init__(binary, [], env)
+    def __init__(self, binary, devices, memory="512M", env=None, firmware=None, files=None, prefix=()):
+        super().__init__(binary, [], env, prefix)
         self._console = self.folder / "console"
         self._arguments += ["-accel", "tcg,thread=multi", "-smp", "2", "-m", memory]
         if firmware == "ovmf":
             self._arguments += self._ovmf()
         elif firmware is None:
-            kernel, initramfs = guest_files()
+            kernel, initramfs = files or guest_files()
             self._arguments += ["-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_COMMAND_LINE]
         self._arguments += ["-serial", f"file:{self._console}"]
         self._arguments += self.socket_chardev("agent") + ["-serial", "chardev:agent"]

@@ -57,3 +57,9 @@ def plugin_arguments(qemu):
 def guest_files():
     """Kernel and initramfs of the test guest."""
     return tuple(script("make-guest"))
+
+
+@functools.lru_cache(maxsize=None)
+def load_guest_files():
+    """Those of the small guest that has disk_load."""
+    return tuple(script("make-guest", "load"))

@@ -39,17 +39,19 @@ def hanging(proxy):
 
 class Proxy:
     """Serves volumes, given as {name: backend URI}, on a free port until it is left as a context
-    manager. After kill() it can be started again and has the same address."""
+    manager. After kill() it can be started again and has the same address. prefix is what to put
+    before the command."""
 
-    def __init__(self, volumes, arguments=(), listen="tcp://127.0.0.1:0"):
+    def __init__(self, volumes, arguments=(), listen="tcp://127.0.0.1:0", prefix=()):
         self._volumes = dict(volumes)
         self._arguments = [str(argument) for argument in arguments]
         self._listen = listen
+        self._prefix = prefix
         self.process = None
         self.log = []
 
     def start(self):
-        command = [PROXY, "--listen", self._listen, *self._arguments]
+        command = [*self._prefix, PROXY, "--listen", self._listen, *self._arguments]
         for name, uri in self._volumes.items():
             command += ["--volume", f"{name}={uri}"]
         self.process = subprocess.Popen(

@@ -82,11 +82,11 @@ def listen(path):
 
 class Qemu:
     """Runs a QEMU until it is left as a context manager. QEMU connects to us, so there is no race
-    with its start. folder holds its sockets and messages."""
+    with its start. folder holds its sockets and messages; prefix is what to put before the command."""
 
-    def __init__(self, binary, arguments, env=None):
+    def __init__(self, binary, arguments, env=None, prefix=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="cloudblk-qemu-"))
-        self._binary = binary
+        self._binary = [*prefix, binary]
         self._arguments = [str(argument) for argument in arguments]
         self._env = {**os.environ, **(env or {})}
         if SANITIZER_OPTIONS is not None:
@@ -122,7 +122,7 @@ class Qemu:
 
     def start(self):
         monitor = self.socket_chardev("qmp") + ["-mon", "chardev=qmp,mode=control"]
-        command = [self._binary, "-nodefaults", "-display", "none", "-no-reboot"]
+        command = [*self._binary, "-nodefaults", "-display", "none", "-no-reboot"]
         with open(self.folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
                 [*command, *self._arguments, *monitor],
