@@ -4,6 +4,7 @@
 import pytest
 
 from tests.migration import pair
+from tests.support import network
 from tests.support.paths import qemu_command
 from tests.support.proxy import Proxy
 
@@ -53,3 +54,12 @@ def machines(proxy):
     made = Pair(proxy)
     yield made
     made.end()
+
+
+@pytest.fixture
+def net():
+    """Two hosts for QEMU and one for the proxy."""
+    if not network.possible():
+        pytest.skip("network namespaces need root and the ip command")
+    with network.Switch(3) as made:
+        yield made
