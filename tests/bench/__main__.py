@@ -10,7 +10,7 @@ import sys
 
 from tests.support.paths import BUILD, REPO, stock_qemu
 
-from . import budget, extras, goals, measure
+from . import budget, extras, goals, guest, measure
 from .instructions import instructions
 from .machine import output_of
 from .page import page
@@ -49,7 +49,7 @@ def parse():
     parser.add_argument("--seconds", type=float, help="of each run, 3 unless told")
     parser.add_argument("--workload", action="append", metavar="NAME", help=f"of {', '.join(WORKLOADS)}")
     parser.add_argument("--qemu", help="another QEMU than stock 10.0.2; with the device compiled in or as its plugin")
-    parser.add_argument("--only-rows", action="store_true", help="no instructions, file, idle and memory figures")
+    parser.add_argument("--only-rows", action="store_true", help="no instructions, and no figures of files, guests and idle disks")
     parser.add_argument("--budget", action="store_true", help="write tests/bench/budget.json instead")
     parser.add_argument("--verify", action="store_true", help="check the content instead of measuring")
     parser.add_argument("--output", type=pathlib.Path, help="folder of results.json and index.html")
@@ -97,6 +97,7 @@ def main():
             if row.name in COUNTED
         }
         results["file"] = extras.proxy_on_a_file(BUILD, options.seconds, options.runs)
+        results["guest"] = guest.cpu_per_io(setup, 5 * options.seconds)
         results["footprint"] = extras.footprint(setup, options.seconds)
     found = goals.lines(results)
     # What was asked for in part, or in haste, does not replace the published figures

@@ -119,6 +119,9 @@ def _others(r):
         for engine in ("libaio", "io_uring")
     ]  # fmt: skip
     return lines + [
+        Line("Linux guest under TCG, fio 4 KiB, depth 32: IOThread CPU per I/O",
+             ratio(r.extra("guest", "cloudblk"), r.extra("guest", "nbd")), False, 0.5, 0.35,
+             "of virtio-blk's with NBD to nbdkit"),
         Line("idle disk: wake-ups of the IOThread and the proxy per second",
              r.extra("footprint", "idle-wakeups-per-s"), False, 0, None, "wake-ups"),
         Line("idle disk in QEMU: resident memory", r.extra("footprint", "mb-per-idle-disk"), False, 2, None, "MB"),

@@ -105,6 +105,8 @@ def _described(results):
         versions = "; ".join(f"{html.escape(text)}" for text in row["versions"].values())
         options = "<br>".join(f"<code>{html.escape(text)}</code>" for text in row["options"])
         rows.append(f"<h3>{html.escape(row['title'])} ({name})</h3><p>{versions}</p><p>{options}</p>")
+    for name, reason in results.get("left out", {}).items():
+        rows.append(f"<p>Left out: {name}, {html.escape(reason)}</p>")
     return f"<h2>The machine</h2><table>{machine}</table><h2>Rows, versions and options</h2>{''.join(rows)}"
 
 

@@ -82,12 +82,16 @@ def nbd_machine(stack, setup, server, port, export):
     return start_machine(stack, setup, disk + device("virtio-blk-pci", "drive=d0", "iothread=io0"), server)
 
 
-def nbdkit(stack, setup, *plugin):
+def nbdkit_server(stack, *plugin):
+    """(server, its port)"""
     program, port = require("nbdkit", "nbdkit"), free_port()
     command = [program, "-f", "--log=null", "-i", "127.0.0.1", "-p", port, *plugin]
-    server = stack.enter_context(Server(command, address=("127.0.0.1", port)))
-    running = nbd_machine(stack, setup, server, port, "")
-    running.versions["nbdkit"] = version_of(program)
+    return stack.enter_context(Server(command, address=("127.0.0.1", port))), port
+
+
+def nbdkit(stack, setup, *plugin):
+    running = nbd_machine(stack, setup, *nbdkit_server(stack, *plugin), "")
+    running.versions["nbdkit"] = version_of("nbdkit")
     return running
 
 
@@ -181,20 +185,23 @@ def _floor(stack, setup):
     return Running(command, {}, [" ".join(server.command)], {"server": server.pid})
 
 
-def cloudblk(stack, setup, listen="tcp://127.0.0.1:0", queues=1):
-    server = stack.enter_context(
-        Server(
-            [*setup.proxy_valgrind, PROXY, "--listen", listen, "--volume", f"d0=memory:?size={VOLUME}"],
-            ready=r"listening on (\S+)",
-        )
-    )
+def proxy_server(stack, listen="tcp://127.0.0.1:0", valgrind=()):
+    """Serves the volume d0."""
+    command = [*valgrind, PROXY, "--listen", listen, "--volume", f"d0=memory:?size={VOLUME}"]
+    return stack.enter_context(Server(command, ready=r"listening on (\S+)"))
+
+
+def volume_uri(server):
     address = server.match.group(1)
     if address.startswith("tcp://"):
-        uri = f"cloudblk://{address.removeprefix('tcp://')}/d0"
-    else:
-        uri = f"cloudblk+unix:///d0?socket={address.removeprefix('unix://')}"
+        return f"cloudblk://{address.removeprefix('tcp://')}/d0"
+    return f"cloudblk+unix:///d0?socket={address.removeprefix('unix://')}"
+
+
+def cloudblk(stack, setup, listen="tcp://127.0.0.1:0", queues=1):
+    server = proxy_server(stack, listen, setup.proxy_valgrind)
     threads = ["iothreads=io0:io1", "num-queues=2"] if queues == 2 else ["iothread=io0"]
-    disk = device("cloudblk-pci", f"server={uri}", *threads)
+    disk = device("cloudblk-pci", f"server={volume_uri(server)}", *threads)
     running = start_machine(stack, setup, disk, server, cloudblk=True, iothreads=queues)
     running.versions["cloudblk-proxy"] = version_of(PROXY)
     return running
