@@ -93,7 +93,7 @@ def measure(rows, workloads, setup, seconds, rounds, with_calls=True):
         if with_calls:
             say("system calls")
             for workload, row in pairs:
-                report = run(running[row.name], *workload.options, "--seconds", 1, "--warmup", 0.2, "--syscalls")
+                report = run(running[row.name], *workload.options, "--seconds", 0.4, "--warmup", 0.1, "--syscalls")
                 counted.setdefault(row.name, {})[workload.name] = calls(report)
         described = {
             row.name: {"title": row.title, "versions": running[row.name].versions, "options": running[row.name].options}
