@@ -42,12 +42,7 @@ class BenchMachine(Qemu):
 
     def __init__(self, setup, devices, cloudblk=False, iothreads=1):
         binary = setup.qemu
-        super().__init__(binary, [])
-        if setup.valgrind:
-            wrapper = self.folder / "qemu"
-            wrapper.write_text(f'#!/bin/sh\nexec {" ".join(setup.valgrind)} {binary} "$@"\n')
-            wrapper.chmod(0o755)
-            self._binary = wrapper
+        super().__init__(binary, [], prefix=setup.valgrind)
         # Not in the temporary folder: that may be on a disk, whose writing back would be measured.
         self.memory = pathlib.Path(tempfile.mkstemp(prefix="cloudblk-bench-", dir="/dev/shm")[1])
         os.truncate(self.memory, MEMORY_SIZE)
