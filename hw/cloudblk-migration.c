@@ -24,16 +24,82 @@
 
 /* ---- Requests in the stream ---- */
 
-static void put_list(QEMUFile *f, CloudblkDevice *dev, uint32_t index,
-                     const CloudblkReqList *list)
+/*
+ * Not qemu_put_virtqueue_element(): with a packed ring, QEMU's counterpart
+ * expects the fields in another order.
+ */
+static void put_buffers(QEMUFile *f, const hwaddr *address,
+                        const struct iovec *sg, unsigned count)
+{
+    unsigned i;
+
+    for (i = 0; i < count; i++) {
+        qemu_put_be64(f, address[i]);
+        qemu_put_be32(f, sg[i].iov_len);
+    }
+}
+
+static void get_buffers(QEMUFile *f, hwaddr *address, struct iovec *sg,
+                        unsigned count)
+{
+    unsigned i;
+
+    for (i = 0; i < count; i++) {
+        address[i] = qemu_get_be64(f);
+        sg[i].iov_len = qemu_get_be32(f);
+    }
+}
+
+static void put_list(QEMUFile *f, uint32_t index, const CloudblkReqList *list)
 {
     CloudblkReq *req;
 
     QSIMPLEQ_FOREACH(req, list, next) {
+        VirtQueueElement *elem = &req->elem;
+
         qemu_put_byte(f, 1);
         qemu_put_be32(f, index);
-        qemu_put_virtqueue_element(VIRTIO_DEVICE(dev), f, &req->elem);
+        qemu_put_be32(f, elem->index);
+        qemu_put_be32(f, elem->ndescs);
+        qemu_put_be32(f, elem->in_num);
+        qemu_put_be32(f, elem->out_num);
+        put_buffers(f, elem->in_addr, elem->in_sg, elem->in_num);
+        put_buffers(f, elem->out_addr, elem->out_sg, elem->out_num);
     }
+}
+
+/* NULL: the stream is wrong. */
+static CloudblkReq *get_request(QEMUFile *f, CloudblkDevice *dev)
+{
+    uint32_t queue = qemu_get_be32(f);
+    uint32_t index = qemu_get_be32(f);
+    uint32_t ndescs = qemu_get_be32(f);
+    uint32_t in_num = qemu_get_be32(f);
+    uint32_t out_num = qemu_get_be32(f);
+    VirtQueueElement *elem;
+    CloudblkReq *req;
+
+    if (queue >= dev->conf.num_queues || in_num > VIRTQUEUE_MAX_SIZE ||
+        out_num > VIRTQUEUE_MAX_SIZE) {
+        return NULL;
+    }
+    /* One block, as virtqueue_pop() makes it */
+    req = g_malloc0(sizeof(*req) + (in_num + out_num) *
+                                       (sizeof(struct iovec) + sizeof(hwaddr)));
+    req->queue = &dev->queues[queue];
+    elem = &req->elem;
+    elem->index = index;
+    elem->ndescs = ndescs;
+    elem->in_num = in_num;
+    elem->out_num = out_num;
+    elem->in_sg = (struct iovec *)(req + 1);
+    elem->out_sg = elem->in_sg + in_num;
+    elem->in_addr = (hwaddr *)(elem->out_sg + out_num);
+    elem->out_addr = elem->in_addr + in_num;
+    get_buffers(f, elem->in_addr, elem->in_sg, in_num);
+    get_buffers(f, elem->out_addr, elem->out_sg, out_num);
+    virtqueue_map(VIRTIO_DEVICE(dev), elem);
+    return req;
 }
 
 static int put_requests(QEMUFile *f, void *pv, size_t size,
@@ -43,8 +109,8 @@ static int put_requests(QEMUFile *f, void *pv, size_t size,
     unsigned i;
 
     for (i = 0; i < dev->conf.num_queues; i++) {
-        put_list(f, dev, i, &dev->queues[i].retry);
-        put_list(f, dev, i, &dev->queues[i].failed);
+        put_list(f, i, &dev->queues[i].retry);
+        put_list(f, i, &dev->queues[i].failed);
     }
     qemu_put_byte(f, 0);
     return 0;
@@ -56,16 +122,14 @@ static int get_requests(QEMUFile *f, void *pv, size_t size,
     CloudblkDevice *dev = pv;
 
     while (qemu_get_byte(f)) {
-        uint32_t index = qemu_get_be32(f);
-        CloudblkReq *req;
+        CloudblkReq *req = get_request(f, dev);
 
-        if (index >= dev->conf.num_queues) {
-            error_report("cloudblk: the stream names queue %u of %u", index,
-                         dev->conf.num_queues);
+        if (!req) {
+            error_report("cloudblk: the migration stream names queues or "
+                         "buffers that %s does not have here",
+                         dev->conf.server);
             return -EINVAL;
         }
-        req = qemu_get_virtqueue_element(VIRTIO_DEVICE(dev), f, sizeof(*req));
-        req->queue = &dev->queues[index];
         QSIMPLEQ_INSERT_TAIL(&req->queue->failed, req, next);
     }
     return 0;

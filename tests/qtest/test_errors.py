@@ -3,12 +3,12 @@
 
 import os
 import subprocess
-import time
 
 import pytest
 
 from tests.support.proxy import Proxy
 from tests.support.qtest import Machine
+from tests.support.shrinking import MIB, SIZE, Shrinking
 from tests.support.virtio import (
     BLK_DISCARD,
     PACKED,
@@ -28,9 +28,6 @@ from tests.support.virtio import (
 from .conftest import Bench
 from .life import eject
 
-CLOCK_MONOTONIC_COARSE = 6  # which Python's time does not name
-MIB = 1 << 20
-SIZE = 64 * MIB
 LOOPS = {"main-loop": {}, "iothread": {"iothread": "io0"}, "no-ioeventfd": {"ioeventfd": False}}
 IOTHREAD = ("-object", "iothread,id=io0")
 DISK = "/machine/peripheral/disk"
@@ -39,26 +36,6 @@ DISK = "/machine/peripheral/disk"
 @pytest.fixture(params=LOOPS)
 def loops(request):
     return LOOPS[request.param]
-
-
-class Shrinking:
-    """A file volume whose storage fails behind the first MiB until it is repaired."""
-
-    def __init__(self, path):
-        self.path = path
-        self.proxy = Proxy({"d0": f"file://{path}?size={SIZE}&create=on"})
-
-    def fail(self):
-        os.truncate(self.path, MIB)
-        # The proxy looks at the size once in a tick of this clock
-        begin = time.clock_gettime(CLOCK_MONOTONIC_COARSE)
-        poll(lambda: time.clock_gettime(CLOCK_MONOTONIC_COARSE) != begin, "tick")
-
-    def repair(self):
-        # The proxy does not trust a file again that shrank under it
-        self.proxy.kill()
-        os.truncate(self.path, SIZE)
-        self.proxy.start()
 
 
 @pytest.fixture
