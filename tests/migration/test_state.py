@@ -147,6 +147,31 @@ def test_requests_of_all_queues_go_on(machines, way, packed):
     machines.check_owners(1)
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_server_that_hangs_during_the_switch_over(machines, release):
+    """It comes back before, while or after the source gives up: whoever has the disk then has all of
+    it, and alone."""
+    source = machines.start(release)
+    destination = machines.start(release, source)
+    load = pair.Load(pair.new_driver(source))
+    load.run(0.1)
+    load.drain()
+    uri = pair.listen(destination)
+    with hanging(machines.proxy):
+        load.start()
+        source.qmp.command("migrate", uri=uri)
+        source.qmp.wait_event("STOP")
+    if pair.wait_status(source, "completed", "failed") == "completed":
+        pair.wait_arrived(destination)
+        assert load.flying
+        pair.go_on(load, destination)
+    else:
+        poll(lambda: source.qmp.command("query-status")["running"], "the source to run again")
+    load.run(0.1)
+    load.verify()
+    machines.check_owners(0)
+
+
 class TestStopped:
     """A machine that stands still because its storage failed."""
 
