@@ -32,10 +32,16 @@ def test_module_is_loaded_when_wanted(qemu):
         assert ("hw-block-cloudblk.so" in maps.read_text()) == bool(modules)
 
 
+def sanitizer_runtime(program):
+    """Must come first among what is preloaded; of an ordinary build, nothing."""
+    lines = subprocess.check_output(["ldd", program], text=True).splitlines()
+    return [line.split()[2] for line in lines if "libasan.so" in line]
+
+
 @pytest.mark.parametrize("way", ["plugin", "preload"])
 def test_plugin_does_no_harm(qemu, way):
     arguments = ["-machine", "q35", "-S"] + (["-plugin", PLUGIN] if way == "plugin" else [])
-    env = {"LD_PRELOAD": str(PLUGIN)} if way == "preload" else {}
+    env = {"LD_PRELOAD": ":".join([*sanitizer_runtime(qemu), str(PLUGIN)])} if way == "preload" else {}
     with Qemu(qemu, arguments, env) as started:
         properties = started.qmp.command("device-list-properties", typename="cloudblk-pci")
         assert "server" in [each["name"] for each in properties]
