@@ -2,6 +2,8 @@
 """What a guest says on its serial port, in whichever QEMU it is."""
 
 import collections
+import select
+import socket
 import threading
 import time
 
@@ -24,23 +26,34 @@ class Port:
         self._thread.start()
 
     def _read(self):
-        while True:
+        while not self._closed:
             try:
-                data = self._connection.recv(65536)
+                select.select([self._connection], [], [])
+            except (OSError, ValueError):
+                pass  # it was closed here: recv says so too
+            with self._changed:
+                self._receive()
+
+    def _receive(self):
+        """All that was sent before the call. With the lock held, so that nothing is on its way from
+        the socket to the list."""
+        while not self._closed:
+            try:
+                data = self._connection.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
             except OSError:
                 data = b""
-            with self._changed:
-                if data:
-                    self._chunks.append((time.monotonic(), data))
-                else:
-                    self._closed = True
-                self._changed.notify_all()
-            if not data:
-                return
+            if data:
+                self._chunks.append((time.monotonic(), data))
+            else:
+                self._closed = True
+            self._changed.notify_all()
 
     def take(self, deadline=0):
         """What came since the last call; waits for something until the deadline."""
         with self._changed:
+            self._receive()
             self._changed.wait_for(lambda: self._chunks or self._closed, max(0, deadline - time.monotonic()))
             if deadline and not self._chunks:
                 raise Closed("the guest's serial port was closed") if self._closed else Timeout("the guest is silent")
