@@ -34,11 +34,11 @@ def test_two_queues():
 
 
 def test_lockstep():
-    """One notification and one batch of answers for each round."""
+    """One batch for each round, and one notification unless the IOThread was looking anyway."""
     report = run_row("cloudblk", "--depth", "32", "--count", "640", "--lockstep", "--range", "2M")
     assert report["ios"] == 640
     assert report["submit-batch"] == 32
-    assert report["kicks-per-io"] == 1 / 32
+    assert report["kicks-per-io"] <= 1 / 32
 
 
 def test_background_stream():
