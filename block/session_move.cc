@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
-#include <optional>
 
+#include "block/answer_waiter.h"
 #include "block/epoll_loop.h"
 #include "block/session.h"
 
@@ -17,32 +17,6 @@ wire::Uuid UuidOf(const uint8_t (&bytes)[16]) {
   std::ranges::copy(bytes, uuid.bytes.begin());
   return uuid;
 }
-
-// Whoever waits for the RELEASE_REPLY.
-class Releaser final : public ChannelObserver {
- public:
-  bool ready() const { return ready_; }
-  bool cut() const { return cut_; }
-  const std::optional<wire::Status>& answer() const { return answer_; }
-  const std::string& text() const { return text_; }
-
-  void OnReady(Channel*) override { ready_ = true; }
-  void OnFailure(Channel*, const ConnectionFailure& failure) override {
-    cut_ = true;
-    text_ = failure.text;
-  }
-  void OnClosed(Channel*) override {}
-  void OnReleased(Channel*, wire::Status status, std::string_view text) override {
-    answer_ = status;
-    text_ = text;
-  }
-
- private:
-  bool ready_ = false;
-  bool cut_ = false;
-  std::optional<wire::Status> answer_;
-  std::string text_;
-};
 
 }  // namespace
 
@@ -128,7 +102,7 @@ Status Session::WaitReady(EpollLoop* loop, int64_t deadline_ns) {
 
 Status Session::SendRelease(EpollLoop* loop, int64_t deadline_ns) {
   Channel* channel = channels_[0].get();
-  Releaser releaser;
+  AnswerWaiter releaser;
   channel->set_observer(&releaser);
   state_.BeginRelease();
   channel->Release();

@@ -2,8 +2,8 @@
 //
 // A session that asks for another size of its volume (SPEC.md 14).
 #include <cerrno>
-#include <optional>
 
+#include "block/answer_waiter.h"
 #include "block/epoll_loop.h"
 #include "block/session.h"
 #include "block/wire_errno.h"
@@ -11,33 +11,9 @@
 namespace cloudblk {
 namespace {
 
-// Whoever waits for the RESIZE_REPLY.
-class ResizeWaiter final : public ChannelObserver {
- public:
-  const std::optional<wire::Status>& answer() const { return answer_; }
-  bool lost() const { return lost_; }
-  const std::string& text() const { return text_; }
-
-  void OnReady(Channel*) override {}
-  void OnFailure(Channel*, const ConnectionFailure& failure) override {
-    lost_ = true;
-    text_ = failure.text;
-  }
-  void OnClosed(Channel*) override {}
-  void OnResized(Channel*, wire::Status status, std::string_view text) override {
-    answer_ = status;
-    text_ = text;
-  }
-
- private:
-  std::optional<wire::Status> answer_;
-  bool lost_ = false;
-  std::string text_;
-};
-
-Status Outcome(const ResizeWaiter& waiter, bool sent) {
+Status Outcome(const AnswerWaiter& waiter, bool sent) {
   if (!waiter.answer()) {
-    const std::string why = waiter.lost() ? waiter.text() : "the server does not answer in time";
+    const std::string why = waiter.cut() ? waiter.text() : "the server does not answer in time";
     return Status(ETIMEDOUT,
                   why + (sent ? "; whether the volume was resized is not known, try again"
                               : "; the volume was not resized, try again"));
@@ -54,11 +30,11 @@ Status Session::Resize(const wire::Resize& request, int64_t timeout_ns) {
   if (!loop.ok()) return loop.status();
   const int64_t deadline = (*loop)->NowNs() + timeout_ns;
   Channel* channel = channels_[0].get();
-  ResizeWaiter waiter;
+  AnswerWaiter waiter;
   bool sent = false;
   channel->set_observer(&waiter);
   channel->Attach({loop->get(), nullptr, nullptr, nullptr});
-  while (!waiter.answer() && !waiter.lost() && channel->state() != Channel::State::kFailed) {
+  while (!waiter.answer() && !waiter.cut() && channel->state() != Channel::State::kFailed) {
     if (!sent && channel->state() == Channel::State::kReady) {
       channel->Resize(request);
       sent = true;
