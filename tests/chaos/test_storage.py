@@ -8,6 +8,7 @@ import pytest
 
 from tests.chaos import wire_client as wire
 from tests.chaos.daemon import Daemon, file_uri
+from tests.support.paths import CLIENT
 
 
 def opened(proxy, **more):
@@ -101,6 +102,23 @@ def test_a_block_device_serves_as_well(tmp_path, block_device, options):
         assert backing.stat().st_blocks * 512 < 3 << 20
         assert "does not survive a restart" in proxy.log()
         assert one.close()[0] == wire.OK
+
+
+def test_a_volume_follows_its_block_device(tmp_path, block_device):
+    """Which is resized where it comes from, and not by us."""
+    device, backing = block_device
+    with Daemon(tmp_path, {"disk": f"file://{device}"}) as proxy:
+        one = opened(proxy)
+        resize = [CLIENT, "resize", proxy.uri("disk"), "128M"]
+        refused = subprocess.run(resize, stderr=subprocess.PIPE, text=True, check=False)
+        assert refused.returncode == 1
+        assert f"{device} is a block device of {64 << 20} bytes" in refused.stderr
+        os.truncate(backing, 128 << 20)
+        subprocess.run(["losetup", "--set-capacity", device], check=True)
+        assert one.write(100 << 20, bytes(4096)) == wire.OUT_OF_RANGE
+        subprocess.run(resize, check=True)
+        assert one.write(100 << 20, b"x" * 4096) == wire.OK
+        assert one.read(100 << 20, 4096) == (wire.OK, b"x" * 4096)
 
 
 @pytest.mark.parametrize("arguments, status, text", [
