@@ -44,7 +44,7 @@ def qemu_command(name):
     if name != COMPILED_IN:
         return stock_qemu(name)
     if not os.path.exists(compiled_in_qemu()):
-        pytest.skip("there is no QEMU with the device compiled in: run scripts/build-qemu")
+        pytest.fail("there is no QEMU with the device compiled in: run scripts/build-qemu")
     return compiled_in_qemu()
 
 
