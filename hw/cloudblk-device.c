@@ -12,6 +12,7 @@
 #include "standard-headers/linux/virtio_ids.h"
 
 #include "cloudblk-loop.h"
+#include "cloudblk-memory.h"
 #include "cloudblk-pci.h"
 
 /* How long the farewell to the server may take, at exit all disks' together. */
@@ -205,6 +206,7 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
         cloudblk_settle(dev);
     }
     close_session(dev, CLOSE_TIMEOUT_MS);
+    cloudblk_memory_unwatch(dev);
     QLIST_REMOVE(dev, next);
     qemu_del_vm_change_state_handler(dev->vm_state);
     for (i = 0; i < dev->conf.num_queues; i++) {

@@ -26,7 +26,9 @@ OBJECT_DECLARE_SIMPLE_TYPE(CloudblkDevice, CLOUDBLK_DEVICE)
 #define CLOUDBLK_MAX_RANGES 64
 
 typedef struct CloudblkLoop CloudblkLoop;
+typedef struct CloudblkMemory CloudblkMemory;
 typedef struct CloudblkReq CloudblkReq;
+typedef struct CloudblkRingScratch CloudblkRingScratch;
 typedef QSIMPLEQ_HEAD(CloudblkReqList, CloudblkReq) CloudblkReqList;
 
 typedef struct CloudblkQueue {
@@ -36,6 +38,7 @@ typedef struct CloudblkQueue {
     CloudblkLoop *loop;
     /* The thread that serves the queue */
     unsigned filled; /* used elements written, but not yet shown to the guest */
+    unsigned popped; /* requests that are not answered */
     struct CloudblkQueue *next_filled;
     /*
      * Requests that wait until the VM continues, here or after a migration:
@@ -60,6 +63,13 @@ struct CloudblkLoop {
     AioContext *attached;
     /* The thread that serves the loop's queues */
     CloudblkQueue *filled; /* queues with used elements to be shown */
+    CloudblkReqList spare; /* requests to be used again */
+    CloudblkRingScratch *scratch; /* of cloudblk-ring.c */
+    /*
+     * Guest memory as it was looked up last. RCU; removed under the big QEMU
+     * lock when the memory map changes
+     */
+    CloudblkMemory *memory;
 };
 
 typedef struct CloudblkConf {
@@ -130,6 +140,8 @@ struct CloudblkDevice {
     CloudblkIdentity identity; /* as in the stream */
     bool revoking; /* completions give buffers up instead of returning them */
     bool parking; /* completions keep requests until the VM continues */
+    MemoryListener memory_listener;
+    bool memory_watched; /* the loops read it too, atomic */
 
     /* Shared, atomic */
     uint64_t capacity; /* bytes */

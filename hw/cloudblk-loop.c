@@ -11,6 +11,7 @@
 #include "qemu/timer.h"
 
 #include "cloudblk-request.h"
+#include "cloudblk-ring.h"
 
 /* ---- Operations lent to the engine ---- */
 
@@ -189,6 +190,7 @@ static CloudblkLoop *find_loop(CloudblkDevice *dev, IOThread *iothread,
     loop->dev = dev;
     loop->context = context;
     loop->iothread = iothread;
+    QSIMPLEQ_INIT(&loop->spare);
     if (iothread) {
         object_ref(OBJECT(iothread));
     }
@@ -238,6 +240,7 @@ void cloudblk_loops_cleanup(CloudblkDevice *dev)
         cloudblk_compat_vq_mapping_release(dev->conf.iothread_vq_mapping);
     }
     for (i = 0; i < dev->num_loops; i++) {
+        cloudblk_ring_cleanup(&dev->loops[i]);
         if (dev->loops[i].iothread) {
             object_unref(OBJECT(dev->loops[i].iothread));
         }

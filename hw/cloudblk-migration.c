@@ -86,7 +86,6 @@ static CloudblkReq *get_request(QEMUFile *f, CloudblkDevice *dev)
     /* One block, as virtqueue_pop() makes it */
     req = g_malloc0(sizeof(*req) + (in_num + out_num) *
                                        (sizeof(struct iovec) + sizeof(hwaddr)));
-    req->queue = &dev->queues[queue];
     elem = &req->elem;
     elem->index = index;
     elem->ndescs = ndescs;
@@ -99,6 +98,7 @@ static CloudblkReq *get_request(QEMUFile *f, CloudblkDevice *dev)
     get_buffers(f, elem->in_addr, elem->in_sg, in_num);
     get_buffers(f, elem->out_addr, elem->out_sg, out_num);
     virtqueue_map(VIRTIO_DEVICE(dev), elem);
+    cloudblk_request_init(req, &dev->queues[queue]);
     return req;
 }
 

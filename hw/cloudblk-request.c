@@ -13,6 +13,8 @@
 #include "standard-headers/linux/virtio_blk.h"
 
 #include "cloudblk-loop.h"
+#include "cloudblk-memory.h"
+#include "cloudblk-ring.h"
 
 /* The only place where an errno becomes what the guest is told. */
 static uint8_t status_of(int result)
@@ -27,6 +29,46 @@ static uint8_t status_of(int result)
     }
 }
 
+void cloudblk_request_init(CloudblkReq *req, CloudblkQueue *queue)
+{
+    req->queue = queue;
+    req->memory = NULL;
+    req->in_bytes = iov_size(req->elem.in_sg, req->elem.in_num);
+    req->out_bytes = iov_size(req->elem.out_sg, req->elem.out_num);
+    queue->popped++;
+}
+
+/*
+ * The first `stored` bytes of the buffers count as written. QEMU, which unmaps
+ * what it has mapped, does the same for its own.
+ */
+static void release_buffers(CloudblkReq *req, size_t stored)
+{
+    VirtQueueElement *elem = &req->elem;
+    unsigned i;
+
+    if (!req->memory) {
+        return;
+    }
+    for (i = 0; stored; i++) {
+        size_t length = MIN(stored, elem->in_sg[i].iov_len);
+
+        cloudblk_memory_written(req->memory, elem->in_addr[i], length);
+        stored -= length;
+    }
+    elem->in_num = elem->out_num = 0;
+}
+
+static void release(CloudblkReq *req)
+{
+    req->queue->popped--;
+    if (req->memory) {
+        cloudblk_ring_free(req);
+    } else {
+        g_free(req);
+    }
+}
+
 /*
  * Answers the request and frees it. The guest sees it at the next publish. RCU
  * read lock held.
@@ -36,24 +78,22 @@ static void finish(CloudblkReq *req, int result)
     CloudblkQueue *queue = req->queue;
     VirtQueueElement *elem = &req->elem;
     struct iovec *last = &elem->in_sg[elem->in_num - 1];
-    uint8_t status = status_of(result);
 
     /*
      * Its last byte, wherever the driver put it: pop refuses empty descriptors
      */
-    memcpy((uint8_t *)last->iov_base + last->iov_len - 1, &status,
-           sizeof(status));
+    ((uint8_t *)last->iov_base)[last->iov_len - 1] = status_of(result);
     if (!queue->filled) {
         queue->next_filled = queue->loop->filled;
         queue->loop->filled = queue;
     }
     /*
      * Everything counts as written: after an error nobody knows how much was,
-     * and unmapping marks that many bytes dirty for migration
+     * and that many bytes are marked dirty for migration
      */
-    virtqueue_fill(queue->vq, elem, iov_size(elem->in_sg, elem->in_num),
-                   queue->filled++);
-    g_free(req);
+    release_buffers(req, req->in_bytes);
+    virtqueue_fill(queue->vq, elem, req->in_bytes, queue->filled++);
+    release(req);
 }
 
 /*
@@ -94,8 +134,9 @@ static void answer(CloudblkReq *req, int result)
  */
 static void drop(CloudblkReq *req, size_t stored)
 {
+    release_buffers(req, stored);
     virtqueue_detach_element(req->queue->vq, &req->elem, stored);
-    g_free(req);
+    release(req);
 }
 
 /*
@@ -181,7 +222,7 @@ static int submit_read(CloudblkReq *req, uint64_t sector)
 {
     VirtQueueElement *elem = &req->elem;
     struct iovec *last = &elem->in_sg[elem->in_num - 1];
-    uint64_t length = iov_size(elem->in_sg, elem->in_num) - 1;
+    uint64_t length = req->in_bytes - 1;
     CloudblkRequest request = {};
     int ret;
 
@@ -211,8 +252,7 @@ static int submit_write(CloudblkReq *req, uint64_t sector)
     CloudblkDevice *dev = req->queue->dev;
     VirtQueueElement *elem = &req->elem;
     struct iovec *first = elem->out_sg;
-    uint64_t length = iov_size(elem->out_sg, elem->out_num) -
-                      sizeof(struct virtio_blk_outhdr);
+    uint64_t length = req->out_bytes - sizeof(struct virtio_blk_outhdr);
     size_t header = sizeof(struct virtio_blk_outhdr);
     struct iovec whole;
     CloudblkRequest request = {};
@@ -263,7 +303,7 @@ static int get_id(CloudblkReq *req)
     VirtQueueElement *elem = &req->elem;
     const char *serial = req->queue->dev->conf.serial;
     char id[VIRTIO_BLK_ID_BYTES] = "";
-    size_t room = iov_size(elem->in_sg, elem->in_num) - 1;
+    size_t room = req->in_bytes - 1;
 
     if (serial) {
         memcpy(id, serial, MIN(strlen(serial), sizeof(id)));
@@ -300,7 +340,7 @@ static int submit_ranges(CloudblkReq *req, bool discard)
     VirtQueueElement *elem = &req->elem;
     struct virtio_blk_discard_write_zeroes from;
     size_t offset = sizeof(struct virtio_blk_outhdr);
-    size_t size = iov_size(elem->out_sg, elem->out_num);
+    size_t size = req->out_bytes;
     CloudblkRange ranges[CLOUDBLK_MAX_RANGES];
     CloudblkRequest request = {};
     uint32_t count = 0;
@@ -401,16 +441,16 @@ static void handle(CloudblkReq *req)
     struct virtio_blk_outhdr header;
     int result;
 
-    if (!elem->in_num || iov_to_buf(elem->out_sg, elem->out_num, 0, &header,
-                                    sizeof(header)) != sizeof(header)) {
+    if (!req->in_bytes || req->out_bytes < sizeof(header)) {
         virtio_error(VIRTIO_DEVICE(req->queue->dev),
                      "cloudblk: request without %s",
-                     elem->in_num ? "header" : "status");
+                     req->in_bytes ? "header" : "status");
         drop(req, 0);
         return;
     }
-    if (!in_ram(elem->in_sg, elem->in_num) ||
-        !in_ram(elem->out_sg, elem->out_num)) {
+    iov_to_buf(elem->out_sg, elem->out_num, 0, &header, sizeof(header));
+    if (!req->memory && (!in_ram(elem->in_sg, elem->in_num) ||
+                         !in_ram(elem->out_sg, elem->out_num))) {
         virtio_error(VIRTIO_DEVICE(req->queue->dev),
                      "cloudblk: request with a buffer outside memory");
         drop(req, 0);
@@ -445,7 +485,26 @@ void cloudblk_queue_forget(CloudblkQueue *queue)
     cloudblk_queue_retry(queue);
     while ((req = take(&queue->retry))) {
         /* A read that failed may have written any of it */
-        drop(req, iov_size(req->elem.in_sg, req->elem.in_num));
+        drop(req, req->in_bytes);
+    }
+}
+
+/* All that the driver has made available. */
+static void take_available(CloudblkQueue *queue)
+{
+    CloudblkRing ring;
+    CloudblkReq *req;
+
+    if (cloudblk_ring_open(&ring, queue)) {
+        while ((req = cloudblk_ring_pop(&ring))) {
+            handle(req);
+        }
+        cloudblk_ring_close(&ring);
+        return;
+    }
+    while ((req = virtqueue_pop(queue->vq, sizeof(*req)))) {
+        cloudblk_request_init(req, queue);
+        handle(req);
     }
 }
 
@@ -464,10 +523,7 @@ void cloudblk_queue_run(CloudblkQueue *queue)
         if (suppress) {
             virtio_queue_set_notification(vq, 0);
         }
-        while ((req = virtqueue_pop(vq, sizeof(*req)))) {
-            req->queue = queue;
-            handle(req);
-        }
+        take_available(queue);
         if (suppress) {
             virtio_queue_set_notification(vq, 1);
         }

@@ -5,13 +5,24 @@
 
 #include "cloudblk-device.h"
 
-/* One element of a virtqueue, in the memory that virtqueue_pop() allocates. */
+/*
+ * One element of a virtqueue, in memory that cloudblk_ring_pop() or
+ * virtqueue_pop() allocates.
+ */
 struct CloudblkReq {
     VirtQueueElement elem;
     CloudblkQueue *queue;
+    /* Where its buffers are, with a reference. NULL: QEMU has mapped them */
+    CloudblkMemory *memory;
+    size_t in_bytes; /* that the device writes, of which the last is the status */
+    size_t out_bytes; /* that it reads, which begin with the header */
     bool is_read;
+    bool spare; /* to be kept when it is over, for the next one */
     QSIMPLEQ_ENTRY(CloudblkReq) next; /* in one of the queue's lists */
 };
+
+/* Prepares a request whose buffers QEMU has mapped. */
+void cloudblk_request_init(CloudblkReq *req, CloudblkQueue *queue);
 
 /*
  * Takes all that the queue has and sends it. On the thread that serves the

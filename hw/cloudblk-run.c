@@ -16,6 +16,7 @@
 #include "qemu/timer.h"
 
 #include "cloudblk-loop.h"
+#include "cloudblk-memory.h"
 #include "cloudblk-request.h"
 
 /*
@@ -196,6 +197,7 @@ int cloudblk_start_ioeventfd(VirtIODevice *vdev)
         virtio_error(vdev, "cloudblk: virtqueue outside memory");
         return 0;
     }
+    cloudblk_memory_watch(dev);
     dev->ioeventfd_starting = true;
     ret = set_guest_notifiers(dev, true);
     if (ret == 0) {
@@ -271,6 +273,7 @@ void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq)
                 return;
             }
         }
+        cloudblk_memory_watch(dev);
     }
     cloudblk_queue_run(&dev->queues[virtio_get_queue_index(vq)]);
 }

@@ -33,11 +33,13 @@
 #include "system/replay.h"
 #include "system/runstate.h"
 #include "system/system.h"
+#include "system/xen.h"
 #else
 #include "sysemu/iothread.h"
 #include "sysemu/replay.h"
 #include "sysemu/runstate.h"
 #include "sysemu/sysemu.h"
+#include "sysemu/xen.h"
 #endif
 
 #if CLOUDBLK_QEMU_AT_LEAST(9, 0)
@@ -136,6 +138,23 @@ static inline void cloudblk_compat_run_in(AioContext *context, QEMUBHFunc *fn,
     aio_wait_bh_oneshot(context, fn, opaque);
     aio_context_release(context);
 #endif
+}
+
+/* Whether the guest is Xen's, whose memory is mapped piece by piece. */
+static inline bool cloudblk_compat_xen(void)
+{
+    return xen_enabled();
+}
+
+/*
+ * Counts requests that were taken off the ring without virtqueue_pop(). QEMU
+ * has a function that takes elements out of its count, and unsigned arithmetic.
+ */
+static inline void cloudblk_compat_count_popped(VirtQueue *vq, unsigned count)
+{
+    VirtQueueElement elements = { .ndescs = -count };
+
+    virtqueue_detach_element(vq, &elements, 0);
 }
 
 /* Interrupts the guest for `vq`, from an IOThread or from the main loop. */

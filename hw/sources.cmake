@@ -6,7 +6,9 @@ list(APPEND CLOUDBLK_DEVICE_SOURCES
   cloudblk-error.c
   cloudblk-loop.c
   cloudblk-machine.c
+  cloudblk-memory.c
   cloudblk-migration.c
   cloudblk-pci.c
   cloudblk-request.c
+  cloudblk-ring.c
   cloudblk-run.c)
