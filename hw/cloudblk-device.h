@@ -149,6 +149,12 @@ struct CloudblkDevice {
     int io_status; /* BlockDeviceIoStatus: why requests wait for a continue */
 };
 
+/* As VIRTIO_DEVICE(), without its check, which is too dear for each request. */
+static inline VirtIODevice *cloudblk_vdev(CloudblkDevice *dev)
+{
+    return &dev->parent_obj;
+}
+
 /* All that are realized. Big QEMU lock. */
 extern QLIST_HEAD(CloudblkDeviceList, CloudblkDevice) cloudblk_devices;
 

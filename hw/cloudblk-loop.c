@@ -104,7 +104,7 @@ void cloudblk_loop_detach(CloudblkLoop *loop)
 
 void cloudblk_loop_publish(CloudblkLoop *loop)
 {
-    VirtIODevice *vdev = VIRTIO_DEVICE(loop->dev);
+    VirtIODevice *vdev = cloudblk_vdev(loop->dev);
     bool in_iothread = loop->attached != qemu_get_aio_context();
 
     while (loop->filled) {
@@ -149,7 +149,7 @@ static bool map_iothreads_by_name(CloudblkDevice *dev, IOThread **iothreads,
 
 static bool check_iothread_support(CloudblkDevice *dev, Error **errp)
 {
-    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    VirtIODevice *vdev = cloudblk_vdev(dev);
     VirtioBusClass *k = VIRTIO_BUS_GET_CLASS(qdev_get_parent_bus(DEVICE(dev)));
     CloudblkConf *conf = &dev->conf;
 

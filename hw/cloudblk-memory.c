@@ -17,8 +17,8 @@ struct CloudblkMemory {
     int refs; /* atomic */
     bool translated;
     unsigned count;
-    unsigned last; /* where the last address was found */
-    RamRange ranges[]; /* by address */
+    RamRange *last; /* where the last address was found */
+    RamRange ranges[]; /* by address, and an empty one behind them */
 };
 
 /* ---- Making it ---- */
@@ -80,7 +80,8 @@ static CloudblkMemory *make_memory(AddressSpace *as)
         flatview_for_each_range(address_space_to_flatview(as), find_ram,
                                 &found);
     }
-    memory = g_malloc0(sizeof(*memory) + found.ranges->len * sizeof(RamRange));
+    memory = g_malloc0(sizeof(*memory) +
+                       (found.ranges->len + 1) * sizeof(RamRange));
     memory->refs = 1;
     memory->translated = found.translated;
     for (i = 0; i < found.ranges->len; i++) {
@@ -90,6 +91,7 @@ static CloudblkMemory *make_memory(AddressSpace *as)
         memory->count += open_range(range, as);
     }
     g_array_free(found.ranges, true);
+    memory->last = memory->ranges;
     return memory;
 }
 
@@ -125,7 +127,7 @@ static void forget(CloudblkLoop *loop)
 CloudblkMemory *cloudblk_memory_get(CloudblkLoop *loop)
 {
     CloudblkDevice *dev = loop->dev;
-    AddressSpace *as = VIRTIO_DEVICE(dev)->dma_as;
+    AddressSpace *as = cloudblk_vdev(dev)->dma_as;
     CloudblkMemory *memory = qatomic_rcu_read(&loop->memory);
     FlatView *view;
 
@@ -168,7 +170,7 @@ void cloudblk_memory_watch(CloudblkDevice *dev)
         .commit = map_changed,
     };
     memory_listener_register(&dev->memory_listener,
-                             VIRTIO_DEVICE(dev)->dma_as);
+                             cloudblk_vdev(dev)->dma_as);
     qatomic_set(&dev->memory_watched, true);
 }
 
@@ -189,28 +191,37 @@ bool cloudblk_memory_is_translated(const CloudblkMemory *memory)
     return memory->translated;
 }
 
-static RamRange *find(CloudblkMemory *memory, hwaddr address)
+static inline bool holds(const RamRange *range, hwaddr address)
 {
-    RamRange *range = &memory->ranges[memory->last];
+    return address - range->start < range->length;
+}
+
+static RamRange *search(CloudblkMemory *memory, hwaddr address)
+{
     unsigned low = 0, high = memory->count;
 
-    if (memory->count && address - range->start < range->length) {
-        return range;
-    }
     while (low < high) {
         unsigned middle = (low + high) / 2;
+        RamRange *range = &memory->ranges[middle];
 
-        range = &memory->ranges[middle];
+        if (holds(range, address)) {
+            memory->last = range;
+            return range;
+        }
         if (address < range->start) {
             high = middle;
-        } else if (address - range->start >= range->length) {
-            low = middle + 1;
         } else {
-            memory->last = middle;
-            return range;
+            low = middle + 1;
         }
     }
     return NULL;
+}
+
+static inline RamRange *find(CloudblkMemory *memory, hwaddr address)
+{
+    /* Nearly all addresses are in one and the same range */
+    return likely(holds(memory->last, address)) ? memory->last
+                                                : search(memory, address);
 }
 
 uint8_t *cloudblk_memory_map(CloudblkMemory *memory, hwaddr address,

@@ -317,7 +317,7 @@ static int parse_range(CloudblkDevice *dev, bool discard,
                        const struct virtio_blk_discard_write_zeroes *from,
                        CloudblkRange *range)
 {
-    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    VirtIODevice *vdev = cloudblk_vdev(dev);
     uint64_t sector = virtio_ldq_p(vdev, &from->sector);
     uint32_t sectors = virtio_ldl_p(vdev, &from->num_sectors);
     uint32_t flags = virtio_ldl_p(vdev, &from->flags);
@@ -346,7 +346,7 @@ static int submit_ranges(CloudblkReq *req, bool discard)
     uint32_t count = 0;
     int ret;
 
-    if (!virtio_vdev_has_feature(VIRTIO_DEVICE(dev),
+    if (!virtio_vdev_has_feature(cloudblk_vdev(dev),
                                  discard ? VIRTIO_BLK_F_DISCARD
                                          : VIRTIO_BLK_F_WRITE_ZEROES)) {
         return -ENOTSUP;
@@ -385,7 +385,7 @@ static int submit_ranges(CloudblkReq *req, bool discard)
 /* -EINPROGRESS: the engine has it. Else it is to be answered with that. */
 static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
 {
-    VirtIODevice *vdev = VIRTIO_DEVICE(req->queue->dev);
+    VirtIODevice *vdev = cloudblk_vdev(req->queue->dev);
     uint64_t sector = virtio_ldq_p(vdev, &header->sector);
     /*
      * The barrier bit is a relic of drivers before virtio 1.0 and never meant
@@ -442,7 +442,7 @@ static void handle(CloudblkReq *req)
     int result;
 
     if (!req->in_bytes || req->out_bytes < sizeof(header)) {
-        virtio_error(VIRTIO_DEVICE(req->queue->dev),
+        virtio_error(cloudblk_vdev(req->queue->dev),
                      "cloudblk: request without %s",
                      req->in_bytes ? "header" : "status");
         drop(req, 0);
@@ -451,7 +451,7 @@ static void handle(CloudblkReq *req)
     iov_to_buf(elem->out_sg, elem->out_num, 0, &header, sizeof(header));
     if (!req->memory && (!in_ram(elem->in_sg, elem->in_num) ||
                          !in_ram(elem->out_sg, elem->out_num))) {
-        virtio_error(VIRTIO_DEVICE(req->queue->dev),
+        virtio_error(cloudblk_vdev(req->queue->dev),
                      "cloudblk: request with a buffer outside memory");
         drop(req, 0);
         return;
@@ -531,7 +531,7 @@ void cloudblk_queue_run(CloudblkQueue *queue)
          * Nothing is popped from a broken device, but a packed ring still does
          * not look empty
          */
-    } while (!virtio_device_disabled(VIRTIO_DEVICE(queue->dev)) &&
+    } while (!virtio_device_disabled(cloudblk_vdev(queue->dev)) &&
              !virtio_queue_empty(vq));
 
     cloudblk_channel_kick(queue->loop->channel);

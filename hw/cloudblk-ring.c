@@ -35,7 +35,7 @@ typedef struct Table {
 
 static VirtIODevice *device_of(const CloudblkRing *ring)
 {
-    return VIRTIO_DEVICE(ring->queue->dev);
+    return cloudblk_vdev(ring->queue->dev);
 }
 
 /* ---- Batches ---- */
@@ -58,7 +58,7 @@ static bool is_split(VirtIODevice *vdev)
 
 bool cloudblk_ring_open(CloudblkRing *ring, CloudblkQueue *queue)
 {
-    VirtIODevice *vdev = VIRTIO_DEVICE(queue->dev);
+    VirtIODevice *vdev = cloudblk_vdev(queue->dev);
     int index = virtio_get_queue_index(queue->vq);
     CloudblkMemory *memory;
 
