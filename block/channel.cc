@@ -324,7 +324,7 @@ void Channel::ScheduleTurn() {
 
 void Channel::RunTurn() {
   turn_.reset();
-  if (transport_ != nullptr && transport_->has_pending()) Receive();
+  if (transport_ != nullptr && (polled_ || transport_->has_pending())) Receive();
   Deliver();
   Pump();
 }

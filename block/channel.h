@@ -17,6 +17,7 @@
 #include "block/native_receiver.h"
 #include "block/outbox.h"
 #include "block/overlap.h"
+#include "block/poll_gate.h"
 #include "block/request.h"
 #include "block/session_state.h"
 #include "block/tag_table.h"
@@ -149,6 +150,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   void SetState(State next);
   void Connect();
   void FinishConnect();
+  bool TakeBytes();
   void Receive();
   // False: the connection is gone, or waits.
   bool Send();
@@ -209,6 +211,9 @@ class Channel final : public FdHandler, private ReceiverSink {
   Outbox outbox_;
   bool send_blocked_ = false;     // until the transport is writable
   bool receive_blocked_ = false;  // Readv waits for writability
+  PollGate poll_gate_;
+  bool polled_ = false;    // TakeBytes found something, which Receive has to go on with
+  int receive_error_ = 0;  // of TakeBytes
   bool watching_ = false;
   bool watching_read_ = false;
   bool watching_write_ = false;

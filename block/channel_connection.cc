@@ -6,6 +6,7 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "block/channel.h"
 
@@ -147,18 +148,36 @@ void Channel::OnWritable() {
   if (attached()) UpdateWatch();
 }
 
-bool Channel::Poll() { return !sent_.empty() && transport_ != nullptr && transport_->Poll(); }
+bool Channel::Poll() {
+  if (polled_) return true;
+  if (sent_.empty() || transport_ == nullptr || receive_blocked_) return false;
+  if (!poll_gate_.Due(host_.loop->NowNs())) return false;
+  polled_ = TakeBytes();
+  if (!polled_) poll_gate_.Miss(host_.loop->NowNs());
+  return polled_;
+}
 
-void Channel::Receive() {
+// Takes what the transport has. Whether there was anything, an error included: then Receive is to
+// be called, which alone may change what is watched and tell the host.
+bool Channel::TakeBytes() {
   failure_.error = 0;
   const uint64_t before = receiver_.received();
-  const int error = receiver_.Run(transport_.get(), this);
+  receive_error_ = receiver_.Run(transport_.get(), this);
+  receive_blocked_ = transport_->read_wants_write();
   if (receiver_.received() != before) {
     silent_since_ns_ = host_.loop->NowNs();
+    poll_gate_.Hit(silent_since_ns_);
     pinged_ = false;
+    return true;
   }
-  receive_blocked_ = transport_->read_wants_write();
-  if (error != 0) {
+  return receive_error_ != 0;
+}
+
+void Channel::Receive() {
+  if (!polled_) TakeBytes();
+  polled_ = false;
+  if (receive_error_ != 0) {
+    const int error = std::exchange(receive_error_, 0);
     Cut(failure_.error != 0 ? failure_
                             : ConnectionFailure{-error, receiver_.error(), false, 0, false});
   } else if (transport_->has_pending()) {
@@ -211,7 +230,8 @@ void Channel::Cut(const ConnectionFailure& failure) {
 void Channel::DropConnection() {
   if (watching_) host_.loop->Unwatch(transport_->fd());
   watching_ = watching_read_ = watching_write_ = false;
-  send_blocked_ = receive_blocked_ = false;
+  send_blocked_ = receive_blocked_ = polled_ = false;
+  receive_error_ = 0;
   outbox_.Clear();
   resize_sent_ = false;
   transport_.reset();
@@ -291,6 +311,7 @@ void Channel::ArmForState() {
 // Requests wait for answers from now on.
 void Channel::NoteWaiting() {
   silent_since_ns_ = host_.loop->NowNs();
+  poll_gate_.Wait(silent_since_ns_);
   pinged_ = false;
   // Left armed when the last answer comes: it then fires once and rests, and no request has to pay
   // for arming and disarming it.

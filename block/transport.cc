@@ -37,11 +37,6 @@ class SocketTransport final : public Transport {
     return n < 0 ? -errno : n;
   }
 
-  bool Poll() override {
-    char byte;
-    return recv(fd_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
-  }
-
  private:
   const UniqueFd fd_;
 };

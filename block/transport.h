@@ -42,8 +42,6 @@ class Transport {
   virtual bool scatters() const { return true; }
   // Whether Readv has bytes that the descriptor's readability does not show.
   virtual bool has_pending() const { return false; }
-  // Whether Readv would find something, without waiting.
-  virtual bool Poll() { return has_pending(); }
 };
 
 // Makes connections to one of several addresses. Any thread.

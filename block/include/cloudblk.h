@@ -37,7 +37,8 @@ typedef enum CloudblkLogLevel {
 } CloudblkLogLevel;
 
 typedef void CloudblkHandler(void *opaque);
-/* Whether there is something to do, without waiting: the loop may ask it while it busy-polls. */
+/* Whether there is something to do, without waiting: the loop may ask it while it busy-polls. It may
+   have begun to do it: a loop that was told so calls poll_ready soon. */
 typedef bool CloudblkPoll(void *opaque);
 
 /*

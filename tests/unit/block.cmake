@@ -20,6 +20,7 @@ cloudblk_test(block_test
     block/epoll_loop_test.cc
     block/header_c99.c
     block/parts_test.cc
+    block/poll_test.cc
     block/session_move_test.cc
     block/session_test.cc
     block/session_threads_test.cc

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a loop that busy-polls sees of a channel.
+#include <gtest/gtest.h>
+
+#include "block/poll_gate.h"
+#include "tests/support/cpp/channel_fixture.h"
+
+namespace cloudblk::testing {
+namespace {
+
+constexpr int64_t kUs = 1000;
+
+// Waits for something that comes `latency` after the wait began, looking when the gate says so and
+// otherwise every 100 ns, as a polling loop does. Returns how many looks it took.
+int Await(PollGate* gate, int64_t* now, int64_t latency) {
+  gate->Wait(*now);
+  const int64_t there = *now + latency;
+  for (int looks = 0;; *now += 100) {
+    if (!gate->Due(*now)) continue;
+    ++looks;
+    if (*now >= there) {
+      gate->Hit(*now);
+      return looks;
+    }
+    gate->Miss(*now);
+  }
+}
+
+uint64_t ReceiveCalls(const ChannelFixture& f) {
+  CloudblkStats stats{};
+  f.channel.FillStats(&stats);
+  return stats.receive_calls;
+}
+
+TEST(PollGate, LearnsHowLongToWait) {
+  PollGate gate;
+  int64_t now = 0;
+  for (int i = 0; i < 50; ++i) Await(&gate, &now, 20 * kUs);
+  int looks = 0;
+  const int64_t start = now;
+  for (int i = 0; i < 100; ++i) looks += Await(&gate, &now, 20 * kUs);
+  EXPECT_LE(looks, 250);
+  // And the looks do not come late: at most a quarter of the wait.
+  EXPECT_LE(now - start, 100 * 25 * kUs);
+}
+
+TEST(PollGate, FollowsAServerThatBecomesFaster) {
+  PollGate gate;
+  int64_t now = 0;
+  for (int i = 0; i < 100; ++i) Await(&gate, &now, 200 * kUs);
+  EXPECT_GE(gate.wait(), 100 * kUs);
+  for (int i = 0; i < 100; ++i) Await(&gate, &now, 5 * kUs);
+  EXPECT_LE(gate.wait(), 6 * kUs);
+}
+
+TEST(PollGate, WhoIsWokenLooksEarlierTheNextTime) {
+  PollGate gate;
+  int64_t now = 0;
+  for (int i = 0; i < 100; ++i) Await(&gate, &now, 500 * kUs);
+  gate.Wait(now);
+  gate.Hit(now + 10 * kUs);
+  EXPECT_LT(gate.wait(), 10 * kUs);
+}
+
+TEST(ChannelPoll, LooksOnlyWhileAnAnswerIsDue) {
+  ChannelFixture f;
+  f.Open();
+  const uint64_t before = ReceiveCalls(f);
+  EXPECT_FALSE(f.channel.Poll());
+  EXPECT_EQ(ReceiveCalls(f), before);
+  f.server.hold = true;
+  f.Read(0, 512);
+  f.Run();
+  // A look that finds nothing puts the next one off.
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(f.channel.Poll());
+  EXPECT_EQ(ReceiveCalls(f), before + 1);
+  f.server.Answer(0);
+  f.Run();
+}
+
+TEST(ChannelPoll, CompletesWhenTheLoopComesToIt) {
+  ChannelFixture f;
+  f.Open();
+  f.server.disk = Pattern(f.server.disk.size(), 1);
+  Io* io = f.Read(0, 8192);
+  f.channel.Kick();
+  while (f.server.Step()) {
+  }
+  EXPECT_TRUE(f.channel.Poll());
+  EXPECT_TRUE(f.channel.Poll());
+  EXPECT_EQ(io->completions, 0);
+  f.channel.OnReadable();
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(io->Data(), f.server.disk.substr(0, 8192));
+}
+
+TEST(ChannelPoll, WhatWasFoundIsNotLostWhenTheChannelMoves) {
+  ChannelFixture f;
+  f.Open();
+  Io* io = f.Read(0, 512);
+  f.channel.Kick();
+  while (f.server.Step()) {
+  }
+  EXPECT_TRUE(f.channel.Poll());
+  f.channel.Detach();
+  EXPECT_EQ(io->completions, 0);
+  f.Attach();
+  f.Run();
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(io->result, 0);
+  EXPECT_EQ(f.server.connections(), 1u);
+}
+
+TEST(ChannelPoll, ALostConnectionIsGivenUpOnlyWhenTheLoopComesToIt) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  Io* io = f.Read(0, 512);
+  f.Run();
+  const int was_ready = f.times_ready;
+  f.server.link()->server_closed = true;
+  EXPECT_TRUE(f.channel.Poll());
+  EXPECT_EQ(f.channel.state(), Channel::State::kReady);
+  f.server.hold = false;
+  f.channel.OnReadable();
+  EXPECT_NE(f.channel.state(), Channel::State::kReady);
+  f.Run();
+  EXPECT_EQ(f.times_ready, was_ready + 1);
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(io->result, 0);
+}
+
+}  // namespace
+}  // namespace cloudblk::testing
