@@ -52,20 +52,7 @@ class Libaio final : public AsyncIo, public FdHandler {
     uint64_t count;
     // Reset before the ring is read: what ends in between raises it again.
     [[maybe_unused]] const ssize_t got = read(event_fd_, &count, sizeof(count));
-    std::array<io_event, 128> events;
-    for (;;) {
-      timespec now{};
-      const int n = io_getevents(context_, 0, events.size(), events.data(), &now);
-      if (n <= 0) break;
-      for (int i = 0; i < n; ++i) {
-        Slot* slot = static_cast<Slot*>(events[i].data);
-        const Transfer transfer = slot->transfer;
-        free_.push_back(slot);
-        transfer.sink->OnTransferred(transfer.op, static_cast<int64_t>(events[i].res));
-      }
-      if (n < static_cast<int>(events.size())) break;
-    }
-    Kick();
+    Reap();
   }
   void OnWritable() override {}
 
@@ -75,9 +62,24 @@ class Libaio final : public AsyncIo, public FdHandler {
     Transfer transfer;
   };
 
+  void Reap() {
+    std::array<io_event, kReapedPerTurn> events;
+    timespec now{};
+    const int n = io_getevents(context_, 0, events.size(), events.data(), &now);
+    for (int i = 0; i < n; ++i) {
+      Slot* slot = static_cast<Slot*>(events[i].data);
+      const Transfer transfer = slot->transfer;
+      free_.push_back(slot);
+      transfer.sink->OnTransferred(transfer.op, static_cast<int64_t>(events[i].res));
+    }
+    Kick();
+    if (n == static_cast<int>(events.size())) loop_->Defer([this] { Reap(); });
+  }
+
   long FillBatch() {
+    const size_t most = std::min<size_t>(NextBatch(kDepth - free_.size()), batch_.size());
     long count = 0;
-    while (!waiting_.empty() && !free_.empty() && count < static_cast<long>(batch_.size())) {
+    while (!waiting_.empty() && !free_.empty() && count < static_cast<long>(most)) {
       Slot* slot = free_.back();
       free_.pop_back();
       slot->transfer = waiting_.front();

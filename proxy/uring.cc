@@ -31,7 +31,44 @@ class Uring final : public AsyncIo, public FdHandler {
   void Queue(const Transfer& transfer) override { waiting_.push_back(transfer); }
 
   void Kick() override {
-    while (!waiting_.empty() && !free_.empty()) {
+    do {
+      FillBatch();
+      // A refusal (out of memory, completions not reaped) leaves the entries in the ring: the next
+      // kick hands them over, at the latest when something under way ends.
+      while (io_uring_sq_ready(&ring_) != 0) {
+        const int submitted = io_uring_submit(&ring_);
+        if (submitted == -EINTR) continue;
+        if (submitted <= 0) {
+          Retry();
+          return;
+        }
+      }
+    } while (!waiting_.empty() && !free_.empty());
+  }
+
+  void OnReadable() override {
+    std::array<io_uring_cqe*, kReapedPerTurn> entries;
+    const unsigned n = io_uring_peek_batch_cqe(&ring_, entries.data(), entries.size());
+    for (unsigned i = 0; i < n; ++i) {
+      Slot* slot = static_cast<Slot*>(io_uring_cqe_get_data(entries[i]));
+      const Transfer transfer = slot->transfer;
+      free_.push_back(slot);
+      transfer.sink->OnTransferred(transfer.op, entries[i]->res);
+    }
+    io_uring_cq_advance(&ring_, n);
+    // What is left keeps the ring readable.
+    Kick();
+  }
+  void OnWritable() override {}
+
+ private:
+  struct Slot {
+    Transfer transfer;
+  };
+
+  void FillBatch() {
+    unsigned room = NextBatch(kDepth - free_.size());
+    for (; room > 0 && !waiting_.empty() && !free_.empty(); --room) {
       io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
       if (sqe == nullptr) break;
       Slot* slot = free_.back();
@@ -46,39 +83,7 @@ class Uring final : public AsyncIo, public FdHandler {
       }
       io_uring_sqe_set_data(sqe, slot);
     }
-    // A refusal (out of memory, completions not reaped) leaves the entries in the ring: the next
-    // kick hands them over, at the latest when something under way ends.
-    while (io_uring_sq_ready(&ring_) != 0) {
-      const int submitted = io_uring_submit(&ring_);
-      if (submitted == -EINTR) continue;
-      if (submitted <= 0) {
-        Retry();
-        return;
-      }
-    }
   }
-
-  void OnReadable() override {
-    std::array<io_uring_cqe*, 128> entries;
-    for (;;) {
-      const unsigned n = io_uring_peek_batch_cqe(&ring_, entries.data(), entries.size());
-      if (n == 0) break;
-      for (unsigned i = 0; i < n; ++i) {
-        Slot* slot = static_cast<Slot*>(io_uring_cqe_get_data(entries[i]));
-        const Transfer transfer = slot->transfer;
-        free_.push_back(slot);
-        transfer.sink->OnTransferred(transfer.op, entries[i]->res);
-      }
-      io_uring_cq_advance(&ring_, n);
-    }
-    Kick();
-  }
-  void OnWritable() override {}
-
- private:
-  struct Slot {
-    Transfer transfer;
-  };
 
   void Retry() {
     if (retry_armed_) return;

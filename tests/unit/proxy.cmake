@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 cloudblk_test(proxy_backend_test
   SOURCES
+    proxy/async_io_test.cc
     proxy/backend_test.cc
     proxy/backend_resize_test.cc
     proxy/options_test.cc

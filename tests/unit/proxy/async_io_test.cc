@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "proxy/async_io.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+
+#include "block/socket.h"
+#include "tests/unit/proxy/support.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+constexpr size_t kBlock = 4096;
+constexpr size_t kBlocks = 3 * AsyncIo::kReapedPerTurn;
+
+class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoSink {
+ protected:
+  // Buffered and in the cache, so that reads have ended when they were handed over.
+  AsyncIoTest() : fd_(open((folder_ / "file").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
+    for (size_t i = 0; i < kBlocks; ++i) {
+      const std::vector<uint8_t> block(kBlock, static_cast<uint8_t>(i));
+      EXPECT_EQ(ssize_t{kBlock}, pwrite(fd_.get(), block.data(), kBlock, i * kBlock));
+    }
+    const bool uring = std::string(GetParam()) == "Uring";
+    auto made = uring ? NewUring(loop_.get()) : NewLibaio(loop_.get());
+    if (made.ok()) io_ = std::move(*made);
+  }
+  void SetUp() override {
+    if (io_ == nullptr) GTEST_SKIP() << "this host has no " << GetParam();
+  }
+
+  void QueueAll() {
+    for (size_t i = 0; i < kBlocks; ++i) {
+      Transfer transfer;
+      transfer.fd = fd_.get();
+      transfer.data = data_[i].data();
+      transfer.length = kBlock;
+      transfer.offset = i * kBlock;
+      transfer.sink = this;
+      transfer.op = &ops_[i];
+      io_->Queue(transfer);
+    }
+    io_->Kick();
+  }
+
+  TempFolder folder_;
+  UniqueFd fd_;
+  TestLoop loop_;
+  std::unique_ptr<AsyncIo> io_;
+  std::array<std::array<uint8_t, kBlock>, kBlocks> data_{};
+  std::array<IoOp, kBlocks> ops_;
+  size_t ended_ = 0;
+  size_t ended_at_end_of_turn_ = 0;
+
+ private:
+  void OnTransferred(IoOp*, int64_t result) override {
+    EXPECT_EQ(int64_t{kBlock}, result);
+    // As a connection does, to send what is ready.
+    if (ended_++ == 0) (*loop_).Defer([this] { ended_at_end_of_turn_ = ended_; });
+  }
+};
+
+TEST_P(AsyncIoTest, TransfersAllThatIsQueued) {
+  QueueAll();
+  EXPECT_TRUE(loop_.TurnUntil([&] { return ended_ == kBlocks; }));
+  for (size_t i = 0; i < kBlocks; ++i) EXPECT_EQ(i, data_[i].back());
+}
+
+TEST_P(AsyncIoTest, WhatIsReadyIsSentBeforeMoreIsReaped) {
+  QueueAll();
+  EXPECT_TRUE(loop_.TurnUntil([&] { return ended_ == kBlocks; }));
+  EXPECT_EQ(AsyncIo::kReapedPerTurn, ended_at_end_of_turn_);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, AsyncIoTest, testing::Values("Libaio", "Uring"),
+                         [](const auto& kind) { return std::string(kind.param); });
+
+TEST(AsyncIoBatchTest, AnIdleStorageGetsItsFirstOperationsByThemselves) {
+  unsigned under_way = 0;
+  std::vector<unsigned> batches;
+  while (under_way < 32) {
+    batches.push_back(AsyncIo::NextBatch(under_way));
+    under_way += batches.back();
+  }
+  EXPECT_EQ((std::vector<unsigned>{2, 2, 4, 8, 16}), batches);
+}
+
+}  // namespace
+}  // namespace cloudblk::proxy
