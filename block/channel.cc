@@ -127,7 +127,8 @@ int Channel::Submit(const CloudblkRequest& request) {
 }
 
 void Channel::Enqueue(Request* request) {
-  queue_.PushBack(tags_.Take(request, 0, request->length));
+  LinkedList<Piece>& queue = BulkWindow::IsBulk(*request) ? bulk_queue_ : queue_;
+  queue.PushBack(tags_.Take(request, 0, request->length));
 }
 
 void Channel::Kick() { Pump(); }
@@ -145,11 +146,16 @@ void Channel::Pump() {
 bool Channel::BuildFrames() {
   if (!session_->settled()) {
     // Nobody can tell this loop when another one's channel has reopened, so look again soon.
-    if (!queue_.empty()) {
+    if (!queue_.empty() || !bulk_queue_.empty()) {
       timer_armed_ = true;
       timer_->Arm(host_.loop->NowNs() + kSettledPoll);
     }
     return !outbox_.empty();
+  }
+  if (!bulk_queue_.empty()) {
+    const int64_t now = host_.loop->NowNs();
+    const bool small = !queue_.empty() || credits_used_ > bulk_sent_;
+    bulk_now_ns_ = bulk_window_.Limits(now, small) ? now : 0;
   }
   while (outbox_.elements() < IOV_MAX && BuildFrame()) {
   }
@@ -159,7 +165,7 @@ bool Channel::BuildFrames() {
 bool Channel::BuildFrame() {
   const bool idle = sent_.empty();
   RequestFrame frame(limits_, &outbox_, &frame_pieces_);
-  while (!queue_.empty() && NextPiece(&frame)) {
+  while (NextPiece(&frame)) {
   }
   if (frame.empty()) return false;
   frame.Seal();
@@ -168,38 +174,62 @@ bool Channel::BuildFrame() {
   return true;
 }
 
-// Takes the first piece of the queue into the frame, cut to what goes in one. False: it has to
-// wait, for credits or for the next frame.
+// Where the next piece is taken from. Small requests overtake bulk ones, but not for ever: one bulk
+// piece is always in flight.
+LinkedList<Piece>* Channel::NextQueue() {
+  const bool bulk = queue_.empty() || bulk_window_.in_flight() == 0;
+  return bulk && !bulk_queue_.empty() ? &bulk_queue_ : &queue_;
+}
+
+// Takes the next piece into the frame, cut to what goes in one. False: there is none, or it has to
+// wait, for credits, for the window or for the next frame.
 bool Channel::NextPiece(RequestFrame* frame) {
-  Piece* piece = queue_.front();
+  LinkedList<Piece>* const queue = NextQueue();
+  if (queue->empty()) return false;
+  Piece* piece = queue->front();
   Request* request = piece->request;
   if (request->operation == wire::Operation::kFlush && session_->TakeFlushFailure()) {
     Log(CLOUDBLK_LOG_ERROR,
         "the server lost writes that were not flushed; this flush fails to say so");
-    queue_.Remove(piece);
+    queue->Remove(piece);
     FinishPiece(piece, EIO);
     return true;
   }
-  const uint64_t end = FittingEnd(*request, piece->begin, piece->end, limits_);
+  const bool windowed = bulk_now_ns_ != 0 && BulkWindow::IsBulk(*request);
+  uint64_t end = FittingEnd(*request, piece->begin, piece->end, limits_);
+  if (windowed) end = std::min(end, piece->begin + BulkWindow::kSlice);
   if (end < piece->end) {
     Piece* first = tags_.Take(request, piece->begin, end);
     piece->begin = end;
-    queue_.InsertBefore(first, piece);
+    queue->InsertBefore(first, piece);
     piece = first;
   }
   if (credits_used_ == limits_.credit_requests ||
-      credit_bytes_used_ + piece->credit_bytes() > limits_.credit_bytes || !frame->Fits(*piece)) {
+      credit_bytes_used_ + piece->credit_bytes() > limits_.credit_bytes || !frame->Fits(*piece) ||
+      (windowed && !bulk_window_.Admits(piece->length()))) {
     return false;
   }
-  queue_.Remove(piece);
+  queue->Remove(piece);
+  SendPiece(piece);
+  frame->Add(piece);
+  return true;
+}
+
+void Channel::SendPiece(Piece* piece) {
   // The tag is live before the server can possibly answer.
   tags_.Send(piece);
   sent_.PushBack(piece);
   ++credits_used_;
   credit_bytes_used_ += piece->credit_bytes();
-  if (request->operation == wire::Operation::kFlush) piece->flush_mark = session_->FlushMark();
-  frame->Add(piece);
-  return true;
+  const Request& request = *piece->request;
+  if (request.operation == wire::Operation::kFlush) piece->flush_mark = session_->FlushMark();
+  if (!BulkWindow::IsBulk(request)) {
+    bulk_window_.NoteSmall();
+    return;
+  }
+  piece->sent_ns = bulk_now_ns_;
+  bulk_window_.Send(piece->length());
+  ++bulk_sent_;
 }
 
 bool Channel::AcceptsReplies() const {
@@ -236,6 +266,14 @@ void Channel::OnReply(Piece* piece, const wire::Reply& reply) {
   sent_.Remove(piece);
   --credits_used_;
   credit_bytes_used_ -= piece->credit_bytes();
+  if (BulkWindow::IsBulk(*request)) {
+    --bulk_sent_;
+    bulk_window_.Answer(piece->length());
+    if (piece->sent_ns != 0) {
+      const int64_t now = host_.loop->NowNs();
+      bulk_window_.Adjust(piece->length(), now - piece->sent_ns, now, limits_.credit_bytes);
+    }
+  }
   if ((reply.flags & wire::ReplyFlag::kHole) != 0) {
     SgCursor(request->iov, piece->begin).Zero(piece->length());
     request->bytes_stored = std::max(request->bytes_stored, piece->end);
@@ -283,6 +321,7 @@ void Channel::FailAll(int error) {
     ++stats_.requests;
     requests_.Give(request);
   }
+  queue_.Prepend(&bulk_queue_);
   while (!queue_.empty()) {
     Piece* piece = queue_.PopFront();
     // Also where another piece has failed before: given up is what counts.

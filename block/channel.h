@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "block/bulk_window.h"
 #include "block/event_loop.h"
 #include "block/include/cloudblk.h"
 #include "block/native_codec.h"
@@ -133,7 +134,9 @@ class Channel final : public FdHandler, private ReceiverSink {
   void Pump();
   bool BuildFrames();
   bool BuildFrame();
+  LinkedList<Piece>* NextQueue();
   bool NextPiece(RequestFrame* frame);
+  void SendPiece(Piece* piece);
   void FinishPiece(Piece* piece, int error);
   void CompleteRequest(Request* request);
   void FailAll(int error);
@@ -236,8 +239,13 @@ class Channel final : public FdHandler, private ReceiverSink {
   RequestPool requests_;
   TagTable tags_;
   OverlapGuard overlaps_;
-  LinkedList<Piece> queue_;  // to be sent, in order
-  LinkedList<Piece> sent_;   // not answered, in the order of sending
+  LinkedList<Piece> queue_;       // to be sent, in order
+  LinkedList<Piece> bulk_queue_;  // likewise, of bulk requests, and what is to be sent again
+  LinkedList<Piece> sent_;        // not answered, in the order of sending
+  BulkWindow bulk_window_;
+  // Of the frames being built: what their bulk pieces are stamped with, 0: no window is in force.
+  int64_t bulk_now_ns_ = 0;
+  uint32_t bulk_sent_ = 0;  // pieces
   uint32_t credits_used_ = 0;
   uint64_t credit_bytes_used_ = 0;
   std::vector<Piece*> frame_pieces_;

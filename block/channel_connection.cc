@@ -239,7 +239,10 @@ void Channel::DropConnection() {
   for (Piece* piece = sent_.front(); piece != nullptr; piece = piece->next) {
     piece->state = Piece::State::kQueued;
   }
-  queue_.Prepend(&sent_);
+  // In front of all that was not sent, and in one queue: it keeps its order (SPEC.md 8.14).
+  bulk_queue_.Prepend(&sent_);
+  bulk_window_.Reset();
+  bulk_sent_ = 0;
   credits_used_ = 0;
   credit_bytes_used_ = 0;
 }

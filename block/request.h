@@ -56,6 +56,7 @@ struct Piece {
   uint64_t end = 0;
   uint64_t tag = 0;         // while sent
   uint64_t stream_end = 0;  // while sent: where its last byte stands in Outbox's stream
+  int64_t sent_ns = 0;      // while sent: when, or 0 where nobody asks
   uint64_t flush_mark = 0;  // FLUSH, while sent: SessionState::FlushMark
   uint32_t slot = 0;        // constant
   State state = State::kFree;

@@ -156,7 +156,10 @@ bool FrameReader::ParseHeaders(bool* enough) {
     return false;
   }
   in_payload_ = true;
-  return true;
+  // What comes before the first payload need not wait for it.
+  if (pieces_.empty() || sink_->OnPieces(0, false)) return true;
+  stopped_ = true;
+  return false;
 }
 
 }  // namespace cloudblk::proxy

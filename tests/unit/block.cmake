@@ -10,8 +10,10 @@ target_link_libraries(cloudblk_block_fakes PUBLIC cloudblk_engine GTest::gtest)
 
 cloudblk_test(block_test
   SOURCES
+    block/bulk_window_test.cc
     block/capi_test.cc
     block/channel_cut_test.cc
+    block/channel_fairness_test.cc
     block/channel_generation_test.cc
     block/channel_host_test.cc
     block/channel_hostile_test.cc
