@@ -36,8 +36,9 @@ HostLoop::~HostLoop() {
 }
 
 void HostLoop::Watch(int fd, bool readable, bool writable, FdHandler* handler) {
+  const bool poll = readable && handler->MayPoll();
   ops_->watch_fd(loop_, fd, readable ? OnReadable : nullptr, writable ? OnWritable : nullptr,
-                 readable ? Poll : nullptr, readable ? OnReadable : nullptr, handler);
+                 poll ? Poll : nullptr, poll ? OnReadable : nullptr, handler);
 }
 
 void HostLoop::Unwatch(int fd) {
