@@ -18,6 +18,9 @@ from .rows import ROWS, device, started
 
 FILE_SIZE = 256 << 20
 ENGINES = ("libaio", "io_uring")
+# Seconds after which all that a disk did before has its end: the proxy frees its buffers after two times 2 s, and
+# the engine's timer for answers is left armed for 15 s and then rests.
+SETTLED = 20
 READY = r"listening on tcp://(\S+)"
 
 
@@ -91,7 +94,7 @@ def _resident_mb(pid):
 def _wakeups(setup, seconds):
     """Of the IOThread and the proxy, per second, of a disk whose driver is there and does nothing."""
     with started([ROWS["cloudblk"]], setup) as running:
-        report = run(running["cloudblk"], "--depth", 0, "--seconds", seconds, "--warmup", 1)
+        report = run(running["cloudblk"], "--depth", 0, "--seconds", seconds, "--warmup", SETTLED)
     threads = [thread for thread in report["threads"] if is_iothread(thread) or thread["process"] == "server"]
     return sum(thread["voluntary-switches-per-io"] for thread in threads) / seconds
 
