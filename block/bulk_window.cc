@@ -27,10 +27,10 @@ void BulkWindow::Adjust(uint64_t bytes, int64_t latency_ns, int64_t now_ns, uint
 }
 
 void BulkWindow::Reset() {
-  BulkWindow fresh;
-  // The small requests are still there, also while those in flight are sent again.
-  fresh.limited_until_ns_ = limited_until_ns_;
-  *this = fresh;
+  in_flight_ = 0;
+  window_ = kLeast;
+  shortest_ns_ = previous_shortest_ns_ = INT64_MAX;
+  interval_end_ns_ = 0;
 }
 
 }  // namespace cloudblk

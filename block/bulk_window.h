@@ -47,7 +47,7 @@ class BulkWindow {
   void Answer(uint64_t bytes) { in_flight_ -= bytes; }
   // Bytes that were sent while the window was in force are answered. `most`: what it may grow to.
   void Adjust(uint64_t bytes, int64_t latency_ns, int64_t now_ns, uint64_t most);
-  // A new connection.
+  // A new connection: nothing is in flight and its path is unknown. The load is the same.
   void Reset();
 
  private:

@@ -241,6 +241,8 @@ void Channel::DropConnection() {
   }
   // In front of all that was not sent, and in one queue: it keeps its order (SPEC.md 8.14).
   bulk_queue_.Prepend(&sent_);
+  // A small request among it will be sent again, and is not to find the window gone.
+  if (credits_used_ > bulk_sent_) bulk_window_.NoteSmall();
   bulk_window_.Reset();
   bulk_sent_ = 0;
   credits_used_ = 0;
