@@ -28,7 +28,11 @@ class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoS
     if (made.ok()) io_ = std::move(*made);
   }
   void SetUp() override {
-    if (io_ == nullptr) GTEST_SKIP() << "this host has no " << GetParam();
+    // An administrator may switch io_uring off; AIO every kernel has that the proxy runs on.
+    if (io_ == nullptr && std::string(GetParam()) == "Uring") {
+      GTEST_SKIP() << "this host has no io_uring (kernel.io_uring_disabled)";
+    }
+    ASSERT_NE(io_, nullptr);
   }
 
   void QueueAll() {
