@@ -6,6 +6,7 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "block/channel.h"
@@ -153,8 +154,11 @@ bool Channel::Poll() {
   if (sent_.empty() || transport_ == nullptr || receive_blocked_) return false;
   if (!poll_gate_.Due(host_.loop->NowNs())) return false;
   polled_ = TakeBytes();
-  if (!polled_) poll_gate_.Miss(host_.loop->NowNs());
-  return polled_;
+  if (polled_) return true;
+  poll_gate_.Miss(host_.loop->NowNs());
+  // A server on this host may be waiting for this very processor, for as long as it is polled for.
+  std::this_thread::yield();
+  return false;
 }
 
 // Takes what the transport has. Whether there was anything, an error included: then Receive is to

@@ -67,6 +67,17 @@ def calls(report):
     return by_role
 
 
+def median_calls(runs):
+    """Likewise of what calls() gives for several runs."""
+    names = {role: {name for one in runs for name in one.get(role, ())} for role in {role for one in runs for role in one}}
+    return {
+        role: {
+            name: round(statistics.median(one.get(role, {}).get(name, 0) for one in runs), 4) for name in sorted(found)
+        }
+        for role, found in names.items()
+    }
+
+
 def medians(runs):
     names = {name for one in runs for name in one}
     result = {name: round(statistics.median(one.get(name, 0) for one in runs), 4) for name in sorted(names)}
@@ -90,18 +101,20 @@ def measure(rows, workloads, setup, seconds, rounds, with_calls=True):
             for workload, row in pairs:
                 report = run(running[row.name], *workload.options, "--seconds", seconds, "--warmup", seconds / 5)
                 collected.setdefault((row.name, workload.name), []).append(figures(report))
-        if with_calls:
-            say("system calls")
+        for turn in range(rounds if with_calls else 0):
+            say(f"system calls, round {turn + 1} of {rounds}")
             for workload, row in pairs:
-                report = run(running[row.name], *workload.options, "--seconds", 0.4, "--warmup", 0.1, "--syscalls")
-                counted.setdefault(row.name, {})[workload.name] = calls(report)
+                report = run(running[row.name], *workload.options, "--seconds", 0.2, "--warmup", 0.1, "--syscalls")
+                counted.setdefault((row.name, workload.name), []).append(calls(report))
         described = {
             row.name: {"title": row.title, "versions": running[row.name].versions, "options": running[row.name].options}
             for row in rows
         }
-    result = {"rows": described, "figures": {}, "syscalls": counted}
+    result = {"rows": described, "figures": {}, "syscalls": {}}
     for (row, workload), runs in collected.items():
         result["figures"].setdefault(row, {})[workload] = medians(runs)
+    for (row, workload), runs in counted.items():
+        result["syscalls"].setdefault(row, {})[workload] = median_calls(runs)
     return result
 
 
