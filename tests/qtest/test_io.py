@@ -127,6 +127,23 @@ def test_small_queue_and_non_transitional(bench):
     assert request.submit().wait() == S_OK and request.bytes == bytes([8]) * 512
 
 
+def test_long_chains(bench, ring):
+    """Requests of very many buffers, between small ones."""
+    driver = bench.disk(features=ring["features"], packed=ring["packed"])
+    content = random.Random(9).randbytes(200 * 512)
+    for count in (200, 1, 37, 36, 35, 2, 100):
+        data, indirect = content[: count * 512], driver.has(INDIRECT)
+        write = Request(driver, T_OUT, count, data, segments=count).submit(indirect)
+        assert write.wait() == S_OK
+        # Some of them at a time, each in buffers of its own
+        half = -(-count // 2) * 512
+        reads = [Request(driver, T_IN, count, size, segments=size // 512) for size in (half, 512)]
+        assert [read.submit(indirect).wait() for read in reads] == [S_OK] * 2
+        whole = Request(driver, T_IN, count, len(data), segments=count).submit(indirect)
+        assert whole.wait() == S_OK and whole.length == len(data) + 1
+        assert (reads[0].bytes, reads[1].bytes, whole.bytes) == (data[:half], data[:512], data)
+
+
 def test_any_layout(bench):
     """Header, data and status cut into pieces, or in one, as virtio 1.0 lets the driver choose."""
     driver = bench.disk()

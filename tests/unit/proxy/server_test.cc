@@ -87,6 +87,23 @@ TEST_F(ServerTest, BytesMayArriveOneByOne) {
   EXPECT_EQ(client->ReplyTo(4).data + client->ReplyTo(5).data, data);
 }
 
+TEST_F(ServerTest, WhatPrecedesAPayloadDoesNotWaitForIt) {
+  const auto client = Opened(OpenOf(1));
+  const Bytes data = Pattern(1024, 7);
+  const Bytes frame = RequestFrame({ReadOf(1, 0, 512), WriteOf(2, 8192, 512), ReadOf(3, 4096, 512),
+                                    WriteOf(4, 16384, 512)},
+                                   data);
+  const std::span stream(frame);
+  const size_t before_data = frame.size() - data.size();
+  ASSERT_TRUE(client->Send(stream.first(before_data)));
+  EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
+  ASSERT_TRUE(client->Send(stream.subspan(before_data, 512)));
+  EXPECT_EQ(client->ReplyTo(2).reply.status, Code::kOk);
+  EXPECT_EQ(client->ReplyTo(3).reply.status, Code::kOk);
+  ASSERT_TRUE(client->Send(stream.subspan(before_data + 512)));
+  EXPECT_EQ(client->ReplyTo(4).reply.status, Code::kOk);
+}
+
 TEST_F(ServerTest, LargestFramesPass) {
   const auto client = Opened(OpenOf(1));
   const Bytes data = Pattern(1 << 20, 2);
