@@ -220,6 +220,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   bool send_blocked_ = false;     // until the transport is writable
   bool receive_blocked_ = false;  // Readv waits for writability
   PollGate poll_gate_;
+  YieldGate yield_gate_;
   bool polled_ = false;    // TakeBytes found something, which Receive has to go on with
   int receive_error_ = 0;  // of TakeBytes
   bool watching_ = false;

@@ -155,9 +155,12 @@ bool Channel::Poll() {
   if (!poll_gate_.Due(host_.loop->NowNs())) return false;
   polled_ = TakeBytes();
   if (polled_) return true;
-  poll_gate_.Miss(host_.loop->NowNs());
-  // A server on this host may be waiting for this very processor, for as long as it is polled for.
-  std::this_thread::yield();
+  const int64_t now = host_.loop->NowNs();
+  poll_gate_.Miss(now);
+  if (yield_gate_.Due(now)) {
+    std::this_thread::yield();
+    yield_gate_.Yielded(now, host_.loop->NowNs());
+  }
   return false;
 }
 

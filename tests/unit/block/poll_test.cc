@@ -63,6 +63,28 @@ TEST(PollGate, WhoIsWokenLooksEarlierTheNextTime) {
   EXPECT_LT(gate.wait(), 10 * kUs);
 }
 
+TEST(YieldGate, GoesOnWhileTheProcessorComesBackSoon) {
+  YieldGate gate;
+  for (int64_t now = 0; now < 1000 * kUs; now += 50 * kUs) {
+    EXPECT_TRUE(gate.Due(now));
+    gate.Yielded(now, now + 40 * kUs);
+  }
+}
+
+TEST(YieldGate, LosesNoMoreThanAHundredthToABusyNeighbour) {
+  YieldGate gate;
+  int64_t lost = 0;
+  int64_t now = 0;
+  for (; now < 10'000'000 * kUs; now += 10 * kUs) {
+    if (!gate.Due(now)) continue;
+    gate.Yielded(now, now + 3000 * kUs);
+    lost += 3000 * kUs;
+    now += 3000 * kUs;
+  }
+  EXPECT_GT(lost, 0);
+  EXPECT_LE(lost, now / 100 + 3000 * kUs);
+}
+
 TEST(ChannelPoll, LooksOnlyWhileAnAnswerIsDue) {
   ChannelFixture f;
   f.Open();
