@@ -4,6 +4,7 @@ bounds the rate: only the processor time says something of the disk."""
 
 import contextlib
 import pathlib
+import statistics
 
 from tests.support.guest import Guest
 
@@ -37,18 +38,27 @@ def _requests(guest):
     return int(guest.run("cat /sys/block/vda/stat").split()[0])
 
 
-def cpu_per_io(setup, seconds):
-    """{row: microseconds of the IOThread per 4 KiB read at depth 32}"""
-    found = {}
-    for row in ROWS:
-        say(f"a Linux guest on {row}")
-        with contextlib.ExitStack() as stack:
-            devices = ["-name", "bench,debug-threads=on", "-object", "iothread,id=io0", *_disk(stack, row)]
-            guest = stack.enter_context(Guest(setup.qemu, devices))
-            # Ranges that were never written are answered without data
-            guest.run("dd if=/dev/urandom of=/dev/vda bs=1M count=256 oflag=direct 2>/dev/null")
-            requests, used = _requests(guest), _iothread_ns(guest.process.pid)
-            guest.run(FIO.format(seconds=seconds))
-            done = _requests(guest) - requests
-            found[row] = round((_iothread_ns(guest.process.pid) - used) / 1e3 / done, 2)
-    return found
+def _start(stack, setup, row):
+    devices = ["-name", "bench,debug-threads=on", "-object", "iothread,id=io0", *_disk(stack, row)]
+    guest = stack.enter_context(Guest(setup.qemu, devices))
+    # Ranges that were never written are answered without data
+    guest.run("dd if=/dev/urandom of=/dev/vda bs=1M count=256 oflag=direct 2>/dev/null")
+    return guest
+
+
+def _one_run(guest, seconds):
+    requests, used = _requests(guest), _iothread_ns(guest.process.pid)
+    guest.run(FIO.format(seconds=seconds))
+    return (_iothread_ns(guest.process.pid) - used) / 1e3 / (_requests(guest) - requests)
+
+
+def cpu_per_io(setup, seconds, rounds):
+    """{row: microseconds of the IOThread per 4 KiB read at depth 32}, medians. The guests are all up and take turns."""
+    with contextlib.ExitStack() as stack:
+        guests = {row: _start(stack, setup, row) for row in ROWS}
+        runs = {row: [] for row in ROWS}
+        for turn in range(rounds):
+            say(f"Linux guests, round {turn + 1} of {rounds}")
+            for row, guest in guests.items():
+                runs[row].append(_one_run(guest, seconds))
+    return {row: round(statistics.median(all_), 2) for row, all_ in runs.items()}

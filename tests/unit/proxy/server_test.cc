@@ -90,9 +90,9 @@ TEST_F(ServerTest, BytesMayArriveOneByOne) {
 TEST_F(ServerTest, WhatPrecedesAPayloadDoesNotWaitForIt) {
   const auto client = Opened(OpenOf(1));
   const Bytes data = Pattern(1024, 7);
-  const Bytes frame = RequestFrame({ReadOf(1, 0, 512), WriteOf(2, 8192, 512), ReadOf(3, 4096, 512),
-                                    WriteOf(4, 16384, 512)},
-                                   data);
+  const Bytes frame = RequestFrame(
+      {ReadOf(1, 0, 512), WriteOf(2, 8192, 512), ReadOf(3, 4096, 512), WriteOf(4, 16384, 512)},
+      data);
   const std::span stream(frame);
   const size_t before_data = frame.size() - data.size();
   ASSERT_TRUE(client->Send(stream.first(before_data)));
