@@ -25,6 +25,11 @@ PATIENCE = 60
 class MovingGuest(Guest):
     """A guest that starts here, or (incoming) one that comes from elsewhere."""
 
+    # When the socket is full, the byte that is refused and those behind it wait in the UART, and are
+    # sent twice if the guest moves: by the destination, and by the source as soon as there is room.
+    # A socket takes some 270 bytes of one write each; with this, the test may look away for seconds.
+    SERIAL_ROOM = 64 << 20
+
     def __init__(self, command, prefix, devices, console, incoming=None):
         super().__init__(command, devices, memory=MEMORY, files=load_guest_files(), prefix=prefix)
         self._arguments += ["-machine", MACHINE]
@@ -35,7 +40,7 @@ class MovingGuest(Guest):
 
     def start(self):
         Qemu.start(self)
-        self._socket = self.accept("agent")
+        self._socket = self.connection("agent")
         self.port = Port(self._socket)
         if not self._incoming:
             self._lines.move(self.port)

@@ -30,6 +30,9 @@ class Guest(Qemu):
     itself starts the kernel, with files (kernel and initramfs) if not those of guest_files().
     """
 
+    # What of its serial port is not read yet: bytes of memory, None for what sockets have
+    SERIAL_ROOM = None
+
     def __init__(self, binary, devices, memory="512M", env=None, firmware=None, files=None, prefix=()):
         super().__init__(binary, [], env, prefix)
         self._console = self.folder / "console"
@@ -40,7 +43,7 @@ class Guest(Qemu):
             kernel, initramfs = files or guest_files()
             self._arguments += ["-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_COMMAND_LINE]
         self._arguments += ["-serial", f"file:{self._console}"]
-        self._arguments += self.socket_chardev("agent") + ["-serial", "chardev:agent"]
+        self._arguments += self.socket_chardev("agent", self.SERIAL_ROOM) + ["-serial", "chardev:agent"]
         self._arguments += plugin_arguments(binary) + [str(argument) for argument in devices]
         self._socket = None
         self._lines = None
@@ -56,7 +59,7 @@ class Guest(Qemu):
 
     def start(self):
         super().start()
-        self._socket = self.accept("agent")
+        self._socket = self.connection("agent")
         self._lines = Lines(self._socket.fileno())
         self.wait_ready()
 

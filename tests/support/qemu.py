@@ -73,16 +73,14 @@ class Qmp:
             self.events.append(json.loads(self._lines.next(deadline)))
 
 
-def listen(path):
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    server.bind(str(path))
-    server.listen(1)
-    return server
+# Of asm/socket.h: as SO_SNDBUF, without regard to net.core.wmem_max; root only
+SO_SNDBUFFORCE = 32
 
 
 class Qemu:
-    """Runs a QEMU until it is left as a context manager. QEMU connects to us, so there is no race
-    with its start. folder holds its sockets and messages; prefix is what to put before the command."""
+    """Runs a QEMU until it is left as a context manager. Its connections to us are there before it
+    starts, so there is no race with that. folder holds its messages; prefix is what to put before
+    the command."""
 
     def __init__(self, binary, arguments, env=None, prefix=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="cloudblk-qemu-"))
@@ -91,34 +89,19 @@ class Qemu:
         self._env = {**os.environ, **(env or {})}
         if SANITIZER_OPTIONS is not None:
             self._env["ASAN_OPTIONS"] = f"{SANITIZER_OPTIONS}:log_path={self.folder}/sanitizer"
-        self._listeners = {}
+        self._connections = {}
+        self._inherited = []
         self.process = None
         self.qmp = None
 
-    def socket_chardev(self, name):
-        """Adds a character device that is connected to the test, and gives its arguments."""
-        path = self.folder / name
-        self._listeners[name] = listen(path)
-        return ["-chardev", f"socket,id={name},path={path}"]
-
-    def accept(self, name, timeout=30):
-        """The connection of that character device."""
-        listener = self._listeners.pop(name)
-        deadline = time.monotonic() + timeout
-        listener.settimeout(0.2)
-        try:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                    connection.setblocking(True)
-                    return connection
-                except TimeoutError:
-                    if self.process.poll() is not None:
-                        raise Closed(f"QEMU ended with {self.process.returncode}: {self.messages()}") from None
-                    if time.monotonic() > deadline:
-                        raise Timeout("QEMU did not connect in time") from None
-        finally:
-            listener.close()
+    def socket_chardev(self, name, room=None):
+        """Adds a character device that is connected to the test, and gives its arguments. room: how
+        many bytes of memory what the test has not read may take, if more than usual is needed."""
+        self._connections[name], inherited = socket.socketpair()
+        if room:
+            inherited.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, room)
+        self._inherited.append(inherited)
+        return ["-chardev", f"socket,id={name},fd={inherited.fileno()}"]
 
     def start(self):
         monitor = self.socket_chardev("qmp") + ["-mon", "chardev=qmp,mode=control"]
@@ -130,8 +113,22 @@ class Qemu:
                 stdout=stderr,
                 stderr=stderr,
                 env=self._env,
+                pass_fds=[inherited.fileno() for inherited in self._inherited],
             )
-        self.qmp = Qmp(self.accept("qmp"), time.monotonic() + 30)
+        # So that QEMU's end is seen
+        self._let_go()
+        try:
+            self.qmp = Qmp(self.connection("qmp"), time.monotonic() + 30)
+        except (Closed, ConnectionError) as error:
+            raise Closed(f"QEMU ended with {self.wait()}: {self.messages()}") from error
+
+    def _let_go(self):
+        while self._inherited:
+            self._inherited.pop().close()
+
+    def connection(self, name):
+        """The test's side of that character device; the caller's from now on."""
+        return self._connections.pop(name)
 
     def messages(self):
         """What QEMU wrote to its standard output and error so far."""
@@ -174,8 +171,9 @@ class Qemu:
 
     def __exit__(self, *_):
         self._end()
-        for listener in self._listeners.values():
-            listener.close()
+        self._let_go()
+        for connection in self._connections.values():
+            connection.close()
         findings = self._findings()
         shutil.rmtree(self.folder)
         assert not findings, findings

@@ -46,7 +46,7 @@ class Machine(Qemu):
 
     def start(self):
         super().start()
-        self._socket = self.accept("qtest")
+        self._socket = self.connection("qtest")
         self._lines = Lines(self._socket.fileno())
 
     def _command(self, text):
