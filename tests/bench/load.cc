@@ -71,8 +71,8 @@ Status Load::SetUp(GuestMemory* memory) {
     sequential_.push_back(0);
   }
   if (options_.verify) {
-    stamps_.emplace(places_[0], options_.seed);
-    busy_.resize(places_[0]);
+    Status status = SetUpStamps();
+    if (!status.ok()) return status;
   }
 
   Status status = device_->RouteInterrupts(memory->Allocate(4, 4096));
@@ -100,6 +100,29 @@ Status Load::SetUp(GuestMemory* memory) {
     queue.notify = device_->EnableQueue(queue.index, size, queue.ring->rings());
   }
   device_->Start();
+  return Status::Ok();
+}
+
+Status Load::SetUpStamps() {
+  unit_ = std::ranges::min(options_.streams, {}, &StreamOptions::size).size;
+  const uint32_t largest = std::ranges::max(options_.streams, {}, &StreamOptions::size).size;
+  uint64_t requests = 0;
+  for (const StreamOptions& stream : options_.streams) {
+    requests += uint64_t{stream.depth} * (stream.background ? 1 : options_.queues);
+  }
+  if (largest % unit_ != 0) {
+    return Status(EINVAL,
+                  fmt::format("to verify, {} bytes must be a multiple of {}", largest, unit_));
+  }
+  // Each keeps the others off its place, and there has to be one left for the next.
+  if (requests * largest > options_.range) {
+    return Status(EINVAL,
+                  fmt::format("to verify, a range of {} bytes is too small for {} requests of "
+                              "up to {} bytes",
+                              options_.range, requests, largest));
+  }
+  stamps_.emplace(options_.range / unit_, options_.seed);
+  busy_.resize(options_.range / unit_);
   return Status::Ok();
 }
 
@@ -178,9 +201,45 @@ bool Load::Choose(Pass pass, Slot* slot) {
   do {
     slot->place = (IsRandom(stream.pattern) ? random_() : sequential_[slot->stream]++) %
                   places_[slot->stream];
-  } while (stamps_ && busy_[slot->place]);
+  } while (stamps_ && Busy(UnitsOf(*slot)));
   slot->write = IsWrite(stream.pattern) || (IsMixed(stream.pattern) && (random_() & 1) != 0);
   return true;
+}
+
+Load::Units Load::UnitsOf(const Slot& slot) const {
+  const uint64_t count = options_.streams[slot.stream].size / unit_;
+  return {slot.place * count, count};
+}
+
+bool Load::Busy(Units units) const {
+  for (uint64_t i = 0; i < units.count; ++i) {
+    if (busy_[units.first + i]) return true;
+  }
+  return false;
+}
+
+void Load::SetBusy(Units units, bool busy) {
+  for (uint64_t i = 0; i < units.count; ++i) busy_[units.first + i] = busy;
+}
+
+// What was read must be what was written last. What never was written may be anything, until it is
+// read back.
+void Load::CheckContent(Pass pass, const Slot& slot, const uint8_t* data) {
+  const Units units = UnitsOf(slot);
+  bool written = true;
+  for (uint64_t i = 0; i < units.count; ++i) {
+    const uint64_t unit = units.first + i;
+    if (!stamps_->Written(unit)) {
+      written = false;
+    } else if (!stamps_->Check(unit, {data + i * unit_, unit_})) {
+      Fail(fmt::format("wrong content in {} bytes at {}", unit_, unit * unit_));
+    }
+  }
+  result_.verified += written;
+  if (pass == Pass::kReadBack && !written) {
+    Fail(
+        fmt::format("{} bytes at {} were never written", units.count * unit_, units.first * unit_));
+  }
 }
 
 void Load::Refill(Pass pass, Queue* queue) {
@@ -196,8 +255,12 @@ void Load::Refill(Pass pass, Queue* queue) {
     }
     const uint32_t size = options_.streams[slot.stream].size;
     if (stamps_) {
-      busy_[slot.place] = true;
-      if (slot.write) stamps_->FillNext(slot.place, {queue->ring->Data(slot.number), size});
+      const Units units = UnitsOf(slot);
+      SetBusy(units, true);
+      uint8_t* data = queue->ring->Data(slot.number);
+      for (uint64_t i = 0; slot.write && i < units.count; ++i) {
+        stamps_->FillNext(units.first + i, {data + i * unit_, unit_});
+      }
     }
     slot.start_ns = now_ns;
     queue->ring->Add(slot.number, slot.write, slot.place * (size / kSector));
@@ -227,17 +290,12 @@ void Load::Finish(Pass pass, Queue* queue, uint32_t number, uint8_t status, int6
   ++stream.ios;
   stream.bytes += size;
   stream.latency.Add(static_cast<uint64_t>(now_ns - slot.start_ns));
-  if (stamps_) busy_[slot.place] = false;
+  if (stamps_) SetBusy(UnitsOf(slot), false);
   if (status != 0) {
     Fail(fmt::format("a {} of {} bytes at {} was answered with status {}",
                      slot.write ? "write" : "read", size, slot.place * size, status));
-  } else if (stamps_ && !slot.write && stamps_->Written(slot.place)) {
-    ++result_.verified;
-    if (!stamps_->Check(slot.place, {queue->ring->Data(number), size})) {
-      Fail(fmt::format("wrong content in {} bytes at {}", size, slot.place * size));
-    }
-  } else if (pass == Pass::kReadBack) {
-    Fail(fmt::format("{} bytes at {} were never written", size, slot.place * size));
+  } else if (stamps_ && !slot.write) {
+    CheckContent(pass, slot, queue->ring->Data(number));
   }
 }
 

@@ -41,7 +41,7 @@ struct LoadOptions {
   Chain chain = Chain::kIndirect;
   Wait wait = Wait::kYield;
   bool lockstep = false;  // all of a queue's requests have to come back before the next are made
-  bool verify = false;    // one stream only
+  bool verify = false;    // the larger of two streams' sizes is a multiple of the other
 };
 
 struct StreamResult {
@@ -92,14 +92,24 @@ class Load {
     std::vector<uint32_t> idle;
     bool kick_again = false;
   };
+  // A request's part of the range, in pieces of unit_ bytes.
+  struct Units {
+    uint64_t first;
+    uint64_t count;
+  };
   enum class Pass { kLoad, kFill, kReadBack };
 
   Load(Qtest* qtest, VirtioPci* device, LoadOptions options);
   Status SetUp(GuestMemory* memory);
+  Status SetUpStamps();
   Result<PhaseResult> RunPass(Pass pass, double seconds, uint64_t count);
   bool Turn(Pass pass);
   bool Ended() const;
   bool Choose(Pass pass, Slot* slot);
+  Units UnitsOf(const Slot& slot) const;
+  bool Busy(Units units) const;
+  void SetBusy(Units units, bool busy);
+  void CheckContent(Pass pass, const Slot& slot, const uint8_t* data);
   void Refill(Pass pass, Queue* queue);
   void Kick(Queue* queue);
   void Finish(Pass pass, Queue* queue, uint32_t number, uint8_t status, int64_t now_ns);
@@ -112,7 +122,8 @@ class Load {
   std::vector<Queue> queues_;
   std::vector<uint64_t> places_;      // requests of each stream that fit into the range
   std::vector<uint64_t> sequential_;  // next place of each stream
-  std::optional<Stamps> stamps_;      // verify
+  uint32_t unit_ = 0;                 // verify: bytes, the size of the smallest request
+  std::optional<Stamps> stamps_;      // verify: of each unit
   std::vector<bool> busy_;            // verify: what is in flight is not touched by another
   uint32_t in_flight_ = 0;
   uint64_t started_ = 0;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs rows and workloads in turn, and makes medians of what they report."""
 
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -121,10 +122,10 @@ def measure(rows, workloads, setup, seconds, rounds, with_calls=True):
 def verify(rows, workloads, setup):
     """Runs every configuration with its content checked; gives what failed."""
     failures = []
-    with started([row for row in rows if row.keeps], setup) as running:
+    with started(rows, dataclasses.replace(setup, verify=True)) as running:
         for workload in workloads:
             for row in rows:
-                if not row.keeps or not workload.suits(row) or workload.background:
+                if not workload.suits(row):
                     continue
                 options = [*workload.options, "--seconds", 0.5, "--warmup", 0, "--verify"]
                 options += ["--range", "16M"] if row.device else []

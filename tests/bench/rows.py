@@ -45,6 +45,7 @@ class Setup:
     valgrind: tuple = ()  # words before QEMU's command
     proxy_valgrind: tuple = ()  # and before cloudblk-proxy's
     iothread: str = ""  # properties of the IOThreads, QEMU's defaults otherwise
+    verify: bool = False  # a store in memory takes the place of a null store, so that content can be checked
 
 
 ROWS = {}
@@ -77,6 +78,21 @@ def folder(stack, where="/dev/shm"):
     return pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloudblk-bench-", dir=where)))
 
 
+def memory_file(stack):
+    """A volume's file, in memory."""
+    path = folder(stack) / "volume"
+    with open(path, "wb") as file:
+        file.truncate(VOLUME)
+    return path
+
+
+def null_co(stack, setup):
+    """QEMU's null block driver as node d0."""
+    if setup.verify:
+        return f"file,node-name=d0,filename={memory_file(stack)}"
+    return f"null-co,node-name=d0,size={VOLUME}"
+
+
 def nbd_machine(stack, setup, server, port, export):
     disk = ["-blockdev", f"nbd,node-name=d0,server.type=inet,server.host=127.0.0.1,server.port={port},export={export}"]
     return start_machine(stack, setup, disk + device("virtio-blk-pci", "drive=d0", "iothread=io0"), server)
@@ -97,7 +113,7 @@ def nbdkit(stack, setup, *plugin):
 
 @row("nbd-nbdkit-null", "virtio-blk, NBD client, nbdkit null", peer=True, keeps=False)
 def _nbdkit_null(stack, setup):
-    return nbdkit(stack, setup, "null", VOLUME)
+    return nbdkit(stack, setup, "memory" if setup.verify else "null", VOLUME)
 
 
 @row("nbd-nbdkit-memory", "virtio-blk, NBD client, nbdkit memory", peer=True)
@@ -121,15 +137,12 @@ def storage_daemon(stack, setup, *blockdev):
 
 @row("nbd-qsd-null", "virtio-blk, NBD client, qemu-storage-daemon null-co", peer=True, keeps=False)
 def _qsd_null(stack, setup):
-    return storage_daemon(stack, setup, f"null-co,node-name=d0,size={VOLUME}")
+    return storage_daemon(stack, setup, null_co(stack, setup))
 
 
 @row("nbd-qsd-tmpfs", "virtio-blk, NBD client, qemu-storage-daemon on a file in memory", peer=True)
 def _qsd_tmpfs(stack, setup):
-    path = folder(stack) / "volume"
-    with open(path, "wb") as file:
-        file.truncate(VOLUME)
-    return storage_daemon(stack, setup, f"file,node-name=d0,filename={path}")
+    return storage_daemon(stack, setup, f"file,node-name=d0,filename={memory_file(stack)}")
 
 
 @row("iscsi-tgt", "virtio-blk, iSCSI client, tgt on a file in memory")
@@ -138,9 +151,7 @@ def _iscsi(stack, setup):
     nowhere = "iscsi,node-name=d0,transport=tcp,portal=127.0.0.1:1,target=none,lun=1"
     if "Unknown driver" in output_of(setup.qemu, "-machine", "none", "-display", "none", "-blockdev", nowhere):
         raise FileNotFoundError("this QEMU has no iSCSI client: apt-get install qemu-block-extra, and --qemu that one")
-    path, port, control = folder(stack) / "volume", free_port(), str(free_port() % 30000)
-    with open(path, "wb") as file:
-        file.truncate(VOLUME)
+    path, port, control = memory_file(stack), free_port(), str(free_port() % 30000)
     command = [program, "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"]
     server = stack.enter_context(Server(command, address=("127.0.0.1", port)))
     target = "iqn.2000-01.test:disk"
@@ -160,7 +171,7 @@ def _iscsi(stack, setup):
 def _vhost_user(stack, setup):
     program, path = require("qemu-storage-daemon", "qemu-system-common"), folder(stack) / "socket"
     command = [
-        program, "--object", "iothread,id=io0", "--blockdev", f"null-co,node-name=d0,size={VOLUME}",
+        program, "--object", "iothread,id=io0", "--blockdev", null_co(stack, setup),
         "--export", f"vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path={path},writable=on,iothread=io0",
     ]  # fmt: skip
     # It serves one client, so it must not be asked by connecting
@@ -173,7 +184,7 @@ def _vhost_user(stack, setup):
 
 @row("null-co", "virtio-blk, null-co: the device alone", keeps=False)
 def _null_co(stack, setup):
-    disk = ["-blockdev", f"null-co,node-name=d0,size={VOLUME}"]
+    disk = ["-blockdev", null_co(stack, setup)]
     return start_machine(stack, setup, disk + device("virtio-blk-pci", "drive=d0", "iothread=io0"))
 
 

@@ -16,16 +16,35 @@ def run_row(name, *options):
         return run(running[name], *options)
 
 
-def test_wrong_content_is_noticed():
+BACKGROUND = ("--background-depth", "2", "--background-size", "64k")
+
+
+@pytest.mark.parametrize("beside", ((), BACKGROUND), ids=("alone", "beside-writes"))
+def test_wrong_content_is_noticed(beside):
     """null-co forgets what it is given."""
     with pytest.raises(RuntimeError, match="wrong content"):
-        run_row("null-co", "--pattern", "randread", "--count", "64", *SMALL)
+        run_row("null-co", "--pattern", "randread", "--depth", "8", "--count", "64", *SMALL, *beside)
 
 
 @pytest.mark.parametrize("pattern", ("randread", "randrw", "write"))
 def test_content_of_cloudblk(pattern):
     report = run_row("cloudblk", "--pattern", pattern, "--count", "640", *SMALL)
     assert report["verified-reads"] >= 512  # the range was read back
+
+
+def test_content_beside_writes():
+    """The reads find what the other stream writes, in pieces of their own size."""
+    report = run_row("cloudblk", "--pattern", "randread", "--depth", "4", "--count", "6400", *SMALL, *BACKGROUND)
+    assert report["background"]["ios"] > 32  # the range was written again
+    assert report["verified-reads"] == 6400 + 512
+
+
+@pytest.mark.parametrize(
+    "size, depth, error", (("6k", 2, "must be a multiple of 4096"), ("1M", 2, "too small for 34 requests"))
+)
+def test_what_cannot_be_verified_is_refused(size, depth, error):
+    with pytest.raises(RuntimeError, match=error):
+        run_row("cloudblk", "--size", "4k", *SMALL, "--background-depth", depth, "--background-size", size)
 
 
 def test_two_queues():

@@ -10,7 +10,6 @@ class Workload:
     title: str
     options: tuple  # of virtio-bench, and of loopback-floor where that takes part
     queues: int = 1
-    background: bool = False  # there is a second stream, which only devices have
     main: bool = True  # all rows take part, not only those that a goal is about
 
     def suits(self, row):
@@ -40,7 +39,6 @@ _ALL = (
         "randread-4k-qd4-beside-writes",
         "the same beside 1 MiB writes, depth 4",
         _of("randread", "4k", 4, "--background-size", "1M", "--background-depth", "4"),
-        background=True,
         main=False,
     ),
 )
