@@ -86,7 +86,11 @@ def main():
     for name, reason in missing.items():
         measure.say(f"{name} is left out: {reason}")
     if options.verify:
-        return 1 if measure.verify(rows, workloads, setup) else 0
+        failures = measure.verify(rows, workloads, setup)
+        if not (options.rows or options.workload or options.only_rows):
+            extras.verify_proxy_on_a_file(BUILD, 1)
+            guest.verify(setup)
+        return 1 if failures else 0
     results = {"machine": machine(), "settings": {"rounds": options.runs, "seconds": options.seconds}}
     results["left out"] = missing
     results |= measure.measure(rows, workloads, setup, options.seconds, options.runs)

@@ -2,6 +2,7 @@
 """Figures that need another set-up than a row under load: the proxy on a file beside fio on the same
 file, what an idle disk costs, what memory is used."""
 
+import contextlib
 import json
 import pathlib
 import resource
@@ -37,10 +38,10 @@ def _cpu_ns(pid):
     return sum(int((task / "schedstat").read_text().split()[0]) for task in pathlib.Path(f"/proc/{pid}/task").iterdir())
 
 
-def _through_proxy(server, seconds):
+def _through_proxy(server, seconds, pattern="randread", *more):
     command = [
-        CLIENT, "--json", "bench", f"cloudblk://{server.match.group(1)}/d0", "--pattern", "randread",
-        "--size", "4k", "--depth", "32", "--seconds", seconds,
+        CLIENT, "--json", "bench", f"cloudblk://{server.match.group(1)}/d0", "--pattern", pattern,
+        "--size", "4k", "--depth", "32", "--seconds", seconds, *more,
     ]  # fmt: skip
     before = _cpu_ns(server.pid)
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
@@ -48,33 +49,51 @@ def _through_proxy(server, seconds):
     return report["iops"], (_cpu_ns(server.pid) - before) / 1e3 / report["reads"]
 
 
+@contextlib.contextmanager
+def _file(folder):
+    path = pathlib.Path(folder) / "bench-volume"
+    try:
+        subprocess.run(["dd", "if=/dev/urandom", f"of={path}", "bs=1M", f"count={FILE_SIZE >> 20}", "conv=fsync",
+                        "status=none"], check=True)  # fmt: skip
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _proxy_on(path, engine):
+    # One at a time: the proxy that serves a file locks it
+    return Server([PROXY, "--listen", "tcp://127.0.0.1:0", "--volume", f"d0=file://{path}?aio={engine}"], ready=READY)
+
+
 def proxy_on_a_file(folder, seconds, rounds):
     """4 KiB random reads with O_DIRECT: fio itself, and a client of a proxy on the same file."""
     require("fio", "fio")
-    path = pathlib.Path(folder) / "bench-volume"
-    subprocess.run(["dd", "if=/dev/urandom", f"of={path}", "bs=1M", f"count={FILE_SIZE >> 20}", "conv=fsync",
-                    "status=none"], check=True)  # fmt: skip
     runs = {engine: [] for engine in ENGINES}
     commands = set()
-    try:
+    with _file(folder) as path:
         for turn in range(rounds):
             say(f"proxy on a file, round {turn + 1} of {rounds}")
             for engine in ENGINES:
                 plain, command = _fio(path, engine, seconds)
                 commands.add(command)
-                volume = f"d0=file://{path}?aio={engine}"
-                # One at a time: the proxy that serves a file locks it
-                with Server([PROXY, "--listen", "tcp://127.0.0.1:0", "--volume", volume], ready=READY) as server:
+                with _proxy_on(path, engine) as server:
                     served, cpu = _through_proxy(server, seconds)
                     commands.add(" ".join(server.command))
                 runs[engine].append({"fio-iops": plain, "proxy-iops": served, "proxy-cpu-us": cpu})
-    finally:
-        path.unlink()
     result = {
         engine: {name: round(statistics.median(one[name] for one in all_), 3) for name in all_[0]}
         for engine, all_ in runs.items()
     }
     return {**result, "versions": {"fio": version_of("fio")}, "options": sorted(commands)}
+
+
+def verify_proxy_on_a_file(folder, seconds):
+    """The same with content that is checked. Raises subprocess.CalledProcessError if it is wrong."""
+    with _file(folder) as path:
+        for engine in ENGINES:
+            with _proxy_on(path, engine) as server:
+                _through_proxy(server, seconds, "randrw", "--verify")
+            say(f"proxy on a file, {engine}: content is right")
 
 
 def _anonymous_mb(pid):

@@ -16,6 +16,11 @@ FIO = (
     "fio --name=load --filename=/dev/vda --rw=randread --bs=4k --iodepth=32 --direct=1 --ioengine=libaio"
     " --time_based --runtime={seconds} >/dev/null"
 )
+# What fio has written it reads back and checks, in the end all of it
+VERIFIED = (
+    "fio --name=load --filename=/dev/vda --size=16M --rw=randrw --bs=4k --iodepth=32 --direct=1 --ioengine=libaio"
+    " --verify=crc32c --verify_fatal=1 >/dev/null"
+)
 
 
 def _disk(stack, row):
@@ -62,3 +67,11 @@ def cpu_per_io(setup, seconds, rounds):
             for row, guest in guests.items():
                 runs[row].append(_one_run(guest, seconds))
     return {row: round(statistics.median(all_), 2) for row, all_ in runs.items()}
+
+
+def verify(setup):
+    """The same disks with content that fio checks. Raises GuestError if it is wrong."""
+    for row in ROWS:
+        with contextlib.ExitStack() as stack:
+            _start(stack, setup, row).run(VERIFIED)
+        say(f"Linux guest, {row}: content is right")
