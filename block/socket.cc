@@ -59,6 +59,21 @@ void SetOption(int fd, int level, int option, int value) {
   setsockopt(fd, level, option, &value, sizeof(value));
 }
 
+// Whether both ends are on this host, by the address of ours.
+bool IsLoopback(int fd) {
+  sockaddr_storage own;
+  socklen_t size = sizeof(own);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0) return false;
+  constexpr uint32_t kNet = 127;
+  if (own.ss_family == AF_INET) {
+    return ntohl(reinterpret_cast<const sockaddr_in*>(&own)->sin_addr.s_addr) >> 24 == kNet;
+  }
+  if (own.ss_family != AF_INET6) return false;
+  const in6_addr& address = reinterpret_cast<const sockaddr_in6*>(&own)->sin6_addr;
+  return IN6_IS_ADDR_LOOPBACK(&address) ||
+         (IN6_IS_ADDR_V4MAPPED(&address) && address.s6_addr[12] == kNet);
+}
+
 uint16_t PortOf(const sockaddr_storage& storage) {
   return ntohs(storage.ss_family == AF_INET6
                    ? reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_port
@@ -181,6 +196,13 @@ void ApplySettings(int fd, const SocketSettings& settings) {
   // On a unix socket these are refused, and not needed: its peer cannot vanish silently.
   SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   SetOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, static_cast<int>(settings.notsent_lowat));
+  if (IsLoopback(fd)) {
+    // There is no network whose congestion could be controlled, and one that paces (BBR, which some
+    // hosts have as their default) costs timers and a quarter of the throughput. All kernels have
+    // this one.
+    constexpr std::string_view kReno = "reno";
+    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kReno.data(), kReno.size());
+  }
   if (settings.dead_peer_ms == 0) return;
   constexpr int kProbes = 3;
   const int interval_s =

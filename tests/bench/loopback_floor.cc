@@ -63,6 +63,14 @@ sockaddr_in Loopback(uint16_t port) {
   return address;
 }
 
+// As cloudblk's connections are.
+void SetUp(int fd) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  constexpr std::string_view kReno = "reno";
+  setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kReno.data(), kReno.size());
+}
+
 void SendAll(int fd, std::vector<iovec>* vectors) {
   for (size_t at = 0; at < vectors->size();) {
     msghdr message{};
@@ -134,8 +142,7 @@ int RunServer(const Options& o) {
   for (;;) {
     const int fd = accept(listener, nullptr, nullptr);
     if (fd < 0) Die("accept");
-    const int on = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    SetUp(fd);
     size_t have = 0;
     for (ssize_t got; (got = recv(fd, &buffer[have], buffer.size() - have, 0)) > 0;) {
       have += static_cast<size_t>(got);
@@ -275,8 +282,7 @@ int RunClient(const Options& o) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const sockaddr_in address = Loopback(o.port);
   if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) < 0) Die("connect");
-  const int on = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  SetUp(fd);
   auto watched = ParseWatched(o.watch);
   watched.value().push_back({"client", getpid()});
   auto client = std::make_unique<Client>(fd, o);

@@ -3,11 +3,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <string>
 
 namespace cloudblk {
 namespace {
@@ -62,6 +67,54 @@ TEST(Socket, ListensOnAPortOfTheKernelsChoice) {
   const Result<UniqueFd> second = Listen(bound, nullptr);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().error(), EADDRINUSE);
+}
+
+std::string CongestionControl(int fd) {
+  std::array<char, 16> name{};
+  socklen_t size = name.size() - 1;
+  EXPECT_EQ(getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name.data(), &size), 0);
+  return name.data();
+}
+
+struct Way {
+  const char* listen;
+  const char* connect;
+};
+
+class Loopback : public testing::TestWithParam<Way> {};
+
+TEST_P(Loopback, NothingPacesAConnectionWithinTheHost) {
+  Endpoint wanted;
+  wanted.host = GetParam().listen;
+  Endpoint bound;
+  Result<UniqueFd> listener = Listen(wanted, &bound);
+  if (!listener.ok() && wanted.host.find(':') != std::string::npos) {
+    GTEST_SKIP() << "no IPv6 here: " << listener.status().message();
+  }
+  ASSERT_TRUE(listener.ok()) << listener.status().message();
+  bound.host = GetParam().connect;
+  Result<UniqueFd> client = Connect(Resolve(bound)->front());
+  ASSERT_TRUE(client.ok()) << client.status().message();
+  pollfd ready{.fd = listener->get(), .events = POLLIN, .revents = 0};
+  ASSERT_EQ(poll(&ready, 1, 10'000), 1);
+  Result<UniqueFd> server = Accept(listener->get(), nullptr);
+  ASSERT_TRUE(server.ok()) << server.status().message();
+  for (const int fd : {client->get(), server->get()}) {
+    ApplySettings(fd, {});
+    EXPECT_EQ(CongestionControl(fd), "reno");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Socket, Loopback,
+                         testing::Values(Way{"127.0.0.1", "127.0.0.1"}, Way{"::1", "::1"},
+                                         Way{"::", "127.0.0.1"}));
+
+TEST(Socket, ElsewhereTheHostsCongestionControlStays) {
+  const UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const std::string usual = CongestionControl(fd.get());
+  ASSERT_FALSE(usual.empty());
+  ApplySettings(fd.get(), {});
+  EXPECT_EQ(CongestionControl(fd.get()), usual);
 }
 
 TEST(Socket, ReplacesAStaleUnixSocketButNotALiveOne) {
