@@ -118,13 +118,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   void OnReadable() override;
   void OnWritable() override;
   bool Poll() override;
-  bool MayPoll() const override { return bulk_window_.in_flight() < kPollLimit; }
 
  private:
-  // With more bulk data in flight than this, what takes time is to move it: who polls for it keeps
-  // a processor from those that do.
-  static constexpr uint64_t kPollLimit = 256 << 10;
-
   // Work put off to the end of the loop's turn. The loop cannot take it back: it is made inert.
   struct Turn {
     Channel* channel;
@@ -226,7 +221,6 @@ class Channel final : public FdHandler, private ReceiverSink {
   bool watching_ = false;
   bool watching_read_ = false;
   bool watching_write_ = false;
-  bool watching_poll_ = false;
   ConnectionFailure failure_;  // set by what makes OnControl return an error
   uint32_t attempts_ = 0;      // to connect, since the last answer
   int64_t ready_since_ns_ = 0;

@@ -286,15 +286,11 @@ void Channel::UpdateWatch() {
   const bool connecting = state_ == State::kConnecting;
   const bool read = !connecting;
   const bool write = connecting || receive_blocked_ || (send_blocked_ && !write_waits_for_read());
-  const bool poll = MayPoll();
-  if (watching_ && read == watching_read_ && write == watching_write_ && poll == watching_poll_) {
-    return;
-  }
+  if (watching_ && read == watching_read_ && write == watching_write_) return;
   host_.loop->Watch(transport_->fd(), read, write, this);
   watching_ = true;
   watching_read_ = read;
   watching_write_ = write;
-  watching_poll_ = poll;
 }
 
 bool Channel::write_waits_for_read() const {

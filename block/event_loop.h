@@ -20,8 +20,6 @@ class FdHandler {
   virtual void OnWritable() = 0;
   // Whether OnReadable would find something, without waiting. A host that busy-polls asks.
   virtual bool Poll() { return false; }
-  // Whether the host may busy-poll for it. Asked by Watch.
-  virtual bool MayPoll() const { return true; }
 
  protected:
   ~FdHandler() = default;

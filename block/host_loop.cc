@@ -36,9 +36,8 @@ HostLoop::~HostLoop() {
 }
 
 void HostLoop::Watch(int fd, bool readable, bool writable, FdHandler* handler) {
-  const bool poll = readable && handler->MayPoll();
   ops_->watch_fd(loop_, fd, readable ? OnReadable : nullptr, writable ? OnWritable : nullptr,
-                 poll ? Poll : nullptr, poll ? OnReadable : nullptr, handler);
+                 readable ? Poll : nullptr, readable ? OnReadable : nullptr, handler);
 }
 
 void HostLoop::Unwatch(int fd) {

@@ -71,8 +71,9 @@ Result<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint);
 // What a data connection is set to. Failures are ignored: a connection without them works.
 struct SocketSettings {
   // Unsent bytes that the kernel may hold: what waits there can no longer be overtaken, but with
-  // less a sender of bulk data is woken for every other piece.
-  uint32_t notsent_lowat = 512 << 10;
+  // less a sender of bulk data is woken for every other piece. (512 KiB: 128 KiB reads at a tenth
+  // less.)
+  uint32_t notsent_lowat = 1 << 20;
   // A peer that acknowledges nothing for so long is gone; also the rhythm of keepalives. 0: leave.
   uint32_t dead_peer_ms = 30'000;
 };

@@ -57,9 +57,9 @@ class ReplyWriter {
   size_t control_size() const { return control_.size(); }  // bytes
 
  private:
-  // Bytes that are put into frames ahead of their sending: one long write, as much as the kernel
-  // takes unsent, and no more, so that what becomes ready later is not far behind.
-  static constexpr size_t kAhead = 512 << 10;
+  // Bytes that are put into frames ahead of their sending, for one long write. Replies leave in
+  // their order, so only control messages wait for it.
+  static constexpr size_t kAhead = 2 << 20;
   // A frame is not made longer than this by putting replies together.
   static constexpr uint32_t kFrameGoal = 512 << 10;
 
