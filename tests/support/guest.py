@@ -14,7 +14,8 @@ from .stream import Closed, Lines, Timeout
 BOOT_TIMEOUT = 120
 OVMF = pathlib.Path("/usr/share/OVMF")
 # no_timer_check: on a busy machine the emulated timer may be too late for Linux, which then stops.
-KERNEL_COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
+# Not quiet: a boot that hangs is to show where.
+KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 no_timer_check"
 SCRIPT_TIMEOUT = 120
 
 
@@ -124,7 +125,23 @@ class Guest(Qemu):
             raise GuestError(f"QEMU ended with {status}\n{self.report()}")
 
     def report(self):
-        return f"guest's console:\n{self.console()[-4000:]}\nQEMU's messages:\n{self.messages()[-4000:]}"
+        return "\n".join([
+            f"guest's console:\n{self.console()[-4000:]}",
+            f"QEMU's messages:\n{self.messages()[-4000:]}",
+            f"QEMU's state:\n{self._state()}",
+        ])
+
+    def _state(self):
+        """Where the processors are, at two moments: whether they move tells a hang from a slow machine."""
+        commands = ["info status", "info registers -a", "info registers -a"]
+        try:
+            texts = [self.qmp.command("human-monitor-command", timeout=5, command_line=c) for c in commands]
+        except (Timeout, Closed, OSError) as error:
+            return f"the monitor does not answer: {error}"
+        return "\n".join(
+            line for text in texts for line in text.splitlines()
+            if line.startswith(("VM status", "CPU#", "RIP", "EIP", "RAX", "EAX"))
+        )
 
 
 class _Explained:
