@@ -206,6 +206,35 @@ TEST_F(CapiTest, RefusesLoopsOfAnotherVersion) {
   EXPECT_EQ(cloudblk_channel_attach(channel, EpollLoopOps(), loop.get(), nullptr, this), -EINVAL);
 }
 
+// A loop that may not poll while megabytes arrive sleeps, and shares the server's processor then.
+TEST_F(CapiTest, MayBePolledWithBulkDataInFlight) {
+  static int watched;
+  static int not_polled;
+  watched = not_polled = 0;
+  // Needed until TearDown detaches
+  static CloudblkLoopOps ops;
+  ops = *EpollLoopOps();
+  ops.watch_fd = [](void* on, int fd, CloudblkHandler* read, CloudblkHandler* write,
+                    CloudblkPoll* poll, CloudblkHandler* poll_ready, void* opaque) {
+    if (read != nullptr) ++watched;
+    if (read != nullptr && (poll == nullptr || poll_ready == nullptr)) ++not_polled;
+    EpollLoopOps()->watch_fd(on, fd, read, write, poll, poll_ready, opaque);
+  };
+  Open();
+  ASSERT_EQ(cloudblk_channel_attach(channel, &ops, loop.get(), Complete, this), 0);
+  // Not a small one, which would bound what is in flight
+  std::string first(65536, '\0');
+  Submit(CLOUDBLK_OP_READ, 0, &first);
+  RunUntilDone(1);
+  server.Do([](FakeServer* fake) { fake->hold = true; });
+  std::string bulk(1 << 20, '\0');
+  Submit(CLOUDBLK_OP_READ, 0, &bulk);
+  cloudblk_channel_kick(channel);
+  EXPECT_EQ(cloudblk_channel_in_flight(channel), 1u);
+  EXPECT_GT(watched, 0);
+  EXPECT_EQ(not_polled, 0);
+}
+
 TEST(Capi, TheHeaderIsC99) {
   char error[256] = "";
   EXPECT_EQ(cloudblk_c99_smoke(error, sizeof(error)), -ENOTSUP);
