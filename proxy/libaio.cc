@@ -48,12 +48,7 @@ class Libaio final : public AsyncIo, public FdHandler {
     }
   }
 
-  void OnReadable() override {
-    uint64_t count;
-    // Reset before the ring is read: what ends in between raises it again.
-    [[maybe_unused]] const ssize_t got = read(event_fd_, &count, sizeof(count));
-    Reap();
-  }
+  void OnReadable() override { Reap(); }
   void OnWritable() override {}
 
  private:
@@ -62,22 +57,44 @@ class Libaio final : public AsyncIo, public FdHandler {
     Transfer transfer;
   };
 
-  void Reap() {
-    std::array<io_event, kReapedPerTurn> events;
+  // All that has ended.
+  void Fetch() {
+    uint64_t count;
+    // Reset before the ring is read: what ends in between raises it again.
+    [[maybe_unused]] const ssize_t got = read(event_fd_, &count, sizeof(count));
     timespec now{};
-    const int n = io_getevents(context_, 0, events.size(), events.data(), &now);
-    for (int i = 0; i < n; ++i) {
-      Slot* slot = static_cast<Slot*>(events[i].data);
-      const Transfer transfer = slot->transfer;
-      free_.push_back(slot);
-      transfer.sink->OnTransferred(transfer.op, static_cast<int64_t>(events[i].res));
-    }
-    Kick();
-    if (n == static_cast<int>(events.size())) loop_->Defer([this] { Reap(); });
+    const int n = io_getevents(context_, 0, ended_.size(), ended_.data(), &now);
+    head_ = 0;
+    tail_ = static_cast<unsigned>(std::max(n, 0));
   }
 
+  void Reap() {
+    unsigned part = kNextPart;
+    if (head_ == tail_) {
+      Fetch();
+      part = kFirstPart;
+    }
+    for (; part > 0 && head_ < tail_; --part) {
+      const io_event& event = ended_[head_++];
+      Slot* slot = static_cast<Slot*>(event.data);
+      const Transfer transfer = slot->transfer;
+      free_.push_back(slot);
+      transfer.sink->OnTransferred(transfer.op, static_cast<int64_t>(event.res));
+    }
+    Kick();
+    if (head_ < tail_ && !reap_deferred_) {
+      reap_deferred_ = true;
+      loop_->Defer([this] {
+        reap_deferred_ = false;
+        Reap();
+      });
+    }
+  }
+
+  unsigned UnderWay() const { return kDepth - free_.size() - (tail_ - head_); }
+
   long FillBatch() {
-    const size_t most = std::min<size_t>(NextBatch(kDepth - free_.size()), batch_.size());
+    const size_t most = std::min<size_t>(NextBatch(UnderWay()), batch_.size());
     long count = 0;
     while (!waiting_.empty() && !free_.empty() && count < static_cast<long>(most)) {
       Slot* slot = free_.back();
@@ -118,6 +135,11 @@ class Libaio final : public AsyncIo, public FdHandler {
   std::deque<Transfer> waiting_;
   std::vector<Slot*> free_;
   std::array<iocb*, 256> batch_;
+  // What has ended; from head_ to tail_ not looked at yet.
+  std::array<io_event, kDepth> ended_;
+  unsigned head_ = 0;
+  unsigned tail_ = 0;
+  bool reap_deferred_ = false;
   std::array<Slot, kDepth> slots_;
 };
 

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <liburing.h>
 
-#include <array>
 #include <cassert>
 #include <cerrno>
 #include <cstring>
@@ -47,16 +46,18 @@ class Uring final : public AsyncIo, public FdHandler {
   }
 
   void OnReadable() override {
-    std::array<io_uring_cqe*, kReapedPerTurn> entries;
-    const unsigned n = io_uring_peek_batch_cqe(&ring_, entries.data(), entries.size());
-    for (unsigned i = 0; i < n; ++i) {
-      Slot* slot = static_cast<Slot*>(io_uring_cqe_get_data(entries[i]));
+    io_uring_cqe* entry;
+    for (unsigned part = more_ ? kNextPart : kFirstPart;
+         part > 0 && io_uring_peek_cqe(&ring_, &entry) == 0; --part) {
+      Slot* slot = static_cast<Slot*>(io_uring_cqe_get_data(entry));
       const Transfer transfer = slot->transfer;
+      const int result = entry->res;
+      io_uring_cqe_seen(&ring_, entry);
       free_.push_back(slot);
-      transfer.sink->OnTransferred(transfer.op, entries[i]->res);
+      transfer.sink->OnTransferred(transfer.op, result);
     }
-    io_uring_cq_advance(&ring_, n);
     // What is left keeps the ring readable.
+    more_ = io_uring_cq_ready(&ring_) > 0;
     Kick();
   }
   void OnWritable() override {}
@@ -66,8 +67,10 @@ class Uring final : public AsyncIo, public FdHandler {
     Transfer transfer;
   };
 
+  unsigned UnderWay() const { return kDepth - free_.size() - io_uring_cq_ready(&ring_); }
+
   void FillBatch() {
-    unsigned room = NextBatch(kDepth - free_.size());
+    unsigned room = NextBatch(UnderWay());
     for (; room > 0 && !waiting_.empty() && !free_.empty(); --room) {
       io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
       if (sqe == nullptr) break;
@@ -101,6 +104,7 @@ class Uring final : public AsyncIo, public FdHandler {
   std::vector<Slot*> free_;
   std::deque<Transfer> waiting_;
   bool retry_armed_ = false;
+  bool more_ = false;  // the last turn left some that have ended
 };
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <utility>
+#include <vector>
 
 #include "block/socket.h"
 #include "tests/unit/proxy/support.h"
@@ -13,7 +15,7 @@ namespace cloudblk::proxy {
 namespace {
 
 constexpr size_t kBlock = 4096;
-constexpr size_t kBlocks = 3 * AsyncIo::kReapedPerTurn;
+constexpr size_t kBlocks = AsyncIo::kFirstPart + 3 * AsyncIo::kNextPart;
 
 class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoSink {
  protected:
@@ -35,17 +37,19 @@ class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoS
     ASSERT_NE(io_, nullptr);
   }
 
+  void Queue(size_t block) {
+    Transfer transfer;
+    transfer.fd = fd_.get();
+    transfer.data = data_[block].data();
+    transfer.length = kBlock;
+    transfer.offset = block * kBlock;
+    transfer.sink = this;
+    transfer.op = &ops_[block];
+    io_->Queue(transfer);
+  }
+
   void QueueAll() {
-    for (size_t i = 0; i < kBlocks; ++i) {
-      Transfer transfer;
-      transfer.fd = fd_.get();
-      transfer.data = data_[i].data();
-      transfer.length = kBlock;
-      transfer.offset = i * kBlock;
-      transfer.sink = this;
-      transfer.op = &ops_[i];
-      io_->Queue(transfer);
-    }
+    for (size_t i = 0; i < kBlocks; ++i) Queue(i);
     io_->Kick();
   }
 
@@ -55,14 +59,21 @@ class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoS
   std::unique_ptr<AsyncIo> io_;
   std::array<std::array<uint8_t, kBlock>, kBlocks> data_{};
   std::array<IoOp, kBlocks> ops_;
+  size_t again_ = 0;
   size_t ended_ = 0;
-  size_t ended_at_end_of_turn_ = 0;
+  size_t sent_ = 0;
+  std::vector<size_t> sends_;
 
  private:
-  void OnTransferred(IoOp*, int64_t result) override {
+  void OnTransferred(IoOp* op, int64_t result) override {
     EXPECT_EQ(int64_t{kBlock}, result);
+    if (again_ > 0) {
+      --again_;
+      Queue(op - &ops_[0]);
+    }
     // As a connection does, to send what is ready.
-    if (ended_++ == 0) (*loop_).Defer([this] { ended_at_end_of_turn_ = ended_; });
+    if (ended_++ == sent_)
+      (*loop_).Defer([this] { sends_.push_back(ended_ - std::exchange(sent_, ended_)); });
   }
 };
 
@@ -72,10 +83,19 @@ TEST_P(AsyncIoTest, TransfersAllThatIsQueued) {
   for (size_t i = 0; i < kBlocks; ++i) EXPECT_EQ(i, data_[i].back());
 }
 
+TEST_P(AsyncIoTest, SeesWhatEndsWhileItLooksAtAPart) {
+  again_ = AsyncIo::kFirstPart;
+  QueueAll();
+  EXPECT_TRUE(loop_.TurnUntil([&] { return ended_ == kBlocks + AsyncIo::kFirstPart; }));
+}
+
 TEST_P(AsyncIoTest, WhatIsReadyIsSentBeforeMoreIsReaped) {
   QueueAll();
   EXPECT_TRUE(loop_.TurnUntil([&] { return ended_ == kBlocks; }));
-  EXPECT_EQ(AsyncIo::kReapedPerTurn, ended_at_end_of_turn_);
+  EXPECT_TRUE(loop_.TurnUntil([&] { return sent_ == kBlocks; }));
+  const std::vector<size_t> parts = {AsyncIo::kFirstPart, AsyncIo::kNextPart, AsyncIo::kNextPart,
+                                     AsyncIo::kNextPart};
+  EXPECT_EQ(parts, sends_);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, AsyncIoTest, testing::Values("Libaio", "Uring"),
