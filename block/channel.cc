@@ -122,7 +122,7 @@ int Channel::Submit(const CloudblkRequest& request) {
   }
   in_flight_.store(in_flight() + 1, std::memory_order_relaxed);
   if (!Writes(mine->operation) || overlaps_.Admit(mine)) Enqueue(mine);
-  ScheduleTurn();
+  if (!completing_) ScheduleTurn();
   return 0;
 }
 
@@ -365,10 +365,10 @@ void Channel::RunTurn() {
   turn_.reset();
   if (transport_ != nullptr && (polled_ || transport_->has_pending())) Receive();
   Deliver();
-  Pump();
 }
 
-// Tells the host what has happened. Anything may have changed when it returns.
+// Tells the host what has happened, and sends what it submits meanwhile. Anything may have changed
+// when it returns.
 void Channel::Deliver() {
   while (!events_.empty()) {
     const std::vector<PendingEvent> events = std::move(events_);
@@ -387,9 +387,12 @@ void Channel::Deliver() {
     batch.swap(done_);
     const uint32_t count = static_cast<uint32_t>(batch.size());
     in_flight_.store(in_flight() - count, std::memory_order_relaxed);
+    const bool outer = std::exchange(completing_, true);
     if (host_.complete != nullptr) host_.complete(host_.opaque, batch.data(), count);
+    completing_ = outer;
     spare_ = std::move(batch);
   }
+  Pump();
 }
 
 void Channel::FillStats(CloudblkStats* stats) const {

@@ -259,6 +259,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   };
   std::vector<CloudblkCompletion> done_;
   std::vector<CloudblkCompletion> spare_;
+  bool completing_ = false;  // the host is told; what it submits is sent when it has been
   std::vector<PendingEvent> events_;
 
   CloudblkStats stats_{};

@@ -132,7 +132,6 @@ void Channel::OnReadable() {
   if (transport_ != nullptr && state_ != State::kConnecting) Receive();
   if (transport_ != nullptr && state_ != State::kReady && !send_blocked_) Send();
   Deliver();
-  Pump();
   if (attached()) UpdateWatch();
 }
 
@@ -145,7 +144,6 @@ void Channel::OnWritable() {
     if (transport_ != nullptr && state_ != State::kReady) Send();
   }
   Deliver();
-  Pump();
   if (attached()) UpdateWatch();
 }
 
@@ -348,7 +346,6 @@ void Channel::OnTimer() {
       break;
     case State::kReady:
       CheckLiveness();
-      Pump();
       break;
     default:
       break;

@@ -58,6 +58,7 @@ class Bench {
   void Start(Job* job, uint64_t slot, bool write);
   void Finish(Job* job, int result);
   void Fail(std::string message);
+  void Feed();
   void RunLoad();
   void ReadBack();
 
@@ -70,6 +71,7 @@ class Bench {
   std::vector<bool> busy_;  // verify: what is in flight is neither read nor written again
   std::deque<Job> jobs_;
   std::vector<Job*> idle_;
+  bool feeding_ = false;  // a job that has ended starts again
   uint64_t started_ = 0;
   uint64_t sequential_ = 0;
   int64_t deadline_ns_ = 0;
@@ -123,24 +125,30 @@ void Bench::Finish(Job* job, int result) {
       Fail(fmt::format("wrong content at offset {}", job->slot * options_.size));
     }
   }
+  // From inside the completion: it goes out with the others of the turn.
+  if (feeding_) Feed();
 }
 
 void Bench::Fail(std::string message) {
   if (failure_.empty()) failure_ = std::move(message);
 }
 
-void Bench::RunLoad() {
-  while (!Ended() || idle_.size() < jobs_.size()) {
-    while (!idle_.empty() && !Ended()) {
-      Job* job = idle_.back();
-      idle_.pop_back();
-      const bool write =
-          pattern_.mix == Mix::kWrite || (pattern_.mix == Mix::kBoth && (random_() & 1) != 0);
-      Start(job, NextSlot(), write);
-    }
-    client_->Kick();
-    if (idle_.size() < jobs_.size()) client_->Turn();
+void Bench::Feed() {
+  while (!idle_.empty() && !Ended()) {
+    Job* job = idle_.back();
+    idle_.pop_back();
+    const bool write =
+        pattern_.mix == Mix::kWrite || (pattern_.mix == Mix::kBoth && (random_() & 1) != 0);
+    Start(job, NextSlot(), write);
   }
+}
+
+void Bench::RunLoad() {
+  feeding_ = true;
+  Feed();
+  client_->Kick();
+  while (idle_.size() < jobs_.size()) client_->Turn();
+  feeding_ = false;
 }
 
 void Bench::ReadBack() {

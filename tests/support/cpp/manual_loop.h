@@ -28,7 +28,10 @@ class ManualLoop final : public EventLoop {
   void Watch(int fd, bool readable, bool writable, FdHandler* handler) override;
   void Unwatch(int fd) override;
   std::unique_ptr<Timer> NewTimer(std::function<void()> fn) override;
-  void Defer(std::function<void()> fn) override { deferred_.push_back(std::move(fn)); }
+  void Defer(std::function<void()> fn) override {
+    ++defers_;
+    deferred_.push_back(std::move(fn));
+  }
   void Post(std::function<void()> fn) override { deferred_.push_back(std::move(fn)); }
   int64_t NowNs() const override { return now_; }
 
@@ -49,6 +52,8 @@ class ManualLoop final : public EventLoop {
   void Advance(int64_t ns);
   // When the next timer is due; negative: none is armed.
   int64_t next_timer() const { return timers_.empty() ? -1 : timers_.begin()->first; }
+  // How often something was put off so far.
+  uint64_t defers() const { return defers_; }
   bool watches(int fd) const { return watches_.contains(fd); }
 
  private:
@@ -66,6 +71,7 @@ class ManualLoop final : public EventLoop {
   std::map<int, std::function<Readiness()>> readiness_;
   std::vector<std::function<bool()>> steps_;
   std::vector<std::function<void()>> deferred_;
+  uint64_t defers_ = 0;
   std::set<std::pair<int64_t, ManualTimer*>> timers_;
 };
 
