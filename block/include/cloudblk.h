@@ -258,7 +258,7 @@ int cloudblk_channel_submit(CloudblkChannel *channel,
                             const CloudblkRequest *request) CLOUDBLK_NOEXCEPT;
 
 /* The batch is complete: send what was submitted. Without it that happens at the end of the loop
-   turn. */
+   turn, and for what is submitted from inside a completion callback when that has returned. */
 void cloudblk_channel_kick(CloudblkChannel *channel) CLOUDBLK_NOEXCEPT;
 
 /* Requests accepted and not completed. Any thread. */

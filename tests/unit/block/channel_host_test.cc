@@ -15,43 +15,44 @@ constexpr int64_t kSecond = 1'000'000'000;
 
 // --- Submit -------------------------------------------------------------------------------------
 
-TEST(ChannelSubmit, FromInsideACompletionGoesOutWithTheTurn) {
+// The first completion submits another read.
+class ChannelSubmit : public ::testing::Test {
+ protected:
+  ChannelSubmit() {
+    f.server.hold = true;
+    f.Open();
+    f.on_complete = [this] {
+      f.on_complete = nullptr;
+      second = f.Read(4096, 512);
+    };
+    first = f.Read(0, 512);
+  }
+
+  void ExpectSecond() {
+    f.server.hold = false;
+    f.Run();
+    ASSERT_NE(second, nullptr);
+    EXPECT_EQ(second->completions, 1);
+    EXPECT_EQ(second->result, 0);
+  }
+
   ChannelFixture f;
-  f.server.hold = true;
-  f.Open();
+  Io* first = nullptr;
   Io* second = nullptr;
-  f.on_complete = [&] {
-    f.on_complete = nullptr;
-    second = f.Read(4096, 512);
-  };
-  f.Read(0, 512);
+};
+
+TEST_F(ChannelSubmit, FromInsideACompletionGoesOutWithTheTurn) {
   f.Run();
-  f.server.hold = false;
   f.server.Answer(0);
   const uint64_t defers = f.loop.defers();
-  f.Run();
-  ASSERT_NE(second, nullptr);
-  EXPECT_EQ(second->completions, 1);
+  ExpectSecond();
   EXPECT_EQ(f.loop.defers(), defers);
 }
 
-TEST(ChannelSubmit, FromInsideACompletionOfARevoke) {
-  ChannelFixture f;
-  f.server.hold = true;
-  f.Open();
-  Io* second = nullptr;
-  f.on_complete = [&] {
-    f.on_complete = nullptr;
-    second = f.Read(4096, 512);
-  };
-  Io* first = f.Read(0, 512);
+TEST_F(ChannelSubmit, FromInsideACompletionOfARevoke) {
   f.channel.Revoke();
   EXPECT_EQ(first->result, -ECANCELED);
-  f.server.hold = false;
-  f.Run();
-  ASSERT_NE(second, nullptr);
-  EXPECT_EQ(second->completions, 1);
-  EXPECT_EQ(second->result, 0);
+  ExpectSecond();
 }
 
 // --- Park ---------------------------------------------------------------------------------------
