@@ -87,7 +87,8 @@ int Channel::Check(const CloudblkRequest& request, uint64_t* length) const {
   if (session_->observe()) return -ENOTSUP;
   const bool may_fua =
       request.operation == CLOUDBLK_OP_WRITE || request.operation == CLOUDBLK_OP_WRITE_ZEROES;
-  if ((request.flags & ~(may_fua ? CLOUDBLK_REQUEST_FUA : 0u)) != 0) return -EINVAL;
+  const uint32_t allowed = CLOUDBLK_REQUEST_MORE | (may_fua ? CLOUDBLK_REQUEST_FUA : 0u);
+  if ((request.flags & ~allowed) != 0) return -EINVAL;
   switch (request.operation) {
     case CLOUDBLK_OP_READ:
       return CheckData(request, length);
@@ -122,7 +123,7 @@ int Channel::Submit(const CloudblkRequest& request) {
   }
   in_flight_.store(in_flight() + 1, std::memory_order_relaxed);
   if (!Writes(mine->operation) || overlaps_.Admit(mine)) Enqueue(mine);
-  if (!completing_) ScheduleTurn();
+  if (!completing_ && (request.flags & CLOUDBLK_REQUEST_MORE) == 0) ScheduleTurn();
   return 0;
 }
 

@@ -214,6 +214,8 @@ static uint32_t write_flags(CloudblkDevice *dev)
 static int submit(CloudblkReq *req, CloudblkRequest *request)
 {
     request->opaque = req;
+    /* cloudblk_queue_run() kicks */
+    request->flags |= CLOUDBLK_REQUEST_MORE;
     return cloudblk_channel_submit(req->queue->loop->channel, request);
 }
 

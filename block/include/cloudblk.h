@@ -207,6 +207,7 @@ typedef enum CloudblkOperation {
 } CloudblkOperation;
 
 #define CLOUDBLK_REQUEST_FUA 1u  /* durable when it completes: WRITE, WRITE_ZEROES */
+#define CLOUDBLK_REQUEST_MORE 2u /* a kick follows in this loop turn: wait for it */
 #define CLOUDBLK_RANGE_UNMAP 1u  /* WRITE_ZEROES may deallocate */
 
 typedef struct CloudblkRange {
@@ -258,7 +259,8 @@ int cloudblk_channel_submit(CloudblkChannel *channel,
                             const CloudblkRequest *request) CLOUDBLK_NOEXCEPT;
 
 /* The batch is complete: send what was submitted. Without it that happens at the end of the loop
-   turn, and for what is submitted from inside a completion callback when that has returned. */
+   turn, which costs a `defer` that CLOUDBLK_REQUEST_MORE spares, and for what is submitted from
+   inside a completion callback when that has returned. */
 void cloudblk_channel_kick(CloudblkChannel *channel) CLOUDBLK_NOEXCEPT;
 
 /* Requests accepted and not completed. Any thread. */

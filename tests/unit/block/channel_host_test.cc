@@ -49,6 +49,21 @@ TEST_F(ChannelSubmit, FromInsideACompletionGoesOutWithTheTurn) {
   EXPECT_EQ(f.loop.defers(), defers);
 }
 
+TEST(ChannelSubmitMore, WaitsForTheKickAndPutsNothingOff) {
+  ChannelFixture f;
+  f.Open();
+  f.Run();
+  const uint64_t defers = f.loop.defers();
+  Io* write = f.Write(0, Pattern(512, 1), {}, CLOUDBLK_REQUEST_MORE | CLOUDBLK_REQUEST_FUA);
+  f.Run();
+  EXPECT_TRUE(f.server.seen.empty());
+  f.channel.Kick();
+  f.Run();
+  EXPECT_EQ(write->completions, 1);
+  EXPECT_EQ(f.server.disk.substr(0, 512), Pattern(512, 1));
+  EXPECT_EQ(f.loop.defers(), defers);
+}
+
 TEST_F(ChannelSubmit, FromInsideACompletionOfARevoke) {
   f.channel.Revoke();
   EXPECT_EQ(first->result, -ECANCELED);
