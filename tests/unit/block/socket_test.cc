@@ -117,6 +117,32 @@ TEST(Socket, ElsewhereTheHostsCongestionControlStays) {
   EXPECT_EQ(CongestionControl(fd.get()), usual);
 }
 
+int TcpOption(int fd, int option) {
+  int value = -1;
+  socklen_t size = sizeof(value);
+  EXPECT_EQ(getsockopt(fd, IPPROTO_TCP, option, &value, &size), 0);
+  return value;
+}
+
+// A segment is sent at once, what a slow peer has not taken stays with its sender, and the kernel
+// finds a dead peer without anything of ours waking up.
+TEST(Socket, SetsWhatItWasAskedFor) {
+  const UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  SocketSettings settings;
+  settings.notsent_lowat = 77'777;
+  settings.dead_peer_ms = 20'000;
+  ApplySettings(fd.get(), settings);
+  EXPECT_EQ(TcpOption(fd.get(), TCP_NODELAY), 1);
+  EXPECT_EQ(TcpOption(fd.get(), TCP_NOTSENT_LOWAT), 77'777);
+  int alive = 0;
+  socklen_t size = sizeof(alive);
+  EXPECT_EQ(getsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &alive, &size), 0);
+  EXPECT_EQ(alive, 1);
+  const int probes = TcpOption(fd.get(), TCP_KEEPCNT);
+  EXPECT_EQ(TcpOption(fd.get(), TCP_KEEPIDLE) + probes * TcpOption(fd.get(), TCP_KEEPINTVL), 20);
+  EXPECT_EQ(TcpOption(fd.get(), TCP_USER_TIMEOUT), 20'000);
+}
+
 TEST(Socket, ReplacesAStaleUnixSocketButNotALiveOne) {
   char folder[] = "/tmp/cloudblk-socket-XXXXXX";
   ASSERT_NE(mkdtemp(folder), nullptr);
