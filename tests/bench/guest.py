@@ -8,6 +8,7 @@ import statistics
 
 from tests.support.guest import Guest
 
+from .machine import iothread
 from .measure import say
 from .rows import nbdkit_server, proxy_server, volume_uri
 
@@ -44,7 +45,7 @@ def _requests(guest):
 
 
 def _start(stack, setup, row):
-    devices = ["-name", "bench,debug-threads=on", "-object", "iothread,id=io0", *_disk(stack, row)]
+    devices = ["-name", "bench,debug-threads=on", *iothread(0, setup.iothread), *_disk(stack, row)]
     guest = stack.enter_context(Guest(setup.qemu, devices))
     # Ranges that were never written are answered without data
     guest.run("dd if=/dev/urandom of=/dev/vda bs=1M count=256 oflag=direct 2>/dev/null")

@@ -36,6 +36,11 @@ def has_cloudblk(binary):
     return "cloudblk-pci" in output_of(binary, "-device", "help")
 
 
+def iothread(number, properties=""):
+    """QEMU's arguments for the IOThread io<number>."""
+    return ["-object", ",".join(filter(None, ["iothread", f"id=io{number}", properties]))]
+
+
 class BenchMachine(Qemu):
     """`devices` are QEMU's arguments for the disk, which is in slot SLOT and uses IOThreads io0, io1.
     `setup`: see rows.Setup."""
@@ -62,7 +67,7 @@ class BenchMachine(Qemu):
             "-qtest-log", "/dev/null",
         ]  # fmt: skip
         for i in range(iothreads):
-            self._arguments += ["-object", ",".join(filter(None, ["iothread", f"id=io{i}", setup.iothread]))]
+            self._arguments += iothread(i, setup.iothread)
         self._arguments += [str(word) for word in devices]
 
     def __exit__(self, *error):

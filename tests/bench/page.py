@@ -112,8 +112,9 @@ def _described(results):
 
 def page(results, found):
     how = results["settings"]
+    iothreads = f"IOThreads have {html.escape(how['iothread'])}. " if how.get("iothread") else ""
     intro = (
-        f"Medians of {how['rounds']} interleaved runs of {how['seconds']} s each. The driver is not a guest but a "
+        f"Medians of {how['rounds']} interleaved runs of {how['seconds']} s each. {iothreads}The driver is not a guest but a "
         "program that builds the virtqueues in QEMU's memory, notifies only when the device asks for it, and polls "
         "for what comes back; so these are figures of the device, its connection and its server, on one machine over "
         "loopback."

@@ -49,6 +49,12 @@ TEST_F(ChannelSubmit, FromInsideACompletionGoesOutWithTheTurn) {
   EXPECT_EQ(f.loop.defers(), defers);
 }
 
+TEST_F(ChannelSubmit, FromInsideACompletionOfARevoke) {
+  f.channel.Revoke();
+  EXPECT_EQ(first->result, -ECANCELED);
+  ExpectSecond();
+}
+
 TEST(ChannelSubmitMore, WaitsForTheKickAndPutsNothingOff) {
   ChannelFixture f;
   f.Open();
@@ -62,12 +68,6 @@ TEST(ChannelSubmitMore, WaitsForTheKickAndPutsNothingOff) {
   EXPECT_EQ(write->completions, 1);
   EXPECT_EQ(f.server.disk.substr(0, 512), Pattern(512, 1));
   EXPECT_EQ(f.loop.defers(), defers);
-}
-
-TEST_F(ChannelSubmit, FromInsideACompletionOfARevoke) {
-  f.channel.Revoke();
-  EXPECT_EQ(first->result, -ECANCELED);
-  ExpectSecond();
 }
 
 // --- Park ---------------------------------------------------------------------------------------

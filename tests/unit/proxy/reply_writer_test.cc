@@ -7,7 +7,8 @@
 
 #include <array>
 #include <cerrno>
-#include <string>
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "block/socket.h"
