@@ -287,6 +287,12 @@ uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features,
     }
     /* A channel serves several queues and can only be revoked as a whole */
     virtio_clear_feature(&features, VIRTIO_F_RING_RESET);
+    /*
+     * A reset gives up what is in flight, and QEMU does not forget then what
+     * waits to be shown in order: it would show it in the queue's next life.
+     * Nor does it migrate that order
+     */
+    virtio_clear_feature(&features, VIRTIO_F_IN_ORDER);
     return features;
 }
 

@@ -83,6 +83,13 @@ static void finish(CloudblkReq *req, int result)
      * Its last byte, wherever the driver put it: pop refuses empty descriptors
      */
     ((uint8_t *)last->iov_base)[last->iov_len - 1] = status_of(result);
+    /*
+     * Of a packed ring QEMU keeps what was filled in an array of queue-size
+     * entries, and does not check: a driver may have made its ring larger
+     */
+    if (queue->filled == queue->dev->conf.queue_size) {
+        cloudblk_loop_publish(queue->loop);
+    }
     if (!queue->filled) {
         queue->next_filled = queue->loop->filled;
         queue->loop->filled = queue;

@@ -50,19 +50,13 @@ static const uint8_t *map_area(CloudblkMemory *memory, hwaddr address,
     return length == size ? area : NULL;
 }
 
-static bool is_split(VirtIODevice *vdev)
-{
-    return !virtio_vdev_has_feature(vdev, VIRTIO_F_RING_PACKED) &&
-           !virtio_vdev_has_feature(vdev, VIRTIO_F_IN_ORDER);
-}
-
 bool cloudblk_ring_open(CloudblkRing *ring, CloudblkQueue *queue)
 {
     VirtIODevice *vdev = cloudblk_vdev(queue->dev);
     int index = virtio_get_queue_index(queue->vq);
     CloudblkMemory *memory;
 
-    if (!is_split(vdev)) {
+    if (virtio_vdev_has_feature(vdev, VIRTIO_F_RING_PACKED)) {
         return false;
     }
     memory = cloudblk_memory_get(queue->loop);
@@ -110,9 +104,16 @@ void cloudblk_ring_close(CloudblkRing *ring)
 {
     VirtQueue *vq = ring->queue->vq;
 
-    if (ring->taken) {
+    /*
+     * Also if nothing was taken: QEMU remembers how far the driver was when it
+     * looked, and finds the queue not empty until that is taken. A driver that
+     * goes back would never let it look again
+     */
+    if (ring->size) {
         virtio_queue_set_last_avail_idx(
             device_of(ring), virtio_get_queue_index(vq), ring->next);
+    }
+    if (ring->taken) {
         cloudblk_compat_count_popped(vq, ring->taken);
     }
 }

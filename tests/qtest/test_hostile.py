@@ -408,6 +408,23 @@ def test_queue_registers_written_with_requests_in_flight(driver, packed):
     comes_back(driver)
 
 
+def test_a_ring_made_larger_than_the_disks(bench, packed):
+    """What QEMU keeps of a packed ring's requests has room for queue-size of them."""
+    features = (PACKED, INDIRECT) if packed else (INDIRECT,)
+    driver = bench.disk(features=features, packed=packed, ring_size=1024)
+    driver.registers.set_common(QUEUE_SELECT, 2, 0)
+    assert driver.registers.common(QUEUE_SIZE, 2) == 1024
+    # All in one batch: nobody is told before, and nobody polls
+    requests = [Request(driver, T_GET_ID, 0, 20).submit(indirect=True, kick=False) for _ in range(1000)]
+    driver.machine.write(driver.queues[0].place, 2, 0)
+    for request in requests:
+        assert request.wait() == S_OK
+    driver.reset()
+    driver.start(features)
+    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+    bench.quit()
+
+
 def test_data_in_video_memory(bench, packed):
     """Memory, though a device's: data goes there as to any other."""
     features = [PACKED] if packed else []
