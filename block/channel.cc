@@ -113,6 +113,7 @@ int Channel::Submit(const CloudblkRequest& request) {
   mine->offset = request.offset;
   mine->length = length;
   mine->opaque = request.opaque;
+  mine->losses = session_->losses();
   mine->iov.clear();
   mine->ranges.clear();
   if (HasRanges(mine->operation)) {
@@ -189,7 +190,7 @@ bool Channel::NextPiece(RequestFrame* frame) {
   if (queue->empty()) return false;
   Piece* piece = queue->front();
   Request* request = piece->request;
-  if (request->operation == wire::Operation::kFlush && session_->TakeFlushFailure()) {
+  if (request->operation == wire::Operation::kFlush && session_->FlushFails(request->losses)) {
     Log(CLOUDBLK_LOG_ERROR,
         "the server lost writes that were not flushed; this flush fails to say so");
     queue->Remove(piece);
@@ -286,6 +287,13 @@ void Channel::OnReply(Piece* piece, const wire::Reply& reply) {
   if (request->operation == wire::Operation::kFlush && reply.status == wire::Status::kOk) {
     session_->NoteFlush(piece->flush_mark);
   }
+  const bool syncs = request->operation == wire::Operation::kFlush || request->fua;
+  if (syncs && reply.status == wire::Status::kIoError && reopened_for_ != generation_) {
+    // All others on this connection would fail too (SPEC.md 10.3). Once for each generation: where
+    // that stays, connecting anew does not help.
+    reopened_for_ = generation_;
+    reopen_ = true;
+  }
   attempts_ = 0;
   FinishPiece(piece, ErrnoOf(reply.status));
 }
@@ -366,6 +374,7 @@ void Channel::RunTurn() {
   turn_.reset();
   if (transport_ != nullptr && (polled_ || transport_->has_pending())) Receive();
   Deliver();
+  UpdateWatch();
 }
 
 // Tells the host what has happened, and sends what it submits meanwhile. Anything may have changed

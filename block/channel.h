@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -110,6 +111,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   void Close(bool end_session);
   // Asks for another size of the volume. Precondition: ready, and no such question is unanswered.
   void Resize(const wire::Resize& request);
+  // Connects anew if an answer to Resize is still to come.
+  void ForgetResize();
   // Says RELEASE as soon as it is connected, once. Preconditions: attached, nothing in flight.
   void Release();
   // Gives up the connection, without a word to the server. Precondition: nothing in flight.
@@ -218,13 +221,15 @@ class Channel final : public FdHandler, private ReceiverSink {
   YieldGate yield_gate_;
   bool polled_ = false;    // TakeBytes found something, which Receive has to go on with
   int receive_error_ = 0;  // of TakeBytes
+  bool reopen_ = false;    // a flush failed: Receive is to end the connection
   bool watching_ = false;
   bool watching_read_ = false;
   bool watching_write_ = false;
   ConnectionFailure failure_;  // set by what makes OnControl return an error
   uint32_t attempts_ = 0;      // to connect, since the last answer
   int64_t ready_since_ns_ = 0;
-  int64_t silent_since_ns_ = 0;  // nothing was received since, though requests wait
+  int64_t silent_since_ns_ = 0;           // nothing was received since, though requests wait
+  std::optional<uint64_t> reopened_for_;  // the generation in which a flush failed
   bool pinged_ = false;
   bool timer_armed_ = false;
   bool resize_sent_ = false;                // on this connection, and not answered

@@ -19,6 +19,8 @@ constexpr int64_t kBackoffFirst = 10 * kNsPerMs;
 constexpr int64_t kBackoffMost = 2000 * kNsPerMs;
 // A holder that is gone may free the volume before its lease ends.
 constexpr int64_t kBusyRetryMost = 500 * kNsPerMs;
+// How often a channel looks whether channel 0 knows who holds the volume.
+constexpr int64_t kClaimPoll = 10 * kNsPerMs;
 
 using State = Channel::State;
 
@@ -92,12 +94,21 @@ void Channel::Abandon() {
   DropConnection();
   if (timer_ != nullptr) timer_->Disarm();
   close_wanted_ = release_wanted_ = false;
-  Settle();
+  // The claim of what was released is at a higher epoch, which fences all that was given up. Not so
+  // where the release may never have happened.
+  if (!session_->release_unconfirmed()) Settle();
   if (state_ != State::kIdle && state_ != State::kFailed) SetState(State::kIdle);
 }
 
 void Channel::Connect() {
   if (session_->revoked()) return EndSession({EIO, "the session was revoked", false, 0, true});
+  if (index_ != 0 && session_->claim_unsure()) {
+    // The RELEASE may still be on its way, over the connection of channel 0. That channel's OPEN
+    // stops it, and until then the others would open what is about to be released.
+    SetState(State::kConnecting);
+    SetState(State::kBackoff);
+    return timer_->Arm(host_.loop->NowNs() + kClaimPoll);
+  }
   // Counted up even if nothing comes of it: a server that has seen it must never see it again.
   ++incarnation_;
   ++attempts_;
@@ -130,7 +141,6 @@ void Channel::FinishConnect() {
 void Channel::OnReadable() {
   if (write_waits_for_read()) send_blocked_ = false;
   if (transport_ != nullptr && state_ != State::kConnecting) Receive();
-  if (transport_ != nullptr && state_ != State::kReady && !send_blocked_) Send();
   Deliver();
   if (attached()) UpdateWatch();
 }
@@ -185,9 +195,16 @@ void Channel::Receive() {
     const int error = std::exchange(receive_error_, 0);
     Cut(failure_.error != 0 ? failure_
                             : ConnectionFailure{-error, receiver_.error(), false, 0, false});
-  } else if (transport_->has_pending()) {
-    ScheduleTurn();
+    return;
   }
+  if (reopen_) {
+    Log(CLOUDBLK_LOG_WARNING,
+        "the storage failed to flush; connecting anew to be told what is lost");
+    return Cut({ECANCELED, "the storage failed to flush", false, 0, false});
+  }
+  if (transport_->has_pending()) ScheduleTurn();
+  // Handshakes and farewells, which nobody pumps.
+  if (state_ != State::kReady && !send_blocked_) Send();
 }
 
 bool Channel::Send() {
@@ -214,11 +231,12 @@ void Channel::Cut(const ConnectionFailure& failure) {
     return;
   }
   if (failure.final && opened_) return EndSession(failure);
+  bool outage = false;
   if (was == State::kReady) {
     if (attached() && now - ready_since_ns_ >= kBackoffMost) attempts_ = 0;
     ++stats_.reconnects;
     if (failure.error != ECANCELED) {
-      session_->NoteOutage();
+      outage = true;
       Log(CLOUDBLK_LOG_WARNING, "lost " + ServerName() + ": " + failure.text + "; reconnecting");
       QueueEvent(CLOUDBLK_EVENT_LOST, 0, failure.text);
     }
@@ -227,6 +245,8 @@ void Channel::Cut(const ConnectionFailure& failure) {
     session_->AddressFailed(address_, connector_->count());
   }
   SetState(State::kBackoff);
+  // Not before: another channel that becomes ready ends it when all are.
+  if (outage) session_->NoteOutage();
   const int64_t delay = RetryDelay(failure);
   if (attached()) timer_->Arm(now + delay);
   if (observer_ != nullptr) observer_->OnFailure(this, failure);
@@ -235,7 +255,7 @@ void Channel::Cut(const ConnectionFailure& failure) {
 void Channel::DropConnection() {
   if (watching_) host_.loop->Unwatch(transport_->fd());
   watching_ = watching_read_ = watching_write_ = false;
-  send_blocked_ = receive_blocked_ = polled_ = false;
+  send_blocked_ = receive_blocked_ = polled_ = reopen_ = false;
   receive_error_ = 0;
   outbox_.Clear();
   resize_sent_ = false;

@@ -3,6 +3,7 @@
 // What a channel and its server say to each other beside requests and replies.
 #include <cassert>
 #include <cerrno>
+#include <utility>
 
 #include "block/channel.h"
 #include "block/wire_errno.h"
@@ -99,6 +100,10 @@ void Channel::Resize(const wire::Resize& request) {
   AppendControl(wire::FrameType::kResize, request, wire::kResizeSize, "", &outbox_);
   if (!send_blocked_) Send();
   UpdateWatch();
+}
+
+void Channel::ForgetResize() {
+  if (resize_sent_) Cut({ETIMEDOUT, "no answer to a RESIZE", false, 0, false});
 }
 
 int Channel::OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
@@ -221,8 +226,12 @@ void Channel::BecomeReady() {
   Settle();
   if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
   if (observer_ != nullptr) observer_->OnReady(this);
+  // What fails to be sent ends the connection, which the receiver is reading from: so these only go
+  // to the outbox, and are sent when it is done.
+  const bool blocked = std::exchange(send_blocked_, true);
   if (release_wanted_) SendRelease();
   if (close_wanted_) SendClose();
+  send_blocked_ = blocked;
 }
 
 int Channel::OnEvent(std::span<const uint8_t> section, std::string_view text) {
@@ -254,7 +263,7 @@ int Channel::OnEvent(std::span<const uint8_t> section, std::string_view text) {
 int Channel::OnPing(std::span<const uint8_t> section) {
   wire::Ping ping;
   if (wire::Decode(section, &ping) != wire::DecodeError::kOk) return Violation("bad PING");
-  if (outbox_.free() < wire::kFrameHeaderSize + wire::kPingSize) {
+  if (outbox_.free() < wire::kFrameHeaderSize + wire::kPingSize + RequestFrame::kOwnRoom) {
     return Violation("more PINGs than answers that it takes");
   }
   AppendControl(wire::FrameType::kPong, ping, wire::kPingSize, "", &outbox_);

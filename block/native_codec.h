@@ -55,6 +55,8 @@ class RequestFrame {
  public:
   // Room in the outbox that requests leave to control frames.
   static constexpr size_t kControlRoom = 2048;
+  // Of that, what PONGs leave to frames that the server does not decide on.
+  static constexpr size_t kOwnRoom = 512;
 
   RequestFrame(const NativeLimits& limits, Outbox* outbox, std::vector<Piece*>* scratch)
       : limits_(limits), outbox_(outbox), pieces_(*scratch) {

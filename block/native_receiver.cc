@@ -138,6 +138,10 @@ int NativeReceiver::ParseHeader(ReceiverSink* sink) {
   head_ += wire::kFrameHeaderSize;
   ++frames_;
   if (header_.type != wire::FrameType::kReply) {
+    // A REQUEST may carry far more; no server sends one, and there is no room for it.
+    if (header_.header_length + header_.payload_length > kStagingSize - kReadAhead) {
+      return Fail(EPROTO, "unexpected " + std::string(wire::Name(header_.type)) + " frame");
+    }
     phase_ = Phase::kControl;
     return 0;
   }

@@ -44,9 +44,12 @@ Status Session::Resize(const wire::Resize& request, int64_t timeout_ns) {
     if (left <= 0) break;
     (*loop)->RunOnce(left);
   }
-  channel->Detach();
+  Status outcome = Outcome(waiter, sent);
   channel->set_observer(nullptr);
-  return Outcome(waiter, sent);
+  // Its answer would be taken for the next one's.
+  channel->ForgetResize();
+  channel->Detach();
+  return outcome;
 }
 
 }  // namespace cloudblk

@@ -13,6 +13,7 @@ void SessionState::SetVolume(const wire::OpenReply& reply) {
 bool SessionState::SetGeneration(uint64_t generation) {
   if (generation_.exchange(generation) == generation) return false;
   if (written_.load() == flushed_.load()) return false;
+  losses_.fetch_add(1);
   lost_ = true;
   return true;
 }

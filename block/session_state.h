@@ -63,6 +63,12 @@ class SessionState {
   bool observe() const { return observe_; }
   // The volume was given out of our hands, or may have been: nothing is sent until Claim.
   bool released() const { return released_; }
+  // As released(), but whether it happened is not known.
+  bool release_unconfirmed() const { return released_ && !release_confirmed_; }
+  // Whether the session still holds the volume is being found out.
+  bool claim_unsure() const {
+    return claim() == ClaimStep::kTryToken || claim() == ClaimStep::kTryNone;
+  }
   // What the next OPEN says.
   ClaimStep claim() const { return claim_.load(); }
   uint64_t EpochOf(ClaimStep step) const {
@@ -118,8 +124,14 @@ class SessionState {
   // What a FLUSH covers that is sent now: hand it to NoteFlush when it was answered OK.
   uint64_t FlushMark() const { return written_.load(); }
   void NoteFlush(uint64_t mark);
-  // Whether the next flush must fail instead of being sent. True once for each loss.
-  bool TakeFlushFailure() { return lost_.load() && lost_.exchange(false); }
+  // How often completed writes may have been lost. A flush keeps it from when it was submitted.
+  uint64_t losses() const { return losses_.load(); }
+  // Whether that flush must fail instead of being sent (again): writes that it was to cover may be
+  // lost, or none has failed since some were.
+  bool FlushFails(uint64_t losses) {
+    const bool untold = lost_.load() && lost_.exchange(false);
+    return untold || losses != losses_.load();
+  }
 
   // A channel gave up requests that the server may still be working on, until the channel's next
   // OPEN has fenced them. Meanwhile no channel sends any (SPEC.md 8.15).
@@ -166,7 +178,8 @@ class SessionState {
   std::atomic<uint64_t> generation_{0};
   std::atomic<uint64_t> written_{0};  // completed writes
   std::atomic<uint64_t> flushed_{0};  // how many of them a flush covered
-  std::atomic<bool> lost_{false};
+  std::atomic<uint64_t> losses_{0};
+  std::atomic<bool> lost_{false};  // and no flush has failed since
 };
 
 }  // namespace cloudblk

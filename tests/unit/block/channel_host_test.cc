@@ -408,6 +408,24 @@ TEST(ChannelClose, ConnectsOnceMoreIfItHasTo) {
   EXPECT_EQ(f.times_closed, 1);
 }
 
+TEST(ChannelClose, AServerThatDiesAsItLetsUsInIsAsGood) {
+  ChannelFixture f;
+  f.Open();
+  f.server.silent = true;
+  f.server.Cut();
+  f.Run();
+  ASSERT_EQ(f.channel.state(), Channel::State::kHello);
+  f.channel.Close(true);
+  f.server.Send(
+      FakeServer::Frame(wire::FrameType::kHelloReply, f.server.hello, wire::kHelloReplySize, ""));
+  f.server.Send(
+      FakeServer::Frame(wire::FrameType::kOpenReply, f.server.open, wire::kOpenReplySize, ""));
+  f.server.Cut();
+  f.Run();
+  EXPECT_EQ(f.times_closed, 1);
+  EXPECT_EQ(f.channel.state(), Channel::State::kIdle);
+}
+
 TEST(ChannelClose, AnswersThatStillComeDoNotHurt) {
   ChannelFixture f;
   f.Open();

@@ -160,6 +160,42 @@ TEST_F(ChannelHostile, FramesOfAClient) {
   ExpectDropped();
 }
 
+// What may follow its header is more than the receiver has room for.
+TEST_F(ChannelHostile, ARequest) {
+  f.server.Send(Raw(wire::FrameType::kRequest, 1, 32, 256 << 10) + std::string(256 << 10, 'A'));
+  ExpectDropped();
+}
+
+TEST(ChannelHostileHandshake, ARequest) {
+  ChannelFixture f;
+  f.server.silent = true;
+  f.Open();
+  std::string frame(wire::kFrameHeaderSize + 32, '\0');
+  wire::SealFrame({wire::FrameType::kRequest, 0, 1, 32, 4 << 20, 0},
+                  {reinterpret_cast<uint8_t*>(frame.data()), frame.size()});
+  f.server.Send(frame + std::string(1 << 20, 'A'));
+  f.Run();
+  ASSERT_FALSE(f.failures.empty());
+  EXPECT_EQ(f.failures[0].error, EPROTO);
+}
+
+// They leave room for what the client has to say.
+TEST(ChannelHostileHandshake, PingsWithoutEndBeforeAClose) {
+  ChannelFixture f;
+  f.Open();
+  f.server.link()->habits.send_buffer = 0;
+  f.server.deaf = true;
+  const std::string ping =
+      FakeServer::Frame(wire::FrameType::kPing, wire::Ping{1}, wire::kPingSize, "");
+  std::string pings;
+  for (int i = 0; i < 1638; ++i) pings += ping;
+  f.server.Send(pings);
+  f.Run();
+  EXPECT_EQ(f.server.connections(), 2u) << "more than it answers";
+  f.channel.Close(true);
+  f.Run();
+}
+
 TEST_F(ChannelHostile, ACloseReplyThatNobodyAskedFor) {
   f.server.Send(FakeServer::Frame(wire::FrameType::kCloseReply, wire::StatusMessage{},
                                   wire::kStatusMessageSize, ""));

@@ -142,11 +142,13 @@ TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
   state.NoteWrite(2);
   state.NoteFlush(mark);
   EXPECT_FALSE(state.SetGeneration(2)) << "no change";
+  const uint64_t losses = state.losses();
   EXPECT_TRUE(state.SetGeneration(3));
-  EXPECT_TRUE(state.TakeFlushFailure());
-  EXPECT_FALSE(state.TakeFlushFailure());
+  EXPECT_TRUE(state.FlushFails(losses));
+  EXPECT_TRUE(state.FlushFails(losses)) << "was under way then";
+  EXPECT_FALSE(state.FlushFails(state.losses()));
   state.NoteWrite(2);
-  EXPECT_TRUE(state.TakeFlushFailure()) << "answered by a connection from before the loss";
+  EXPECT_TRUE(state.FlushFails(state.losses())) << "answered by a connection from before the loss";
 }
 
 TEST(WireErrno, ErrorsOfRequestsSurviveTheRoundTrip) {

@@ -12,6 +12,7 @@
 
 #include "block/epoll_loop.h"
 #include "block/session.h"
+#include "tests/support/cpp/channel_fixture.h"
 #include "tests/support/cpp/tcp_fake_server.h"
 
 namespace cloudblk::testing {
@@ -260,6 +261,31 @@ TEST_P(SessionMoveCutTest, TheSourceClaimsAgain) {
   ASSERT_TRUE(source.Claim());
   EXPECT_EQ(owner.epoch(), 2u);
   EXPECT_FALSE(destination.Claim());
+}
+
+// The RELEASE may still be in the socket of channel 0: only that channel's OPEN stops it.
+TEST(SessionClaim, TheOthersWaitForTheChannelThatReleased) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+  a.Open();
+  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+  b.Open();
+  a.state.BeginRelease();
+  a.state.NoteReleased(false);
+  a.channel.Abandon();
+  b.channel.Abandon();
+  a.state.BeginClaim();
+  const size_t before = b.server.connections();
+  a.server.silent = true;
+  a.channel.Start();
+  b.channel.Start();
+  loop.Advance(kSecond);
+  EXPECT_EQ(b.server.connections(), before);
+  a.server.silent = false;
+  a.server.Cut();
+  loop.Advance(kSecond);
+  EXPECT_TRUE(a.ready());
+  EXPECT_TRUE(b.ready());
 }
 
 INSTANTIATE_TEST_SUITE_P(Lost, SessionMoveCutTest, ::testing::Values(Lose::kRequest, Lose::kAnswer),

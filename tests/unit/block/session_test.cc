@@ -231,6 +231,15 @@ TEST_F(SessionResizeTest, WithoutAnAnswerTheOutcomeIsNotKnown) {
   server_.Do([](FakeServer* fake) { fake->silent = false; });
 }
 
+TEST_F(SessionResizeTest, AfterATimeoutItMayBeTriedAgain) {
+  server_.Do([](FakeServer* fake) { fake->silent = true; });
+  EXPECT_EQ(session_->Resize({2 << 20, 0}, 50'000'000).error(), ETIMEDOUT);
+  server_.Do([](FakeServer* fake) { fake->silent = false; });
+  const Status resized = session_->Resize({3 << 20, 0}, 10 * kSecond);
+  EXPECT_TRUE(resized.ok()) << resized.message();
+  EXPECT_EQ(session_->state().size(), 3u << 20);
+}
+
 TEST_F(SessionResizeTest, ALostServerIsNotWaitedFor) {
   server_.Do([](FakeServer* fake) { fake->cut_by_resize = true; });
   const Status resized = session_->Resize({2 << 20, 0}, 60 * kSecond);
