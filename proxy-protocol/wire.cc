@@ -213,4 +213,10 @@ bool IsText(std::span<const uint8_t> text) {
   return true;
 }
 
+std::string_view CutText(std::string_view text, size_t max) {
+  if (text.size() <= max) return text;
+  while (max > 0 && (static_cast<uint8_t>(text[max]) & 0xc0) == 0x80) --max;
+  return text.substr(0, max);
+}
+
 }  // namespace cloudblk::wire

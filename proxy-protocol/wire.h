@@ -310,6 +310,8 @@ size_t Encode(const Resize& message, std::span<uint8_t> out);
 
 // True if `text` is valid UTF-8 without NUL: what every text payload has to be.
 bool IsText(std::span<const uint8_t> text);
+// The start of a text, at most `max` bytes of it and no part of a character.
+std::string_view CutText(std::string_view text, size_t max);
 
 // Little-endian load and store, byte by byte. Precondition: the bytes are there.
 inline uint16_t Load16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }

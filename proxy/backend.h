@@ -42,8 +42,13 @@ struct IoOp {
   uint32_t length = 0;                  // READ, WRITE: bytes
   uint64_t generation = 0;              // FLUSH, FUA: what the connection was told at its OPEN
   std::span<const wire::Range> ranges;  // DISCARD, WRITE_ZEROES
-  Buffer buffer;                        // WRITE: the data, aligned
+  // Once true, nobody waits for the result any more: what was not begun need not be. Null: never.
+  const std::atomic<bool>* abandoned = nullptr;
+  Buffer buffer;  // WRITE: the data, aligned
   IoSink* sink = nullptr;
+  bool given_up() const {
+    return abandoned != nullptr && abandoned->load(std::memory_order_relaxed);
+  }
 
   // Set by the backend when it is done.
   int result = 0;     // 0 or -errno
@@ -103,10 +108,11 @@ class Backend {
   // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.
   virtual Status AcquireExclusive() { return Status::Ok(); }
   virtual void ReleaseExclusive() {}
-  // Keeps a short text (who may write) where the volume lives, so that it outlives this process.
-  // An empty text removes it. An error says why it cannot be kept.
+  // Keeps a short text (who may write) where the volume lives, so that it outlives this process and
+  // a crash of the host. An empty text removes it. An error says why it cannot be kept.
   virtual Status StoreOwner(const std::string&) { return Status::Ok(); }
-  virtual std::string LoadOwner() { return {}; }
+  // Empty if none is kept. An error: there may be one, but it cannot be read.
+  virtual Result<std::string> LoadOwner() { return std::string(); }
 
  protected:
   std::atomic<uint64_t> size_{0};

@@ -4,6 +4,7 @@
 #ifndef CLOUDBLK_PROXY_CONNECTION_H_
 #define CLOUDBLK_PROXY_CONNECTION_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -127,6 +128,7 @@ class Connection final : public FdHandler,
   void FinishStop();
   void OnStopRequested(const std::string& revoked);
   void OnHandshakeTimer();
+  void OnGoodbyeTimer();
   // All answers are out: does what the state waited for.
   void OnDrained();
   void MarkDirty();
@@ -143,7 +145,7 @@ class Connection final : public FdHandler,
   State state_ = State::kHello;
   FrameReader reader_;
   ReplyWriter writer_;
-  std::unique_ptr<Timer> handshake_timer_;
+  std::unique_ptr<Timer> timer_;  // for the handshake or the goodbye
   bool reading_ = true;
   bool want_write_ = false;
   bool dirty_ = false;
@@ -170,6 +172,8 @@ class Connection final : public FdHandler,
   uint32_t jobs_in_flight_ = 0;
   uint64_t bytes_in_flight_ = 0;
   uint32_t at_backend_ = 0;
+  // Set once: nothing of this connection is answered any more. The backend's threads look at it.
+  std::atomic<bool> abandoned_{false};
 };
 
 }  // namespace cloudblk::proxy

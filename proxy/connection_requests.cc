@@ -87,6 +87,7 @@ Job* Connection::NewJob(const wire::Request& request) {
   job->stable_data = limits_.payload_crc;
   job->generation = generation_;
   job->sink = this;
+  job->abandoned = &abandoned_;
   ++jobs_in_flight_;
   bytes_in_flight_ += job->data_length;
   batch_.Push(job);

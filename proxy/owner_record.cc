@@ -13,7 +13,7 @@ namespace {
 constexpr size_t kMaxNameKept = 64;
 
 std::string OneLine(const std::string& text) {
-  std::string line = text.substr(0, kMaxNameKept);
+  std::string line(wire::CutText(text, kMaxNameKept));
   for (char& c : line) {
     if (static_cast<unsigned char>(c) < 0x20) c = ' ';
   }

@@ -199,9 +199,8 @@ OwnershipAnswer Ownership::CommitOpen(const Operation& operation) {
     session.uuid = open.session;
     session.epoch = open.epoch;
     session.channels.clear();
-    session.share_rw = (open.flags & wire::OpenFlag::kShareRw) != 0;
-    session.read_only =
-        backend_->geometry().read_only || (open.flags & wire::OpenFlag::kReadOnly) != 0;
+    session.share_rw = SharesRw(open);
+    session.read_only = OnlyReads(open);
     session.client_name = operation.request.client_name;
     session.since = WallTime();
   }
@@ -242,11 +241,11 @@ OwnershipAnswer Ownership::CommitClaim(const Operation& operation) {
   Session& session = sessions_[ToString(claimer.open.session)];
   session.uuid = claimer.open.session;
   session.epoch = operation.message.epoch;
+  session.token.reset();
   session.spent = {};
   session.channel_count = claimer.open.channel_count;
-  session.share_rw = (claimer.open.flags & wire::OpenFlag::kShareRw) != 0;
-  session.read_only =
-      backend_->geometry().read_only || (claimer.open.flags & wire::OpenFlag::kReadOnly) != 0;
+  session.share_rw = SharesRw(claimer.open);
+  session.read_only = OnlyReads(claimer.open);
   session.client_name = claimer.client_name;
   session.address = claimer.address;
   session.since = WallTime();
@@ -291,6 +290,14 @@ OwnershipAnswer Ownership::CommitEnd(const Operation& operation) {
   return {wire::Status::kOk, {}, epoch, 0};
 }
 
+bool Ownership::SharesRw(const wire::Open& open) {
+  return (open.flags & wire::OpenFlag::kShareRw) != 0;
+}
+
+bool Ownership::OnlyReads(const wire::Open& open) const {
+  return backend_->geometry().read_only || (open.flags & wire::OpenFlag::kReadOnly) != 0;
+}
+
 Ownership::Session* Ownership::FindSession(const wire::Uuid& uuid) {
   const auto it = sessions_.find(ToString(uuid));
   return it == sessions_.end() ? nullptr : &it->second;
@@ -323,9 +330,11 @@ void Ownership::UnlockIfFree() {
   locked_ = false;
 }
 
-void Ownership::LoadRecord() {
-  stored_ = ParseOwnerRecord(backend_->LoadOwner());
-  if (stored_ == OwnerRecord{}) return;
+cloudblk::Status Ownership::LoadRecord() {
+  const Result<std::string> text = backend_->LoadOwner();
+  if (!text.ok()) return text.status();
+  stored_ = ParseOwnerRecord(text.value());
+  if (stored_ == OwnerRecord{}) return cloudblk::Status::Ok();
   record_kept_ = true;
   last_ = stored_.last;
   for (const OwnerRecord::Holder& holder : stored_.holders) {
@@ -344,6 +353,7 @@ void Ownership::LoadRecord() {
                  holder.client_name, lease_ns_ / 1'000'000'000);
     sessions_.emplace(ToString(holder.session), std::move(session));
   }
+  return cloudblk::Status::Ok();
 }
 
 void Ownership::StoreRecord() {
@@ -365,6 +375,8 @@ void Ownership::StoreRecord() {
                  status.message());
   }
   record_warned_ = true;
+  // Better nobody's than that of somebody who has lost the volume since.
+  if (!(stored_ == OwnerRecord{}) && backend_->StoreOwner({}).ok()) stored_ = {};
 }
 
 }  // namespace cloudblk::proxy

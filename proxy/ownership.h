@@ -139,6 +139,8 @@ class Ownership {
   void StopAll(Operation* operation, const Session& session, const std::string& revoked);
   void Activate(Session* session, uint32_t channel, uint64_t incarnation, Peer* peer);
 
+  static bool SharesRw(const wire::Open& open);
+  bool OnlyReads(const wire::Open& open) const;
   Session* FindSession(const wire::Uuid& uuid);
   Session* FindToken(const wire::Uuid& token);
   // The OPEN's token was spent by this very epoch (SPEC.md 11.6).
@@ -149,7 +151,7 @@ class Ownership {
   // A lock of the storage, from before a session is active until none is.
   OwnershipAnswer Lock();
   void UnlockIfFree();
-  void LoadRecord();
+  cloudblk::Status LoadRecord();
   void StoreRecord();
 
   const std::string volume_;

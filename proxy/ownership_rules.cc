@@ -104,6 +104,11 @@ OwnershipAnswer Ownership::JudgeOwnSession(const wire::Open& open, const Session
     return Refuse(wire::Status::kInvalid, fmt::format("the session has {} channels, not {}",
                                                       own->channel_count, open.channel_count));
   }
+  if (same_epoch && !own->channels.empty() &&
+      (own->share_rw != SharesRw(open) || own->read_only != OnlyReads(open))) {
+    return Refuse(wire::Status::kInvalid,
+                  "READ_ONLY and SHARE_RW have to be the same for all channels of a session");
+  }
   return Ok();
 }
 
@@ -112,9 +117,8 @@ OwnershipAnswer Ownership::JudgeOwnSession(const wire::Open& open, const Session
 OwnershipAnswer Ownership::JudgeOthers(Operation* operation, const OpenRequest& request,
                                        bool takeover) {
   const wire::Open& open = request.open;
-  const bool share_rw = (open.flags & wire::OpenFlag::kShareRw) != 0;
-  const bool read_only =
-      backend_->geometry().read_only || (open.flags & wire::OpenFlag::kReadOnly) != 0;
+  const bool share_rw = SharesRw(open);
+  const bool read_only = OnlyReads(open);
   const wire::Uuid& token =
       operation->kind == Operation::Kind::kClaim ? operation->message.token : open.token;
   operation->revoked = fmt::format("volume '{}' was given to {} ({})", volume_,
@@ -153,8 +157,15 @@ OwnershipAnswer Ownership::JudgeClaim(Operation* operation) {
   if (observer == observers_.end()) {
     return Refuse(wire::Status::kInvalid, "only who observes or released the volume may claim it");
   }
+  // The session that observes may be active too, by other connections: they have its lower epoch.
+  const Session* own = FindSession(observer->second.open.session);
+  if (own != nullptr && operation->message.epoch <= own->epoch) {
+    return Refuse(wire::Status::kStale,
+                  fmt::format("the session is at epoch {} already", own->epoch), own->epoch);
+  }
   OwnershipAnswer answer = JudgeOthers(operation, observer->second, false);
   if (answer.status != wire::Status::kOk) return answer;
+  if (own != nullptr) StopAll(operation, *own, {});
   // Migration keeps the session's UUID: its connections at the source have the lower epoch.
   StopAll(operation, *released, operation->revoked);
   return Ok();
@@ -214,8 +225,14 @@ OwnershipAnswer Ownership::Lock() {
     return Refuse(wire::Status::kBusy,
                   fmt::format("volume '{}' is in use: {}", volume_, status.message()));
   }
+  const cloudblk::Status loaded = LoadRecord();
+  if (!loaded.ok()) {
+    backend_->ReleaseExclusive();
+    return Refuse(wire::Status::kBusy,
+                  fmt::format("volume '{}': it cannot be found out who holds it: {}", volume_,
+                              loaded.message()));
+  }
   locked_ = true;
-  LoadRecord();
   return Ok();
 }
 

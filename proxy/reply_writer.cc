@@ -13,7 +13,7 @@ namespace cloudblk::proxy {
 
 void ReplyWriter::AddMessage(wire::FrameType type, std::span<const uint8_t> section,
                              std::string_view text) {
-  text = text.substr(0, wire::kMaxText);
+  text = wire::CutText(text, wire::kMaxText);
   const size_t at = control_.size();
   control_.resize(at + wire::kFrameHeaderSize + section.size() + text.size());
   const std::span frame(control_.data() + at, control_.size() - at);
@@ -53,7 +53,7 @@ int ReplyWriter::Send(int fd) {
 }
 
 bool ReplyWriter::BuildSegments() {
-  while (pending_ < kAhead && !(control_.empty() && replies_.empty())) {
+  while (pending_ + held_ < kAhead && !(control_.empty() && replies_.empty())) {
     if (!(control_.empty() ? BuildReplyFrame() : BuildControl())) return false;
   }
   return true;
@@ -69,6 +69,7 @@ bool ReplyWriter::BuildControl() {
   segment.length = length;
   segments_.push_back(segment);
   pending_ += length;
+  held_ += segment.buffer.capacity;
   control_.erase(control_.begin(), control_.begin() + static_cast<ptrdiff_t>(length));
   return true;
 }
@@ -111,6 +112,7 @@ bool ReplyWriter::BuildReplyFrame() {
   first.data = first.buffer.data;
   first.length = length;
   segments_.push_back(first);
+  held_ += first.buffer.capacity;
   uint8_t* entry = first.buffer.data + wire::kFrameHeaderSize;
   uint8_t* checksum = entry + entries;
   for (uint32_t i = 0; i < count; ++i) {
@@ -153,6 +155,7 @@ void ReplyWriter::Sent(size_t bytes) {
 }
 
 void ReplyWriter::Release(Segment* segment) {
+  held_ -= segment->buffer.capacity;
   pool_->Put(&segment->buffer);
   if (segment->job != nullptr) owner_->ReleaseJob(segment->job);
   segment->job = nullptr;

@@ -57,7 +57,8 @@ class ReplyWriter {
   size_t control_size() const { return control_.size(); }  // bytes
 
  private:
-  // Bytes that are put into frames ahead of their sending, for one long write. Replies leave in
+  // Bytes that are put into frames (and of memory that is taken for frames) ahead of their sending,
+  // for one long write. Replies leave in
   // their order, so only control messages wait for it.
   static constexpr size_t kAhead = 2 << 20;
   // A frame is not made longer than this by putting replies together.
@@ -88,6 +89,9 @@ class ReplyWriter {
   std::vector<Segment> segments_;
   size_t head_ = 0;     // the first segment that is not sent
   size_t pending_ = 0;  // bytes in segments
+  // Bytes of the segments' own buffers, which are pages: a message of 40 bytes has one to itself if
+  // it is all there is at the time.
+  size_t held_ = 0;
   std::vector<iovec> vector_;
 };
 

@@ -31,8 +31,11 @@ int64_t CoarseNowNs() {
   return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
 }
 
-// Buffered transfers each take a thread; of the rest (syncs, discards) few run at a time.
-size_t WorkersFor(bool buffered) { return buffered ? 16 : 4; }
+// Buffered transfers each take a thread; a sync has all that were asked for in one; and however
+// many ranges there are to zero, they hold up neither.
+constexpr size_t kTransferThreads = 16;
+constexpr size_t kSyncThreads = 1;
+constexpr size_t kRangeThreads = 4;
 
 }  // namespace
 
@@ -46,9 +49,11 @@ File::File(const FileOptions& options, OpenedFile file)
       usable_size_(file_.size),
       file_generation_(file_.fd),
       syncs_(
-          &workers_, this, [this] { return fdatasync(file_.fd) == 0 ? 0 : -errno; },
+          &sync_threads_, this, [this] { return fdatasync(file_.fd) == 0 ? 0 : -errno; },
           [this](int error) { Latch(error); }),
-      workers_(WorkersFor(engine_ == Engine::kThreads)) {
+      sync_threads_(kSyncThreads),
+      range_threads_(kRangeThreads),
+      transfer_threads_(kTransferThreads) {
   size_ = file_.size;
   geometry_ = file_.geometry;
   uuid_ = file_.uuid;
@@ -94,7 +99,7 @@ bool File::Submit(LoopContext& context, IoOp* op) {
       return false;
     case wire::Operation::kDiscard:
     case wire::Operation::kWriteZeroes:
-      workers_.Run([this, op] { RunRanges(op); });
+      range_threads_.Run([this, op] { RunRanges(op); });
       return false;
   }
   op->result = -EINVAL;
@@ -103,7 +108,7 @@ bool File::Submit(LoopContext& context, IoOp* op) {
 
 void File::QueueTransfer(IoOp* op) {
   if (engine_ == Engine::kThreads) {
-    workers_.Run([this, op] { RunTransfer(op); });
+    transfer_threads_.Run([this, op] { RunTransfer(op); });
     return;
   }
   Transfer transfer;
@@ -172,18 +177,18 @@ void File::RunTransfer(IoOp* op) {
   op->context->loop().Post([this, op, error] { Finish(op, error); });
 }
 
+int File::RunRange(const IoOp& op, const wire::Range& range) {
+  if (op.given_up()) return -ECANCELED;
+  if (IsBeyondFile(range.offset + range.length)) return -EIO;
+  return op.kind == wire::Operation::kDiscard ? Discard(range) : WriteZeroes(op, range);
+}
+
 void File::RunRanges(IoOp* op) {
   for (const wire::Range& range : op->ranges) {
-    if (IsBeyondFile(range.offset + range.length)) {
-      op->result = -EIO;
-    } else {
-      op->result = op->kind == wire::Operation::kDiscard ? Discard(range) : WriteZeroes(range);
-    }
-    if (op->result != 0) {
-      LogFirst(-op->result, *op);
-      break;
-    }
+    op->result = RunRange(*op, range);
+    if (op->result != 0) break;
   }
+  if (op->result != 0 && op->result != -ECANCELED) LogFirst(-op->result, *op);
   if (op->result == 0 && op->fua) {
     syncs_.Add(op);
     return;
@@ -214,7 +219,7 @@ int File::Discard(const wire::Range& range) {
   return error == -EOPNOTSUPP ? 0 : error;
 }
 
-int File::WriteZeroes(const wire::Range& range) {
+int File::WriteZeroes(const IoOp& op, const wire::Range& range) {
   if (range.length == 0) return 0;
   if ((range.flags & wire::RangeFlag::kUnmap) != 0 && geometry_.discard) {
     const int error = Allocate(FALLOC_FL_PUNCH_HOLE, range);
@@ -225,11 +230,12 @@ int File::WriteZeroes(const wire::Range& range) {
     if (error != -EOPNOTSUPP) return error;
     zero_range_works_.store(false, std::memory_order_relaxed);
   }
-  return WritePlainZeroes(range.offset, range.length);
+  return WritePlainZeroes(op, range.offset, range.length);
 }
 
-int File::WritePlainZeroes(uint64_t offset, uint64_t length) {
+int File::WritePlainZeroes(const IoOp& op, uint64_t offset, uint64_t length) {
   while (length > 0) {
+    if (op.given_up()) return -ECANCELED;
     const ssize_t n =
         pwrite(file_.fd, zeroes, std::min<uint64_t>(length, kZeroes), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
@@ -241,7 +247,10 @@ int File::WritePlainZeroes(uint64_t offset, uint64_t length) {
 }
 
 void File::Latch(int error) {
-  generation_.store(file_generation_.Advance(), std::memory_order_release);
+  {
+    std::lock_guard lock(generation_mutex_);
+    generation_.store(file_generation_.Advance(), std::memory_order_release);
+  }
   spdlog::error(
       "volume '{}': cannot flush {}: {}; writes since the last flush may be lost, and "
       "flushes of the clients that are connected now fail",
@@ -285,7 +294,8 @@ void File::LogFirst(int error, const IoOp& op) {
 Status File::AcquireExclusive() {
   Status locked = LockFile(file_.fd, options_.path, geometry_.read_only);
   if (!locked.ok()) return locked;
-  // Who had it before may have failed to flush. Nobody is active, so nothing is being flushed here.
+  // Who had it before may have failed to flush.
+  std::lock_guard lock(generation_mutex_);
   file_generation_.Load();
   generation_.store(file_generation_.value(), std::memory_order_release);
   return Status::Ok();
@@ -296,13 +306,25 @@ void File::ReleaseExclusive() { UnlockFile(file_.fd); }
 Status File::StoreOwner(const std::string& text) {
   if (geometry_.read_only) return Status::Ok();
   const int error = SetAttribute(file_.fd, "owner", text);
-  if (error == 0) return Status::Ok();
-  return Status(error, std::string("no extended attribute can be set on ") + options_.path + ": " +
-                           strerror(error));
+  if (error != 0) {
+    return Status(error, std::string("no extended attribute can be set on ") + options_.path +
+                             ": " + strerror(error));
+  }
+  // Else a crash of the host could bring the owner before back, after whose end data was flushed.
+  return SyncAll();
 }
 
-std::string File::LoadOwner() {
-  return geometry_.read_only ? std::string() : GetAttribute(file_.fd, "owner");
+Status File::SyncAll() {
+  if (fsync(file_.fd) == 0) return Status::Ok();
+  // The kernel reports a lost write once only: if it is here, the flushes have to know.
+  const int error = errno;
+  Latch(-error);
+  return Status(error, "cannot sync " + options_.path + ": " + strerror(error));
+}
+
+Result<std::string> File::LoadOwner() {
+  if (geometry_.read_only) return std::string();
+  return GetAttribute(file_.fd, "owner");
 }
 
 Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri) {

@@ -5,6 +5,7 @@
 #define CLOUDBLK_PROXY_BACKENDS_FILE_H_
 
 #include <atomic>
+#include <mutex>
 #include <string>
 
 #include "proxy/async_io.h"
@@ -25,7 +26,7 @@ class File final : public Backend, public AsyncIoSink {
   Status AcquireExclusive() override;
   void ReleaseExclusive() override;
   Status StoreOwner(const std::string& text) override;
-  std::string LoadOwner() override;
+  Result<std::string> LoadOwner() override;
 
   void OnTransferred(IoOp* op, int64_t result) override;
 
@@ -39,12 +40,16 @@ class File final : public Backend, public AsyncIoSink {
   void Finish(IoOp* op, int result);
   void RunTransfer(IoOp* op);  // on a worker
   void RunRanges(IoOp* op);    // on a worker
+  // -ECANCELED: nobody waits for `op` any more.
+  int RunRange(const IoOp& op, const wire::Range& range);
   int Discard(const wire::Range& range);
-  int WriteZeroes(const wire::Range& range);
-  int WritePlainZeroes(uint64_t offset, uint64_t length);
+  int WriteZeroes(const IoOp& op, const wire::Range& range);
+  int WritePlainZeroes(const IoOp& op, uint64_t offset, uint64_t length);
   int Allocate(int mode, const wire::Range& range);
-  // After a sync failed with `error`.
+  // After a sync failed with `error`. Any thread.
   void Latch(int error);
+  // Data and everything that is kept with the file.
+  Status SyncAll();
   bool IsBeyondFile(uint64_t end);
   void NoteSize();
   void LogFirst(int error, const IoOp& op);
@@ -61,9 +66,13 @@ class File final : public Backend, public AsyncIoSink {
   std::atomic<int64_t> size_checked_{0};    // coarse clock, nanoseconds
   std::atomic<uint64_t> errors_logged_{0};  // a bit per errno below 64
   std::atomic<bool> zero_range_works_{true};
-  FileGeneration file_generation_;  // on the thread that syncs; else none uses it
+  std::mutex generation_mutex_;
+  FileGeneration file_generation_;  // under generation_mutex_
   SyncQueue syncs_;
-  WorkerPool workers_;  // last: its threads end before anything they use
+  // Last: their threads end before anything they use. Transfers and ranges may end in a sync.
+  WorkerPool sync_threads_;
+  WorkerPool range_threads_;
+  WorkerPool transfer_threads_;
 };
 
 }  // namespace cloudblk::proxy

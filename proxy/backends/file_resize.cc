@@ -67,15 +67,11 @@ Status File::Resize(uint64_t size) {
   }
   usable_size_ = size;
   size_ = size;
-  // The kernel reports a lost write once only: if it is here, the flushes have to know.
-  if (fsync(file_.fd) != 0) {
-    const int error = errno;
-    Latch(-error);
-    return Status(error,
-                  fmt::format("{} has its new size, but a crash of the host may undo that: {}",
-                              options_.path, strerror(error)));
-  }
-  return Status::Ok();
+  Status synced = SyncAll();
+  if (synced.ok()) return synced;
+  return Status(synced.error(), options_.path +
+                                    " has its new size, but a crash of the host may undo that: " +
+                                    synced.message());
 }
 
 }  // namespace cloudblk::proxy

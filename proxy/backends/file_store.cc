@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/limits.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
@@ -106,7 +107,8 @@ FileGeneration::FileGeneration(int fd) : fd_(fd) {
 }
 
 void FileGeneration::Load() {
-  const std::string kept = GetAttribute(fd_, "sync-failures");
+  const Result<std::string> read = GetAttribute(fd_, "sync-failures");
+  const std::string kept = read.ok() ? read.value() : std::string();
   const size_t space = kept.find(' ');
   // Failures before the last boot are part of what that boot lost anyway.
   if (space != std::string::npos && kept.substr(0, space) == boot_id_) {
@@ -144,7 +146,8 @@ void NoteResize(int fd, uint64_t from, uint64_t to) {
 }
 
 bool WasResizedTo(int fd, uint64_t size) {
-  std::istringstream sizes(GetAttribute(fd, "sizes"));
+  const Result<std::string> kept = GetAttribute(fd, "sizes");
+  std::istringstream sizes(kept.ok() ? kept.value() : std::string());
   for (uint64_t known; sizes >> known;) {
     if (known == size) return true;
   }
@@ -159,10 +162,18 @@ int SetAttribute(int fd, const char* name, const std::string& value) {
   return fsetxattr(fd, key.c_str(), value.data(), value.size(), 0) == 0 ? 0 : errno;
 }
 
-std::string GetAttribute(int fd, const char* name) {
-  char value[4096];
-  const ssize_t length = fgetxattr(fd, AttributeName(name).c_str(), value, sizeof(value));
-  return length > 0 ? std::string(value, static_cast<size_t>(length)) : std::string();
+Result<std::string> GetAttribute(int fd, const char* name) {
+  const std::string key = AttributeName(name);
+  std::string value(XATTR_SIZE_MAX, '\0');
+  const ssize_t length = fgetxattr(fd, key.c_str(), value.data(), value.size());
+  if (length >= 0) {
+    value.resize(static_cast<size_t>(length));
+    return value;
+  }
+  // Device nodes have no such attributes, nor have some file systems.
+  if (errno == ENODATA || errno == EOPNOTSUPP || errno == EPERM) return std::string();
+  return Status(errno,
+                fmt::format("cannot read the extended attribute {}: {}", key, strerror(errno)));
 }
 
 }  // namespace cloudblk::proxy

@@ -85,7 +85,8 @@ bool WasResizedTo(int fd, uint64_t size);
 
 // Extended attributes "user.cloudblk.NAME" of the file. Set: 0 or errno; an empty value removes.
 int SetAttribute(int fd, const char* name, const std::string& value);
-std::string GetAttribute(int fd, const char* name);
+// Empty if there is none, or there can be none. An error: it cannot be read.
+Result<std::string> GetAttribute(int fd, const char* name);
 
 }  // namespace cloudblk::proxy
 

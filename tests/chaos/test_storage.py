@@ -57,6 +57,45 @@ def test_a_file_that_shrinks_gives_errors_and_not_zeros(tmp_path):
         assert "shrank to 1048576 bytes" in proxy.log()
 
 
+@pytest.fixture
+def crashing(tmp_path):
+    """A folder in an ext4, and what gives the folder as it is found after a crash of the host."""
+    image, folder = tmp_path / "host.img", tmp_path / "host"
+    image.write_bytes(b"")
+    os.truncate(image, 256 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    mounted = []
+
+    def mount(what, where):
+        where.mkdir()
+        # Nothing is written before somebody asks for it
+        if subprocess.run(["mount", "-o", "loop,commit=300", what, where]).returncode != 0:
+            pytest.skip("no file system can be mounted here")
+        mounted.append(where)
+        return where
+
+    def crash():
+        # What the disk has by now; what is in memory is lost
+        subprocess.run(["cp", "--sparse=always", image, tmp_path / "crashed.img"], check=True)
+        return mount(tmp_path / "crashed.img", tmp_path / "crashed")
+
+    yield mount(image, folder), crash
+    for where in mounted:
+        subprocess.run(["umount", where], check=True)
+
+
+def test_who_was_told_that_it_has_the_volume_has_it_after_a_crash(tmp_path, crashing):
+    folder, crash = crashing
+    with Daemon(tmp_path, {"disk": file_uri(folder / "disk.img")}) as proxy:
+        first = opened(proxy, name="the first")
+        assert first.write(0, bytes(4096)) == wire.OK and first.flush() == wire.OK
+        subprocess.run(["sync", "--file-system", folder], check=True)
+        second = opened(proxy, name="the second", flags=wire.ACTIVE | wire.TAKEOVER)
+        holder = os.getxattr(crash() / "disk.img", "user.cloudblk.owner")
+        assert b"the second" in holder and b"the first" not in holder
+        assert second.close()[0] == wire.OK
+
+
 def test_discard_gives_space_back(tmp_path):
     path = tmp_path / "disk.img"
     with Daemon(tmp_path, {"disk": file_uri(path)}) as proxy:

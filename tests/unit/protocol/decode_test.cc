@@ -356,5 +356,13 @@ TEST(TextTest, OnlyUtf8WithoutNul) {
   }
 }
 
+TEST(TextTest, IsCutBetweenCharacters) {
+  const std::string_view text = "a\xc3\xa4\xf0\x9f\x98\x80";
+  const size_t expected[] = {0, 1, 1, 3, 3, 3, 3, 7, 7};
+  for (size_t max = 0; max < std::size(expected); ++max) {
+    EXPECT_EQ(CutText(text, max), text.substr(0, expected[max])) << max;
+  }
+}
+
 }  // namespace
 }  // namespace cloudblk::wire

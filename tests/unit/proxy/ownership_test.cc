@@ -22,6 +22,8 @@ constexpr int64_t kLeaseNs = 10'000'000'000;
 struct Disk {
   std::string record;
   bool keeps_record = true;
+  bool full = false;  // keeps no other record than none
+  bool readable = true;
   bool locked_elsewhere = false;
   int locks = 0;
 };
@@ -42,10 +44,14 @@ class FakeBackend final : public Backend {
   void ReleaseExclusive() override { --disk_->locks; }
   Status StoreOwner(const std::string& text) override {
     if (!disk_->keeps_record) return Status(EOPNOTSUPP, "no attributes");
+    if (disk_->full && !text.empty()) return Status(ENOSPC, "no room for attributes");
     disk_->record = text;
     return Status::Ok();
   }
-  std::string LoadOwner() override { return disk_->record; }
+  Result<std::string> LoadOwner() override {
+    if (!disk_->readable) return Status(EIO, "the attribute cannot be read");
+    return disk_->record;
+  }
   void MakeReadOnly() { geometry_.read_only = true; }
 
  private:
@@ -291,6 +297,20 @@ TEST_F(OwnershipTest, AnEpochHasOneChannelCount) {
   EXPECT_EQ(OpenNow(&c_, many), Code::kTooMany);
 }
 
+TEST_F(OwnershipTest, AllChannelsOfASessionAreOpenedForTheSame) {
+  OpenRequest reader = Request(1, kReader);
+  reader.open.channel_count = 2;
+  OpenRequest writer = Request(1, kActive);
+  writer.open.channel_count = 2;
+  writer.open.channel = 1;
+  EXPECT_EQ(OpenNow(&a_, reader), Code::kOk);
+  EXPECT_EQ(OpenNow(&b_, writer), Code::kInvalid);
+  writer.open.flags = kReader | wire::OpenFlag::kShareRw;
+  EXPECT_EQ(OpenNow(&c_, writer), Code::kInvalid);
+  writer.open.flags = kReader;
+  EXPECT_EQ(OpenNow(&d_, writer), Code::kOk);
+}
+
 TEST_F(OwnershipTest, ResumeOfAnotherDiskIsRefused) {
   OpenRequest request = Request(1, kResume);
   request.open.volume = Id(9);
@@ -401,6 +421,28 @@ TEST_F(OwnershipTest, WithoutARecordTheHolderMayStillResume) {
   EXPECT_EQ(OpenNow(&b_, Request(1, kResume, 1, 2)), Code::kOk);
 }
 
+TEST_F(OwnershipTest, WhileTheRecordCannotBeReadNobodyGetsTheVolume) {
+  Open(&a_, Request(1));
+  disk_.readable = false;
+  Restart();
+  EXPECT_EQ(OpenNow(&b_, Request(2)), Code::kBusy);
+  EXPECT_THAT(b_.answers[0].text, HasSubstr("cannot be read"));
+  EXPECT_EQ(disk_.locks, 0);
+  disk_.readable = true;
+  EXPECT_EQ(OpenNow(&c_, Request(2)), Code::kBusy);
+  EXPECT_THAT(c_.answers[0].text, HasSubstr("client 1"));
+}
+
+TEST_F(OwnershipTest, ARecordThatCannotBeRenewedIsRemoved) {
+  Open(&a_, Request(1));
+  ASSERT_NE(disk_.record, "");
+  disk_.full = true;
+  Open(&b_, Request(2, kTakeover));
+  Gone(&a_);
+  ASSERT_EQ(b_.status(), Code::kOk);
+  EXPECT_EQ(disk_.record, "");
+}
+
 TEST_F(OwnershipTest, SharersResumeAfterARestart) {
   Open(&a_, Request(1, kShare));
   Open(&b_, Request(2, kShare));
@@ -501,6 +543,25 @@ TEST_F(MigrationTest, AllChannelsOfTheClaimantBecomeActive) {
   EXPECT_TRUE(d_.active());
 }
 
+// A session may be active and observe, by different connections. The former have its older epoch.
+TEST_F(OwnershipTest, AClaimStopsTheConnectionsThatTheClaimantHasAlready) {
+  Open(&a_, Request(1, kShare));
+  Open(&b_, Request(2, kShare, 5));
+  Open(&c_, Request(2, wire::OpenFlag::kShareRw, 7));
+  ASSERT_EQ(ownership_->Release(&a_, {Id(42), 1}).status, Code::kOk);
+  ownership_->Claim(&c_, {Id(42), 5});
+  EXPECT_EQ(Last(c_), Code::kStale);
+  EXPECT_TRUE(b_.active());
+  ownership_->Claim(&c_, {Id(42), 6});
+  EXPECT_EQ(b_.stops, 1);
+  EXPECT_FALSE(b_.active());
+  Gone(&a_);
+  EXPECT_FALSE(c_.active());
+  Gone(&b_);
+  EXPECT_EQ(Last(c_), Code::kOk);
+  EXPECT_TRUE(c_.active());
+}
+
 TEST_F(MigrationTest, AReservationOutlivesTheSourceAndTheProxy) {
   ownership_->End(&a_);
   Gone(&a_);
@@ -518,6 +579,18 @@ TEST_F(MigrationTest, ATakeoverEndsAReservation) {
   EXPECT_EQ(c_.status(), Code::kOk);
   ownership_->Claim(&b_, {Id(42), 2});
   EXPECT_EQ(Last(b_), Code::kBadToken);
+}
+
+TEST(OwnerRecordTest, KeepsNoPartOfACharacter) {
+  OwnerRecord record;
+  wire::Uuid uuid;
+  uuid.bytes.fill(0xab);
+  std::string name;
+  // 3 bytes each
+  for (int i = 0; i < 40; ++i) name += "\u4eee";
+  record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, name});
+  const std::string kept = ParseOwnerRecord(Format(record)).holders.at(0).client_name;
+  EXPECT_EQ(kept, name.substr(0, 63));
 }
 
 TEST(OwnerRecordTest, SurvivesItsText) {

@@ -118,6 +118,18 @@ TEST_F(ReplyWriterTest, EveryJobIsGivenBackOnceAndInOrder) {
   EXPECT_EQ(pool_.handed_out(), 0u);
 }
 
+// Each has a buffer of pages to itself then, whatever its own length.
+TEST_F(ReplyWriterTest, MessagesThatNobodyReadsTakeLittleMemory) {
+  for (int i = 0; i < 20'000; ++i) {
+    AddPong();
+    writer_.Send(near_.get());
+  }
+  EXPECT_LE(pool_.handed_out() + writer_.control_size(), size_t{4} << 20);
+  TakeAll();
+  EXPECT_TRUE(writer_.empty());
+  EXPECT_EQ(pool_.handed_out(), 0u);
+}
+
 TEST_F(ReplyWriterTest, WhatIsDroppedIsGivenBackToo) {
   AddReads(128);
   ASSERT_EQ(writer_.Send(near_.get()), EAGAIN);

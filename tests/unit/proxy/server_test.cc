@@ -305,5 +305,27 @@ TEST_F(ServerTest, GoingAwayAnswersWhatIsInFlight) {
   server_.WaitUntilNobodyIsConnected();
 }
 
+TEST_F(ServerTest, GoingAwayDoesNotWaitForAClientThatDoesNotRead) {
+  const auto client = Opened(OpenOf(1));
+  std::vector<wire::Request> reads;
+  for (uint64_t tag = 1; tag <= 16; ++tag) reads.push_back(ReadOf(tag, 0, 1 << 20));
+  ASSERT_TRUE(client->Send(RequestFrame(reads)));
+  while (!client->HasData()) std::this_thread::yield();
+  server_.GoAway();
+  // Of the 16 MiB a socket takes little.
+  server_.WaitUntilNobodyIsConnected();
+}
+
+TEST_F(ServerTest, WhoIsGoneWaitsForNothing) {
+  const auto client = Opened(OpenOf(1), "gated");
+  ASSERT_TRUE(client->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+  server_.gated->WaitUntilHeld(1);
+  EXPECT_FALSE(server_.gated->GivenUp());
+  client->Close();
+  while (!server_.gated->GivenUp()) std::this_thread::yield();
+  server_.gated->Let();
+  server_.WaitUntilNobodyIsConnected();
+}
+
 }  // namespace
 }  // namespace cloudblk::proxy

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -52,6 +53,11 @@ class GatedBackend final : public Backend {
     std::unique_lock lock(mutex_);
     const auto there = [&] { return held_.size() == count; };
     EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(30), there)) << held_.size();
+  }
+  // Whether nobody waits for what is held.
+  bool GivenUp() {
+    std::lock_guard lock(mutex_);
+    return std::ranges::all_of(held_, [](const IoOp* op) { return op->given_up(); });
   }
   void Let(int result = 0) {
     std::lock_guard lock(mutex_);
