@@ -311,10 +311,11 @@ class PackedQueue:
         back = []
         while True:
             at = self.desc + 16 * self._used
-            _, length, number, flags = struct.unpack_from("<QIHH", self._memory, at)
             want = PACKED_AVAIL | PACKED_USED if self._used_wrap else 0
-            if flags & (PACKED_AVAIL | PACKED_USED) != want:
+            if struct.unpack_from("<H", self._memory, at + 14)[0] & (PACKED_AVAIL | PACKED_USED) != want:
                 return back
+            # Only now: the device writes the flags last
+            length, number = struct.unpack_from("<IH", self._memory, at + 8)
             count = self._chains.pop(number)
             self._ids.append(number)
             self._free += count
