@@ -87,7 +87,9 @@ int Channel::Check(const CloudblkRequest& request, uint64_t* length) const {
   if (session_->observe()) return -ENOTSUP;
   const bool may_fua =
       request.operation == CLOUDBLK_OP_WRITE || request.operation == CLOUDBLK_OP_WRITE_ZEROES;
-  const uint32_t allowed = CLOUDBLK_REQUEST_MORE | (may_fua ? CLOUDBLK_REQUEST_FUA : 0u);
+  const uint32_t allowed =
+      CLOUDBLK_REQUEST_MORE | (may_fua ? CLOUDBLK_REQUEST_FUA : 0u) |
+      (request.operation == CLOUDBLK_OP_FLUSH ? CLOUDBLK_REQUEST_OWN : 0u);
   if ((request.flags & ~allowed) != 0) return -EINVAL;
   switch (request.operation) {
     case CLOUDBLK_OP_READ:
@@ -113,6 +115,7 @@ int Channel::Submit(const CloudblkRequest& request) {
   mine->offset = request.offset;
   mine->length = length;
   mine->opaque = request.opaque;
+  mine->own = (request.flags & CLOUDBLK_REQUEST_OWN) != 0;
   mine->losses = session_->losses();
   mine->iov.clear();
   mine->ranges.clear();
@@ -190,7 +193,8 @@ bool Channel::NextPiece(RequestFrame* frame) {
   if (queue->empty()) return false;
   Piece* piece = queue->front();
   Request* request = piece->request;
-  if (request->operation == wire::Operation::kFlush && session_->FlushFails(request->losses)) {
+  if (request->operation == wire::Operation::kFlush && !request->own &&
+      session_->FlushFails(request->losses)) {
     Log(CLOUDBLK_LOG_ERROR,
         "the server lost writes that were not flushed; this flush fails to say so");
     queue->Remove(piece);

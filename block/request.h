@@ -28,6 +28,7 @@ inline bool HasRanges(wire::Operation operation) {
 struct Request {
   wire::Operation operation{};
   bool fua = false;
+  bool own = false;                   // FLUSH: CLOUDBLK_REQUEST_OWN
   uint64_t offset = 0;                // bytes on the volume; READ, WRITE
   uint64_t length = 0;                // bytes: of the data, or of all ranges together
   std::vector<iovec> iov;             // READ, WRITE

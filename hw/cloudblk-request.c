@@ -124,7 +124,11 @@ static void answer(CloudblkReq *req, int result)
         BlockErrorAction action =
             cloudblk_error_action(dev, is_read, -result);
 
-        if (action == BLOCK_ERROR_ACTION_STOP) {
+        /*
+         * A flush that failed is not repeated when the VM continues: that could
+         * succeed, although what it was to make durable is lost
+         */
+        if (action == BLOCK_ERROR_ACTION_STOP && !req->is_flush) {
             QSIMPLEQ_INSERT_TAIL(&req->queue->failed, req, next);
         } else {
             finish(req, action == BLOCK_ERROR_ACTION_IGNORE ? 0 : result);
@@ -404,6 +408,7 @@ static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
         virtio_ldl_p(vdev, &header->type) & ~VIRTIO_BLK_T_BARRIER;
 
     req->is_read = type == VIRTIO_BLK_T_IN;
+    req->is_flush = type == VIRTIO_BLK_T_FLUSH;
     switch (type) {
     case VIRTIO_BLK_T_IN:
         return submit_read(req, sector);

@@ -17,6 +17,7 @@ struct CloudblkReq {
     size_t in_bytes; /* that the device writes, of which the last is the status */
     size_t out_bytes; /* that it reads, which begin with the header */
     bool is_read;
+    bool is_flush;
     bool spare; /* to be kept when it is over, for the next one */
     QSIMPLEQ_ENTRY(CloudblkReq) next; /* in one of the queue's lists */
 };

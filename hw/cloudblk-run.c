@@ -298,7 +298,8 @@ static void wake_up(void *opaque)
 static void submit_own_flush(CloudblkDevice *dev)
 {
     /* Without opaque, whereby cloudblk_complete() knows it */
-    CloudblkRequest flush = { .operation = CLOUDBLK_OP_FLUSH };
+    CloudblkRequest flush = { .operation = CLOUDBLK_OP_FLUSH,
+                              .flags = CLOUDBLK_REQUEST_OWN };
     int ret = cloudblk_channel_submit(dev->loops[0].channel, &flush);
 
     if (ret < 0) {

@@ -49,8 +49,8 @@ File::File(const FileOptions& options, OpenedFile file)
       usable_size_(file_.size),
       file_generation_(file_.fd),
       syncs_(
-          &sync_threads_, this, [this] { return fdatasync(file_.fd) == 0 ? 0 : -errno; },
-          [this](int error) { Latch(error); }),
+          &sync_threads_, this, [this] { return Sync(fdatasync); },
+          [](int) { /* Sync has seen to it */ }),
       sync_threads_(kSyncThreads),
       range_threads_(kRangeThreads),
       transfer_threads_(kTransferThreads) {
@@ -247,10 +247,7 @@ int File::WritePlainZeroes(const IoOp& op, uint64_t offset, uint64_t length) {
 }
 
 void File::Latch(int error) {
-  {
-    std::lock_guard lock(generation_mutex_);
-    generation_.store(file_generation_.Advance(), std::memory_order_release);
-  }
+  generation_.store(file_generation_.Advance(), std::memory_order_release);
   spdlog::error(
       "volume '{}': cannot flush {}: {}; writes since the last flush may be lost, and "
       "flushes of the clients that are connected now fail",
@@ -314,11 +311,19 @@ Status File::StoreOwner(const std::string& text) {
   return SyncAll();
 }
 
-Status File::SyncAll() {
-  if (fsync(file_.fd) == 0) return Status::Ok();
-  // The kernel reports a lost write once only: if it is here, the flushes have to know.
+// The kernel reports a lost write once only. So who syncs beside another waits until that has seen to
+// it that all know.
+int File::Sync(int (*sync)(int)) {
+  std::lock_guard lock(generation_mutex_);
+  if (sync(file_.fd) == 0) return 0;
   const int error = errno;
   Latch(-error);
+  return -error;
+}
+
+Status File::SyncAll() {
+  const int error = -Sync(fsync);
+  if (error == 0) return Status::Ok();
   return Status(error, "cannot sync " + options_.path + ": " + strerror(error));
 }
 

@@ -46,7 +46,9 @@ class File final : public Backend, public AsyncIoSink {
   int WriteZeroes(const IoOp& op, const wire::Range& range);
   int WritePlainZeroes(const IoOp& op, uint64_t offset, uint64_t length);
   int Allocate(int mode, const wire::Range& range);
-  // After a sync failed with `error`. Any thread.
+  // fsync or fdatasync: 0 or -errno, and then the generation is new. Any thread.
+  int Sync(int (*sync)(int));
+  // After a sync failed with `error`; under generation_mutex_.
   void Latch(int error);
   // Data and everything that is kept with the file.
   Status SyncAll();

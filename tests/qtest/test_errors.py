@@ -2,6 +2,7 @@
 """werror and rerror: what a failed request does to the machine, and its second try."""
 
 import os
+import pathlib
 import subprocess
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.qtest import Machine
 from tests.support.shrinking import MIB, SIZE, Shrinking
 from tests.support.virtio import (
     BLK_DISCARD,
+    BLK_FLUSH,
     PACKED,
     S_IOERR,
     S_OK,
@@ -102,6 +104,39 @@ def event(operation, action, nospace=False):
 def back(driver, request):
     request.queue.done.update(request.queue.used())
     return request.token in request.queue.done
+
+
+def lose_writes(storage):
+    """The proxy dies, and the next one finds noted with the file that unflushed writes were lost."""
+    storage.proxy.kill()
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    os.setxattr(storage.path, "user.cloudblk.sync-failures", f"{boot} 1".encode())
+    storage.proxy.start()
+
+
+@pytest.mark.parametrize("werror", ("report", "stop"))
+def test_a_flush_that_comes_too_late_fails_and_is_not_repeated(bench, storage, loops, werror):
+    driver = bench.disk(*IOTHREAD, features=(BLK_FLUSH,), werror=werror, **loops)
+    assert Request(driver, T_OUT, 0, bytes(4096)).submit().wait() == S_OK
+    lose_writes(storage)
+    assert Request(driver, T_FLUSH).submit().wait() == S_IOERR
+    if werror == "stop":
+        assert io_error(driver) == event("write", "stop")
+        driver.machine.qmp.wait_event("STOP")
+        driver.machine.qmp.command("cont")
+    assert Request(driver, T_FLUSH).submit().wait() == S_OK
+
+
+def test_a_stop_in_between_does_not_hide_what_was_lost(bench, storage, loops):
+    driver = bench.disk(*IOTHREAD, features=(BLK_FLUSH,), **loops)
+    assert Request(driver, T_OUT, 0, bytes(4096)).submit().wait() == S_OK
+    lose_writes(storage)
+    # It is connected again
+    assert Request(driver, T_IN, 0, 4096).submit().wait() == S_OK
+    driver.machine.qmp.command("stop")
+    driver.machine.qmp.command("cont")
+    assert Request(driver, T_FLUSH).submit().wait() == S_IOERR
+    assert Request(driver, T_FLUSH).submit().wait() == S_OK
 
 
 @pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))

@@ -123,6 +123,23 @@ TEST_F(ChannelGeneration, AllFlushesThatWereUnderWayFail) {
   EXPECT_EQ(FlushNow(), 0);
 }
 
+TEST_F(ChannelGeneration, AFlushOfTheHostsOwnLeavesItToTheUsersToFail) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  Restart();
+  const size_t before = f.server.seen.size();
+  CloudblkRequest own{};
+  own.operation = CLOUDBLK_OP_FLUSH;
+  own.flags = CLOUDBLK_REQUEST_OWN;
+  own.opaque = f.ios.emplace_back(std::make_unique<Io>()).get();
+  ASSERT_EQ(f.channel.Submit(own), 0);
+  f.Run();
+  EXPECT_EQ(f.server.seen.size(), before + 1);
+  EXPECT_EQ(FlushNow(), -EIO);
+  EXPECT_EQ(FlushNow(), 0);
+}
+
 TEST_F(ChannelGeneration, ForcedWritesNeedNoFlush) {
   f.Open();
   f.Write(0, Pattern(512, 1), {}, CLOUDBLK_REQUEST_FUA);
