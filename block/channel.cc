@@ -87,9 +87,8 @@ int Channel::Check(const CloudblkRequest& request, uint64_t* length) const {
   if (session_->observe()) return -ENOTSUP;
   const bool may_fua =
       request.operation == CLOUDBLK_OP_WRITE || request.operation == CLOUDBLK_OP_WRITE_ZEROES;
-  const uint32_t allowed =
-      CLOUDBLK_REQUEST_MORE | (may_fua ? CLOUDBLK_REQUEST_FUA : 0u) |
-      (request.operation == CLOUDBLK_OP_FLUSH ? CLOUDBLK_REQUEST_OWN : 0u);
+  const uint32_t allowed = CLOUDBLK_REQUEST_MORE | (may_fua ? CLOUDBLK_REQUEST_FUA : 0u) |
+                           (request.operation == CLOUDBLK_OP_FLUSH ? CLOUDBLK_REQUEST_OWN : 0u);
   if ((request.flags & ~allowed) != 0) return -EINVAL;
   switch (request.operation) {
     case CLOUDBLK_OP_READ:

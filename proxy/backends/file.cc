@@ -311,8 +311,8 @@ Status File::StoreOwner(const std::string& text) {
   return SyncAll();
 }
 
-// The kernel reports a lost write once only. So who syncs beside another waits until that has seen to
-// it that all know.
+// The kernel reports a lost write once only. So who syncs beside another waits until that has seen
+// to it that all know.
 int File::Sync(int (*sync)(int)) {
   std::lock_guard lock(generation_mutex_);
   if (sync(file_.fd) == 0) return 0;
