@@ -58,8 +58,7 @@ class ReplyWriter {
 
  private:
   // Bytes that are put into frames (and of memory that is taken for frames) ahead of their sending,
-  // for one long write. Replies leave in
-  // their order, so only control messages wait for it.
+  // for one long write. Replies leave in their order, so only control messages wait for it.
   static constexpr size_t kAhead = 2 << 20;
   // A frame is not made longer than this by putting replies together.
   static constexpr uint32_t kFrameGoal = 512 << 10;

@@ -13,7 +13,9 @@ target_compile_definitions(proxy_backend_test PRIVATE
   CLOUDBLK_EXAMPLE_CONFIG="${CMAKE_SOURCE_DIR}/docs/examples/cloudblk-proxy.toml")
 
 cloudblk_test(proxy_ownership_test
-  SOURCES proxy/ownership_test.cc
+  SOURCES
+    proxy/ownership_move_test.cc
+    proxy/ownership_test.cc
   LIBS cloudblk_proxy_lib
 )
 

@@ -112,6 +112,18 @@ class ChannelFixture : public ChannelObserver {
   static void Event(void* opaque, CloudblkEventKind kind, uint64_t value, const char* text);
 };
 
+// Both channels of a session, open, on one loop.
+struct TwoChannels {
+  TwoChannels() {
+    a.Open();
+    b.Open();
+  }
+
+  ManualLoop loop;
+  ChannelFixture a{FixtureOptions{.channels = 2, .loop = &loop}};
+  ChannelFixture b{FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop}};
+};
+
 }  // namespace cloudblk::testing
 
 #endif  // CLOUDBLK_TESTS_SUPPORT_CPP_CHANNEL_FIXTURE_H_

@@ -183,34 +183,26 @@ TEST_F(ChannelGeneration, ReplayedWritesAreNew) {
 }
 
 TEST(SessionGeneration, AnyChannelsFlushFailsForAllChannelsWrites) {
-  ManualLoop loop;
-  {
-    ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
-    a.Open();
-    ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
-    b.Open();
-    a.Write(0, Pattern(512, 1));
-    a.Run();
-    ++a.server.open.generation;
-    ++b.server.open.generation;
-    b.server.Cut();
-    a.server.Cut();
-    a.Run();
-    Io* flush = b.Flush();
-    a.Run();
-    EXPECT_EQ(flush->result, -EIO);
-    flush = a.Flush();
-    a.Run();
-    EXPECT_EQ(flush->result, 0);
-  }
+  TwoChannels both;
+  auto& [loop, a, b] = both;
+  a.Write(0, Pattern(512, 1));
+  a.Run();
+  ++a.server.open.generation;
+  ++b.server.open.generation;
+  b.server.Cut();
+  a.server.Cut();
+  a.Run();
+  Io* flush = b.Flush();
+  a.Run();
+  EXPECT_EQ(flush->result, -EIO);
+  flush = a.Flush();
+  a.Run();
+  EXPECT_EQ(flush->result, 0);
 }
 
 TEST(SessionGeneration, FlushesThatWereUnderWayFailOnEveryChannel) {
-  ManualLoop loop;
-  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
-  a.Open();
-  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
-  b.Open();
+  TwoChannels both;
+  auto& [loop, a, b] = both;
   a.Write(0, Pattern(512, 1));
   a.Run();
   a.server.hold = b.server.hold = true;
@@ -228,11 +220,8 @@ TEST(SessionGeneration, FlushesThatWereUnderWayFailOnEveryChannel) {
 }
 
 TEST(SessionGeneration, AnAnswerThatComesLateOverAnOldConnectionCounts) {
-  ManualLoop loop;
-  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
-  a.Open();
-  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
-  b.Open();
+  TwoChannels both;
+  auto& [loop, a, b] = both;
   a.server.hold = true;
   a.Write(0, Pattern(512, 1));
   a.Run();

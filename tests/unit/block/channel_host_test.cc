@@ -332,11 +332,8 @@ TEST(ChannelRevoke, WhileThereIsNoServer) {
 }
 
 TEST(ChannelRevoke, HoldsTheOtherChannelsBackUntilTheServerHasFencedIt) {
-  ManualLoop loop;
-  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
-  a.Open();
-  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
-  b.Open();
+  TwoChannels both;
+  auto& [loop, a, b] = both;
   a.server.hold = true;
   a.Write(0, Pattern(512, 1));
   loop.Run();
@@ -358,11 +355,8 @@ TEST(ChannelRevoke, HoldsTheOtherChannelsBackUntilTheServerHasFencedIt) {
 }
 
 TEST(ChannelRevoke, HoldsNobodyBackIfTheServerHasNothing) {
-  ManualLoop loop;
-  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
-  a.Open();
-  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
-  b.Open();
+  TwoChannels both;
+  auto& [loop, a, b] = both;
   a.server.deaf = true;
   a.Write(0, Pattern(512, 1));  // not kicked
   a.channel.Revoke();
@@ -372,11 +366,8 @@ TEST(ChannelRevoke, HoldsNobodyBackIfTheServerHasNothing) {
 }
 
 TEST(ChannelRevoke, HoldsNobodyBackForASessionThatIsOver) {
-  ManualLoop loop;
-  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
-  a.Open();
-  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
-  b.Open();
+  TwoChannels both;
+  auto& [loop, a, b] = both;
   a.server.hold = true;
   a.Write(0, Pattern(512, 1));
   loop.Run();

@@ -265,11 +265,8 @@ TEST_P(SessionMoveCutTest, TheSourceClaimsAgain) {
 
 // The RELEASE may still be in the socket of channel 0: only that channel's OPEN stops it.
 TEST(SessionClaim, TheOthersWaitForTheChannelThatReleased) {
-  ManualLoop loop;
-  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
-  a.Open();
-  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
-  b.Open();
+  TwoChannels both;
+  auto& [loop, a, b] = both;
   a.state.BeginRelease();
   a.state.NoteReleased(false);
   a.channel.Abandon();

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A volume's ownership with peers, a clock and a storage that the test has in hand.
+#ifndef CLOUDBLK_TESTS_UNIT_PROXY_OWNERSHIP_FIXTURE_H_
+#define CLOUDBLK_TESTS_UNIT_PROXY_OWNERSHIP_FIXTURE_H_
+
+#include <gmock/gmock.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "proxy/backends/backends.h"
+#include "proxy/ownership.h"
+
+namespace cloudblk::proxy {
+
+using Code = wire::Status;
+
+inline constexpr int64_t kLeaseNs = 10'000'000'000;
+
+// A storage that keeps the owner's record for as long as the test likes, and may be locked by
+// others.
+struct Disk {
+  std::string record;
+  bool keeps_record = true;
+  bool full = false;  // keeps no other record than none
+  bool readable = true;
+  bool locked_elsewhere = false;
+  int locks = 0;
+};
+
+class FakeBackend final : public Backend {
+ public:
+  explicit FakeBackend(Disk* disk) : disk_(disk) {
+    size_ = 1 << 20;
+    uuid_.bytes.fill(7);
+  }
+  Status Prepare(LoopContext&) override { return Status::Ok(); }
+  bool Submit(LoopContext&, IoOp*) override { return true; }
+  Status AcquireExclusive() override {
+    if (disk_->locked_elsewhere) return Status(EBUSY, "locked elsewhere");
+    ++disk_->locks;
+    return Status::Ok();
+  }
+  void ReleaseExclusive() override { --disk_->locks; }
+  Status StoreOwner(const std::string& text) override {
+    if (!disk_->keeps_record) return Status(EOPNOTSUPP, "no attributes");
+    if (disk_->full && !text.empty()) return Status(ENOSPC, "no room for attributes");
+    disk_->record = text;
+    return Status::Ok();
+  }
+  Result<std::string> LoadOwner() override {
+    if (!disk_->readable) return Status(EIO, "the attribute cannot be read");
+    return disk_->record;
+  }
+  void MakeReadOnly() { geometry_.read_only = true; }
+
+ private:
+  Disk* const disk_;
+};
+
+class FakePeer final : public Peer {
+ public:
+  void Stop(const std::string& why) override {
+    ++stops;
+    revoked = why;
+  }
+  void Answer(const OwnershipAnswer& answer) override { answers.push_back(answer); }
+
+  // The status of its only answer so far; BAD_FEATURE if there is none.
+  Code status() const { return answers.size() == 1 ? answers[0].status : Code::kBadFeature; }
+  bool waiting() const { return answers.empty(); }
+
+  int stops = 0;
+  std::string revoked;
+  std::vector<OwnershipAnswer> answers;
+};
+
+class OwnershipTest : public testing::Test {
+ protected:
+  OwnershipTest() { Restart(); }
+
+  // The proxy dies and comes back: only what the storage keeps is left.
+  void Restart() {
+    disk_.locks = 0;
+    backend_ = std::make_unique<FakeBackend>(&disk_);
+    ownership_ =
+        std::make_unique<Ownership>("disk", backend_.get(), kLeaseNs, [this] { return now_; });
+    ownership_->Restore();
+  }
+
+  static wire::Uuid Id(uint8_t number) {
+    wire::Uuid uuid;
+    uuid.bytes.fill(number);
+    return uuid;
+  }
+  OpenRequest Request(uint8_t session, uint32_t flags = wire::OpenFlag::kActive, uint64_t epoch = 1,
+                      uint64_t incarnation = 1) {
+    OpenRequest request;
+    request.open.session = Id(session);
+    request.open.flags = flags;
+    request.open.epoch = epoch;
+    request.open.incarnation = incarnation;
+    if ((flags & wire::OpenFlag::kResume) != 0) request.open.volume = backend_->uuid();
+    request.client_name = "client " + std::to_string(session);
+    request.address = "tcp://host:" + std::to_string(session);
+    return request;
+  }
+  void Open(FakePeer* peer, const OpenRequest& request) { ownership_->Open(peer, request); }
+  Code OpenNow(FakePeer* peer, const OpenRequest& request) {
+    Open(peer, request);
+    return peer->status();
+  }
+  void Gone(FakePeer* peer) { ownership_->Gone(peer); }
+  // Claims and the like come second; the first answer was that of the open.
+  static Code Last(const FakePeer& peer) { return peer.answers.back().status; }
+
+  static constexpr uint32_t kActive = wire::OpenFlag::kActive;
+  static constexpr uint32_t kShare = wire::OpenFlag::kActive | wire::OpenFlag::kShareRw;
+  static constexpr uint32_t kReader = wire::OpenFlag::kActive | wire::OpenFlag::kReadOnly;
+  static constexpr uint32_t kResume = wire::OpenFlag::kActive | wire::OpenFlag::kResume;
+  static constexpr uint32_t kTakeover = wire::OpenFlag::kActive | wire::OpenFlag::kTakeover;
+  static constexpr uint32_t kObserve = 0;
+
+  int64_t now_ = 1'000'000'000;
+  Disk disk_;
+  std::unique_ptr<FakeBackend> backend_;
+  std::unique_ptr<Ownership> ownership_;
+  FakePeer a_, b_, c_, d_;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_TESTS_UNIT_PROXY_OWNERSHIP_FIXTURE_H_

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Ownership that moves from one client to another (SPEC.md 11).
+#include "tests/unit/proxy/ownership_fixture.h"
+
+namespace cloudblk::proxy {
+namespace {
+
+class MigrationTest : public OwnershipTest {
+ protected:
+  // `a_` was active at epoch 1 and released; `b_`, of the same session, observes.
+  MigrationTest() {
+    Open(&a_, Request(1));
+    Open(&b_, Request(1, kObserve, 5));
+    EXPECT_EQ(ownership_->Release(&a_, {Id(42), 1}).status, Code::kOk);
+  }
+};
+
+TEST_F(MigrationTest, WhatIsReleasedIsActiveForNobody) {
+  EXPECT_FALSE(a_.active());
+  EXPECT_FALSE(b_.active());
+  now_ += 100 * kLeaseNs;
+  EXPECT_EQ(OpenNow(&c_, Request(2)), Code::kBusy);
+  EXPECT_EQ(ownership_->Release(&a_, {Id(43), 1}).status, Code::kNotActive);
+}
+
+TEST_F(MigrationTest, TheDestinationClaimsAndTheSourceIsFenced) {
+  ownership_->Claim(&b_, {Id(42), 2});
+  EXPECT_EQ(a_.stops, 1);
+  EXPECT_NE(a_.revoked, "");
+  EXPECT_EQ(b_.answers.size(), 1u);
+  Gone(&a_);
+  EXPECT_EQ(Last(b_), Code::kOk);
+  EXPECT_EQ(b_.answers.back().epoch, 2u);
+  EXPECT_TRUE(b_.active());
+  EXPECT_EQ(OpenNow(&c_, Request(1, kResume, 1, 2)), Code::kStale);
+}
+
+TEST_F(MigrationTest, TheSourceMayReclaimAndTheDestinationComesTooLate) {
+  ownership_->Claim(&a_, {Id(42), 2});
+  EXPECT_EQ(Last(a_), Code::kOk);
+  EXPECT_TRUE(a_.active());
+  ownership_->Claim(&b_, {Id(42), 3});
+  EXPECT_EQ(Last(b_), Code::kBadToken);
+  EXPECT_FALSE(b_.active());
+  EXPECT_TRUE(a_.active());
+}
+
+TEST_F(MigrationTest, AClaimNeedsTheTokenAndAHigherEpoch) {
+  ownership_->Claim(&b_, {Id(41), 2});
+  EXPECT_EQ(Last(b_), Code::kBadToken);
+  ownership_->Claim(&b_, {Id(42), 1});
+  EXPECT_EQ(Last(b_), Code::kInvalid);
+  EXPECT_FALSE(b_.active());
+}
+
+TEST_F(MigrationTest, ASpentTokenIsSaidToBeSpentWhoeverHoldsTheVolume) {
+  ownership_->Claim(&a_, {Id(42), 2});
+  ASSERT_EQ(Last(a_), Code::kOk);
+  OpenRequest request = Request(2, kActive, 3);
+  request.open.token = Id(42);
+  EXPECT_EQ(OpenNow(&c_, request), Code::kBadToken);
+  EXPECT_TRUE(a_.active());
+}
+
+TEST_F(MigrationTest, AnActiveOpenWithTheTokenClaims) {
+  OpenRequest request = Request(1, kActive, 2);
+  request.open.token = Id(42);
+  Open(&c_, request);
+  EXPECT_EQ(a_.stops, 1);
+  Gone(&a_);
+  EXPECT_EQ(c_.status(), Code::kOk);
+  EXPECT_TRUE(c_.active());
+  request.open.epoch = 3;
+  EXPECT_EQ(OpenNow(&d_, request), Code::kBadToken);
+}
+
+TEST_F(MigrationTest, AnotherSessionMayClaimAndTheOldOneIsFenced) {
+  Open(&c_, Request(2, kObserve));
+  ownership_->Claim(&c_, {Id(42), 2});
+  Gone(&a_);
+  EXPECT_EQ(Last(c_), Code::kOk);
+  EXPECT_EQ(OpenNow(&d_, Request(1, kResume, 1, 2)), Code::kFenced);
+}
+
+TEST_F(MigrationTest, AllChannelsOfTheClaimantBecomeActive) {
+  OpenRequest first = Request(2, kObserve);
+  first.open.channel_count = 2;
+  OpenRequest second = first;
+  second.open.channel = 1;
+  Open(&c_, first);
+  Open(&d_, second);
+  ownership_->Claim(&d_, {Id(42), 2});
+  Gone(&a_);
+  EXPECT_TRUE(c_.active());
+  EXPECT_TRUE(d_.active());
+}
+
+// A session may be active and observe, by different connections. The former have its older epoch.
+TEST_F(OwnershipTest, AClaimStopsTheConnectionsThatTheClaimantHasAlready) {
+  Open(&a_, Request(1, kShare));
+  Open(&b_, Request(2, kShare, 5));
+  Open(&c_, Request(2, wire::OpenFlag::kShareRw, 7));
+  ASSERT_EQ(ownership_->Release(&a_, {Id(42), 1}).status, Code::kOk);
+  ownership_->Claim(&c_, {Id(42), 5});
+  EXPECT_EQ(Last(c_), Code::kStale);
+  EXPECT_TRUE(b_.active());
+  ownership_->Claim(&c_, {Id(42), 6});
+  EXPECT_EQ(b_.stops, 1);
+  EXPECT_FALSE(b_.active());
+  Gone(&a_);
+  EXPECT_FALSE(c_.active());
+  Gone(&b_);
+  EXPECT_EQ(Last(c_), Code::kOk);
+  EXPECT_TRUE(c_.active());
+}
+
+TEST_F(MigrationTest, AReservationOutlivesTheSourceAndTheProxy) {
+  ownership_->End(&a_);
+  Gone(&a_);
+  Restart();
+  now_ += 100 * kLeaseNs;
+  EXPECT_EQ(OpenNow(&c_, Request(2)), Code::kBusy);
+  OpenRequest request = Request(1, kActive, 2);
+  request.open.token = Id(42);
+  EXPECT_EQ(OpenNow(&d_, request), Code::kOk);
+}
+
+TEST_F(MigrationTest, ATakeoverEndsAReservation) {
+  Open(&c_, Request(2, kTakeover));
+  Gone(&a_);
+  EXPECT_EQ(c_.status(), Code::kOk);
+  ownership_->Claim(&b_, {Id(42), 2});
+  EXPECT_EQ(Last(b_), Code::kBadToken);
+}
+
+}  // namespace
+}  // namespace cloudblk::proxy
