@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "tools/progress.h"
 
@@ -95,6 +96,35 @@ Result<UniqueFd> OpenFile(const std::string& path, bool output) {
   return fd;
 }
 
+// What is left of a regular file; UINT64_MAX of anything else.
+uint64_t BytesLeft(int fd) {
+  struct stat info {};
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return UINT64_MAX;
+  const off_t at = lseek(fd, 0, SEEK_CUR);
+  return at < info.st_size ? static_cast<uint64_t>(info.st_size - at) : 0;
+}
+
+// Whether so much input can be written where there are `room` bytes.
+Status CheckInput(uint64_t bytes, uint64_t room, uint32_t block_size) {
+  if (bytes > room) return Status(ENOSPC, "the input is longer than the volume");
+  if (bytes % block_size != 0) {
+    return Status(EINVAL, fmt::format("the input's length is not a multiple of the volume's block "
+                                      "size of {} bytes",
+                                      block_size));
+  }
+  return Status::Ok();
+}
+
+Status InputEnded(uint64_t bytes, uint64_t length) {
+  return Status(EINVAL, fmt::format("the input ended after {} of {} bytes", bytes, length));
+}
+
+// Some file systems say only now that they could not keep what was written.
+Status Close(UniqueFd fd, const std::string& path) {
+  if (close(fd.release()) != 0 && errno != EINTR) return Errno(errno, "cannot write to " + path);
+  return Status::Ok();
+}
+
 // Takes what the ring's oldest chunk read to the file. Returns its bytes.
 Result<uint64_t> Drain(Ring* ring, int fd, const std::string& path) {
   Chunk& chunk = ring->Pop();
@@ -142,6 +172,8 @@ Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length,
     finished += *drained;
     progress.Update(finished);
   }
+  const Status closed = Close(std::move(*file), path);
+  if (!closed.ok()) return closed;
   return length;
 }
 
@@ -155,52 +187,55 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
   }
   auto file = OpenFile(path, false);
   if (!file.ok()) return file.status();
-  struct stat stat {};
-  const bool sized = fstat(file->get(), &stat) == 0 && S_ISREG(stat.st_mode);
-  Progress progress(length != UINT64_MAX ? length
-                    : sized              ? static_cast<uint64_t>(stat.st_size)
-                                         : 0);
+  const uint64_t left = BytesLeft(file->get());
+  const uint64_t room = info.size_bytes - offset;
+  // UINT64_MAX: as much as comes.
+  const uint64_t expected = std::min(length, left);
+  if (expected != UINT64_MAX) {
+    Status fits = CheckInput(expected, room, info.logical_block_size);
+    if (fits.ok() && length != UINT64_MAX && left < length) fits = InputEnded(left, length);
+    if (!fits.ok()) return Status(fits.error(), fits.message() + "; nothing was written");
+  }
+  Progress progress(expected != UINT64_MAX ? expected : 0);
   Ring ring(client);
   uint64_t done = 0;
-  while (done < length) {
+  Status input = Status::Ok();
+  while (done < length && input.ok()) {
     if (ring.full()) {
       const int result = ring.Pop().result;
       if (result < 0) return Errno(-result, "a write to the volume failed");
     }
     Chunk& chunk = ring.Next();
-    const auto room = static_cast<size_t>(std::min<uint64_t>(kChunk, length - done));
-    auto got = ReadUpTo(file->get(), std::span(chunk.data).first(room), path);
-    if (!got.ok()) return got.status();
+    const auto wanted = static_cast<size_t>(std::min<uint64_t>(kChunk, length - done));
+    auto got = ReadUpTo(file->get(), std::span(chunk.data).first(wanted), path);
+    if (!got.ok()) {
+      input = got.status();
+      break;
+    }
     if (*got == 0) break;
-    if (*got % info.logical_block_size != 0) {
-      return Status(EINVAL,
-                    fmt::format("the input's length is not a multiple of the volume's block "
-                                "size of {} bytes; its last {} bytes were not written",
-                                info.logical_block_size, *got % info.logical_block_size));
-    }
-    if (*got > info.size_bytes - offset - done) {
-      return Status(ENOSPC,
-                    fmt::format("the input is longer than the volume: {} bytes were written "
-                                "up to its end",
-                                done));
-    }
-    const int accepted = client->Write(offset + done, std::span(chunk.data).first(*got), &chunk);
+    input = CheckInput(*got, room - done, info.logical_block_size);
+    const auto usable = static_cast<size_t>(std::min<uint64_t>(*got, room - done)) /
+                        info.logical_block_size * info.logical_block_size;
+    if (usable == 0) break;
+    const int accepted = client->Write(offset + done, std::span(chunk.data).first(usable), &chunk);
     if (accepted < 0) return Errno(-accepted, "the volume refused a write");
     chunk.busy = true;
     ring.Push();
     client->Kick();
-    done += *got;
+    done += usable;
     progress.Update(done);
   }
   while (!ring.empty()) {
     const int result = ring.Pop().result;
     if (result < 0) return Errno(-result, "a write to the volume failed");
   }
-  if (length != UINT64_MAX && done < length) {
-    return Status(EINVAL, fmt::format("the input ended after {} of {} bytes", done, length));
-  }
   const int flushed = client->Flush();
   if (flushed < 0) return Errno(-flushed, "the flush failed: what was written may not be durable");
+  if (input.ok() && length != UINT64_MAX && done < length) input = InputEnded(done, length);
+  if (!input.ok()) {
+    return Status(input.error(),
+                  fmt::format("{}; {} bytes were written and flushed", input.message(), done));
+  }
   return done;
 }
 

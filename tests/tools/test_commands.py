@@ -167,6 +167,49 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize(
+    "size, options, says",
+    [
+        (2 * MIB + 700, [], "block size"),
+        (SIZE + 512, [], "longer than the volume"),
+        (SIZE, ["--offset", "7M"], "longer than the volume"),
+        (MIB, ["--length", "2M"], f"ended after {MIB} of {2 * MIB}"),
+        (MIB, ["--length", "700"], "block size"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "stdin", "pipe"])
+def test_what_was_written_of_a_wrong_input_is_told(proxy, tmp_path, kind, size, options, says):
+    """Nothing if that is known before; of a pipe all whole blocks that there is room for."""
+    uri, before, data = proxy.uri("d0"), noise(SIZE, seed=2), noise(size)
+    output("write", uri, data=before)
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    if kind == "file":
+        result = cloudblk("write", *options, uri, source)
+    elif kind == "stdin":
+        # What comes before is not part of it.
+        source.write_bytes(bytes(1000) + data)
+        with source.open("rb") as opened:
+            opened.seek(1000)
+            result = subprocess.run([CLIENT, "write", *options, uri], stdin=opened, capture_output=True, check=False)
+    else:
+        result = cloudblk("write", *options, uri, data=data)
+    assert result.returncode == 1 and result.stdout == b"" and says in result.stderr.decode(), result
+    at = 7 * MIB if "--offset" in options else 0
+    block = as_json("info", uri)["logical-block-size"]
+    begun = kind == "pipe" and "700" not in options
+    written = min(size, SIZE - at) // block * block if begun else 0
+    told = f"; {written} bytes were written and flushed\n" if begun else "; nothing was written\n"
+    assert result.stderr.decode().endswith(told), result
+    assert output("read", uri) == before[:at] + data[:written] + before[at + written :]
+
+
+def test_a_copy_that_cannot_be_kept_fails(proxy):
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run([CLIENT, "read", proxy.uri("d0")], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 1 and b"No space left" in result.stderr
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_line(proxy, mistake):
     arguments, data, says = MISTAKES[mistake]
