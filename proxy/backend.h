@@ -103,7 +103,7 @@ class Backend {
     return Status(EOPNOTSUPP, "this kind of storage cannot be resized");
   }
 
-  // --- Ownership. Called with the volume's ownership lock held, so one at a time.
+  // --- Ownership. One call at a time; only StoreOwner may take long.
 
   // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.
   virtual Status AcquireExclusive() { return Status::Ok(); }

@@ -276,7 +276,9 @@ bool Connection::OnRelease(std::span<const uint8_t> section) {
   const wire::DecodeError error = wire::Decode(section, &message);
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
   if (jobs_in_flight_ != 0) return Violation("RELEASE with requests unanswered");
-  SendStatus(wire::FrameType::kReleaseReply, volume_->ownership.Release(this, message));
+  if (call_ != Call::kNone) return Violation("RELEASE while another call is under way");
+  call_ = Call::kRelease;
+  volume_->ownership.Release(this, message);
   return true;
 }
 
@@ -284,7 +286,7 @@ bool Connection::OnClaim(std::span<const uint8_t> section) {
   wire::TokenMessage message;
   const wire::DecodeError error = wire::Decode(section, &message);
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
-  if (call_ != Call::kNone) return Violation("CLAIM while another is under way");
+  if (call_ != Call::kNone) return Violation("CLAIM while another call is under way");
   call_ = Call::kClaim;
   volume_->ownership.Claim(this, message);
   return true;
@@ -294,7 +296,7 @@ bool Connection::OnClose(std::span<const uint8_t> section) {
   wire::Close close;
   const wire::DecodeError error = wire::Decode(section, &close);
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
-  if (call_ != Call::kNone) return Violation("CLOSE while a CLAIM is under way");
+  if (call_ != Call::kNone) return Violation("CLOSE while another call is under way");
   end_session_ = (close.flags & wire::CloseFlag::kEndSession) != 0;
   SetState(State::kClosing);
   MarkDirty();
@@ -326,6 +328,9 @@ void Connection::OnAnswer(const OwnershipAnswer& answer) {
     return;
   }
   const Call call = std::exchange(call_, Call::kNone);
+  if (state_ == State::kReady && call == Call::kRelease) {
+    SendStatus(wire::FrameType::kReleaseReply, answer);
+  }
   if (state_ == State::kReady && call == Call::kClaim) {
     SendStatus(wire::FrameType::kClaimReply, answer);
   }

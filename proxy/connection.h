@@ -76,7 +76,7 @@ class Connection final : public FdHandler,
     kLeaving,   // sends what is ready, then stops: after a refusal, or because the proxy stops
     kStopping,  // socket closed; waits for the storage
   };
-  enum class Call { kNone, kClaim, kEnd };
+  enum class Call { kNone, kRelease, kClaim, kEnd };
 
   // FrameSink
   bool OnMessage(const wire::FrameHeader& header, std::span<const uint8_t> section,

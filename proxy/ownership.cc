@@ -21,11 +21,12 @@ std::string WallTime() {
 }  // namespace
 
 Ownership::Ownership(std::string volume, Backend* backend, int64_t lease_ns,
-                     std::function<int64_t()> clock)
+                     std::function<int64_t()> clock, Runner runner)
     : volume_(std::move(volume)),
       backend_(backend),
       lease_ns_(lease_ns),
-      clock_(std::move(clock)) {}
+      clock_(std::move(clock)),
+      runner_(std::move(runner)) {}
 
 bool Ownership::Session::connected() const {
   return std::ranges::any_of(channels, [](const auto& c) { return c.second.peer != nullptr; });
@@ -41,6 +42,14 @@ void Ownership::Open(Peer* peer, const OpenRequest& request) {
   operation.kind = Operation::Kind::kOpen;
   operation.peer = peer;
   operation.request = request;
+  Enqueue(std::move(operation));
+}
+
+void Ownership::Release(Peer* peer, const wire::TokenMessage& message) {
+  Operation operation{};
+  operation.kind = Operation::Kind::kRelease;
+  operation.peer = peer;
+  operation.message = message;
   Enqueue(std::move(operation));
 }
 
@@ -63,27 +72,6 @@ void Ownership::Enqueue(Operation operation) {
   std::lock_guard lock(mutex_);
   queue_.push_back(std::move(operation));
   Advance();
-}
-
-OwnershipAnswer Ownership::Release(Peer* peer, const wire::TokenMessage& message) {
-  std::lock_guard lock(mutex_);
-  Session* session = SessionOf(peer);
-  if (session == nullptr || session->token) {
-    return {wire::Status::kNotActive, "the session is not active", 0, 0};
-  }
-  if (message.epoch != session->epoch) {
-    return {wire::Status::kInvalid,
-            fmt::format("RELEASE names epoch {}, but the session is at {}", message.epoch,
-                        session->epoch),
-            session->epoch, 0};
-  }
-  session->token = message.token;
-  for (auto& [index, channel] : session->channels) {
-    if (channel.peer != nullptr) channel.peer->active_.store(false, std::memory_order_release);
-  }
-  StoreRecord();
-  spdlog::info("volume '{}': released by {} ({})", volume_, session->client_name, session->address);
-  return {wire::Status::kOk, {}, session->epoch, 0};
 }
 
 OwnershipAnswer Ownership::Hold() {
@@ -116,13 +104,15 @@ void Ownership::Gone(Peer* peer) {
                    volume_, session.client_name, session.address, lease_ns_ / 1'000'000'000);
     }
   }
+  // What is committed is finished without it.
+  if (storing_ && queue_.front().peer == peer) queue_.front().peer = nullptr;
   std::erase_if(queue_, [peer](const Operation& operation) { return operation.peer == peer; });
   for (Operation& operation : queue_) operation.waiting_for.erase(peer);
   Advance();
 }
 
 void Ownership::Advance() {
-  while (!queue_.empty()) {
+  while (!storing_ && !queue_.empty()) {
     Operation& operation = queue_.front();
     if (!operation.started) {
       const OwnershipAnswer answer = Judge(&operation);
@@ -134,9 +124,14 @@ void Ownership::Advance() {
       Start(&operation);
     }
     if (!operation.waiting_for.empty()) return;
-    const OwnershipAnswer answer = Commit(&operation);
-    operation.peer->Answer(answer);
-    queue_.pop_front();
+    operation.answer = Commit(&operation);
+    if (OwnerRecord record = Record(); locked_ && record != stored_) {
+      storing_ = true;
+      const bool in_place = stored_ != OwnerRecord{};
+      runner_([this, record = std::move(record), in_place] { StoreRecord(record, in_place); });
+      return;
+    }
+    Finish(&operation);
   }
   UnlockIfFree();
 }
@@ -153,9 +148,11 @@ void Ownership::Start(Operation* operation) {
 OwnershipAnswer Ownership::Commit(Operation* operation) {
   switch (operation->kind) {
     case Operation::Kind::kOpen:
-      return CommitOpen(*operation);
+      return CommitOpen(operation);
+    case Operation::Kind::kRelease:
+      return CommitRelease(*operation);
     case Operation::Kind::kClaim:
-      return CommitClaim(*operation);
+      return CommitClaim(operation);
     case Operation::Kind::kEnd:
       return CommitEnd(*operation);
   }
@@ -179,15 +176,55 @@ void Ownership::Activate(Session* session, uint32_t channel, uint64_t incarnatio
   peer->active_.store(true, std::memory_order_release);
 }
 
-OwnershipAnswer Ownership::CommitOpen(const Operation& operation) {
-  const wire::Open& open = operation.request.open;
+// All channels of the session that observes, not only the one that asked.
+void Ownership::ActivateObservers(Session* session, const Operation& claim) {
+  for (auto it = observers_.begin(); it != observers_.end();) {
+    const wire::Open& open = it->second.open;
+    const bool same = open.session == session->uuid && open.epoch == claim.request.open.epoch &&
+                      it->second.client_name == claim.request.client_name;
+    if (!same) {
+      ++it;
+      continue;
+    }
+    const auto known = session->channels.find(open.channel);
+    if (known == session->channels.end() || known->second.incarnation < open.incarnation ||
+        it->first == claim.peer) {
+      if (known != session->channels.end()) known->second.peer->active_ = false;
+      Activate(session, open.channel, open.incarnation, it->first);
+    }
+    it = observers_.erase(it);
+  }
+}
+
+void Ownership::Finish(Operation* operation) {
+  if (operation->activate) {
+    Session* session = FindSession(*operation->activate);
+    const wire::Open& open = operation->request.open;
+    if (operation->kind == Operation::Kind::kOpen) {
+      if (operation->peer != nullptr) {
+        Activate(session, open.channel, open.incarnation, operation->peer);
+      }
+    } else if (operation->by_observer) {
+      ActivateObservers(session, *operation);
+    } else {
+      for (auto& [index, channel] : session->channels) {
+        if (channel.peer != nullptr) Activate(session, index, channel.incarnation, channel.peer);
+      }
+    }
+  }
+  if (operation->peer != nullptr) operation->peer->Answer(operation->answer);
+  queue_.pop_front();
+}
+
+OwnershipAnswer Ownership::CommitOpen(Operation* operation) {
+  const wire::Open& open = operation->request.open;
   if ((open.flags & wire::OpenFlag::kActive) == 0) {
-    observers_[operation.peer] = operation.request;
+    observers_[operation->peer] = operation->request;
     const Session* session = FindSession(open.session);
     return {wire::Status::kOk, {}, session != nullptr ? session->epoch : open.epoch, 0};
   }
   const bool claims = FindToken(open.token) != nullptr;
-  DropLosers(operation);
+  DropLosers(*operation);
   Session& session = sessions_[ToString(open.session)];
   const bool fresh = session.channels.empty() || session.epoch != open.epoch;
   if (claims) {
@@ -201,16 +238,16 @@ OwnershipAnswer Ownership::CommitOpen(const Operation& operation) {
     session.channels.clear();
     session.share_rw = SharesRw(open);
     session.read_only = OnlyReads(open);
-    session.client_name = operation.request.client_name;
+    session.client_name = operation->request.client_name;
     session.since = WallTime();
   }
   session.token.reset();
   session.channel_count = open.channel_count;
-  session.address = operation.request.address;
+  session.address = operation->request.address;
+  session.channels[open.channel] = {open.incarnation, nullptr};
+  session.lost_ns = clock_();
   last_ = {open.session};
-  // Kept before the client knows: whoever was told that it holds the volume is found after a crash.
-  StoreRecord();
-  Activate(&session, open.channel, open.incarnation, operation.peer);
+  operation->activate = open.session;
   if (fresh) {
     spdlog::info("volume '{}': {} {} ({}), epoch {}", volume_, claims ? "claimed by" : "active for",
                  session.client_name, session.address, session.epoch);
@@ -218,29 +255,38 @@ OwnershipAnswer Ownership::CommitOpen(const Operation& operation) {
   return {wire::Status::kOk, {}, session.epoch, 0};
 }
 
-OwnershipAnswer Ownership::CommitClaim(const Operation& operation) {
-  Session* released = FindToken(operation.message.token);
+OwnershipAnswer Ownership::CommitRelease(const Operation& operation) {
+  Session* session = SessionOf(operation.peer);
+  session->token = operation.message.token;
+  for (auto& [index, channel] : session->channels) {
+    if (channel.peer != nullptr) channel.peer->active_.store(false, std::memory_order_release);
+  }
+  spdlog::info("volume '{}': released by {} ({})", volume_, session->client_name, session->address);
+  return {wire::Status::kOk, {}, session->epoch, 0};
+}
+
+OwnershipAnswer Ownership::CommitClaim(Operation* operation) {
+  Session* released = FindToken(operation->message.token);
   if (released == nullptr) {
     return {wire::Status::kBadToken, "the token was spent meanwhile", 0, 0};
   }
-  const auto observer = observers_.find(operation.peer);
+  const auto observer = observers_.find(operation->peer);
   if (observer == observers_.end()) {
     // The one that released it takes it back.
     released->token.reset();
-    released->epoch = operation.message.epoch;
+    released->epoch = operation->message.epoch;
     released->spent = {};
-    StoreRecord();
-    for (auto& [index, channel] : released->channels) {
-      if (channel.peer != nullptr) Activate(released, index, channel.incarnation, channel.peer);
-    }
+    operation->activate = released->uuid;
     return {wire::Status::kOk, {}, released->epoch, 0};
   }
-  const OpenRequest claimer = observer->second;
+  operation->by_observer = true;
+  operation->request = observer->second;
+  const OpenRequest& claimer = operation->request;
   released->token.reset();
-  DropLosers(operation);
+  DropLosers(*operation);
   Session& session = sessions_[ToString(claimer.open.session)];
   session.uuid = claimer.open.session;
-  session.epoch = operation.message.epoch;
+  session.epoch = operation->message.epoch;
   session.token.reset();
   session.spent = {};
   session.channel_count = claimer.open.channel_count;
@@ -250,25 +296,9 @@ OwnershipAnswer Ownership::CommitClaim(const Operation& operation) {
   session.address = claimer.address;
   session.since = WallTime();
   session.channels.clear();
+  session.lost_ns = clock_();
   last_ = {session.uuid};
-  StoreRecord();
-  // All channels of the session that observes, not only the one that asked.
-  for (auto it = observers_.begin(); it != observers_.end();) {
-    const wire::Open& open = it->second.open;
-    const bool same = open.session == session.uuid && open.epoch == claimer.open.epoch &&
-                      it->second.client_name == claimer.client_name;
-    if (!same) {
-      ++it;
-      continue;
-    }
-    const auto known = session.channels.find(open.channel);
-    if (known == session.channels.end() || known->second.incarnation < open.incarnation ||
-        it->first == operation.peer) {
-      if (known != session.channels.end()) known->second.peer->active_ = false;
-      Activate(&session, open.channel, open.incarnation, it->first);
-    }
-    it = observers_.erase(it);
-  }
+  operation->activate = session.uuid;
   spdlog::info("volume '{}': claimed by {} ({}), epoch {}", volume_, session.client_name,
                session.address, session.epoch);
   return {wire::Status::kOk, {}, session.epoch, 0};
@@ -285,7 +315,6 @@ OwnershipAnswer Ownership::CommitEnd(const Operation& operation) {
     spdlog::info("volume '{}': closed by {} ({})", volume_, session->client_name, session->address);
     last_ = {session->uuid};
     sessions_.erase(ToString(session->uuid));
-    StoreRecord();
   }
   return {wire::Status::kOk, {}, epoch, 0};
 }
@@ -325,7 +354,7 @@ Ownership::Session* Ownership::SessionOf(const Peer* peer) {
 }
 
 void Ownership::UnlockIfFree() {
-  if (!locked_ || holds_ != 0 || !sessions_.empty()) return;
+  if (!locked_ || holds_ != 0 || storing_ || !sessions_.empty()) return;
   backend_->ReleaseExclusive();
   locked_ = false;
 }
@@ -356,27 +385,35 @@ cloudblk::Status Ownership::LoadRecord() {
   return cloudblk::Status::Ok();
 }
 
-void Ownership::StoreRecord() {
+OwnerRecord Ownership::Record() const {
   OwnerRecord record;
   for (const auto& [uuid, session] : sessions_) {
     record.holders.push_back({session.uuid, session.epoch, session.share_rw, session.read_only,
                               session.token, session.spent, session.client_name});
   }
   if (record.holders.empty()) record.last = last_;
-  if (record == stored_) return;
+  return record;
+}
+
+void Ownership::StoreRecord(const OwnerRecord& record, bool in_place) {
   const Status status = backend_->StoreOwner(Format(record));
-  if (status.ok()) {
-    stored_ = std::move(record);
-    record_kept_ = true;
-    return;
-  }
-  if (!record_warned_) {
-    spdlog::warn("volume '{}': who owns it does not survive a restart of the proxy: {}", volume_,
-                 status.message());
-  }
-  record_warned_ = true;
   // Better nobody's than that of somebody who has lost the volume since.
-  if (!(stored_ == OwnerRecord{}) && backend_->StoreOwner({}).ok()) stored_ = {};
+  const bool removed = !status.ok() && in_place && backend_->StoreOwner({}).ok();
+  std::lock_guard lock(mutex_);
+  if (status.ok()) {
+    stored_ = record;
+    record_kept_ = true;
+  } else {
+    if (removed) stored_ = {};
+    if (!record_warned_) {
+      spdlog::warn("volume '{}': who owns it does not survive a restart of the proxy: {}", volume_,
+                   status.message());
+    }
+    record_warned_ = true;
+  }
+  storing_ = false;
+  Finish(&queue_.front());
+  Advance();
 }
 
 }  // namespace cloudblk::proxy

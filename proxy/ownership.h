@@ -35,7 +35,7 @@ class Peer {
   // Stop this connection (SPEC.md 7.1), then call Ownership::Gone. `revoked`, unless empty, says
   // why its session lost the volume.
   virtual void Stop(const std::string& revoked) = 0;
-  // What became of this connection's Open, Claim or End.
+  // What became of this connection's Open, Release, Claim or End.
   virtual void Answer(const OwnershipAnswer& answer) = 0;
 
   // Whether its requests are to be carried out. Any thread.
@@ -55,24 +55,27 @@ struct OpenRequest {
   std::string address;  // where the client connects from
 };
 
-// One volume's. All methods may be called from any thread; none waits for a connection. What has to
-// wait for connections to be stopped is queued, one after the other.
+// One volume's. All methods may be called from any thread; none waits for a connection or for the
+// storage to keep a record. What has to is queued, one after the other.
 class Ownership {
  public:
   static constexpr uint32_t kMaxChannels = 64;
+  // Runs a function once on a thread that may block, in order, and not before it returns.
+  using Runner = std::function<void(std::function<void()>)>;
 
-  // `clock` is monotonic, in nanoseconds. `backend` must outlive the object.
-  Ownership(std::string volume, Backend* backend, int64_t lease_ns, std::function<int64_t()> clock);
+  // `clock` is monotonic, in nanoseconds. `backend` and what was given to `runner` must be done
+  // before the object goes.
+  Ownership(std::string volume, Backend* backend, int64_t lease_ns, std::function<int64_t()> clock,
+            Runner runner);
 
   // Finds out who held the volume before this process started; their lease starts now. At start-up.
   void Restore();
 
   // Each is followed by Peer::Answer, unless Gone comes first. A peer has one of them under way.
   void Open(Peer* peer, const OpenRequest& request);
+  void Release(Peer* peer, const wire::TokenMessage& message);
   void Claim(Peer* peer, const wire::TokenMessage& message);
   void End(Peer* peer);  // CLOSE with END_SESSION
-
-  OwnershipAnswer Release(Peer* peer, const wire::TokenMessage& message);
 
   // Holds the storage's lock for an act that needs nobody to be active, until Unhold. Not OK:
   // another server has it.
@@ -106,38 +109,48 @@ class Ownership {
     bool connected() const;
   };
   struct Operation {
-    enum class Kind { kOpen, kClaim, kEnd };
+    enum class Kind { kOpen, kRelease, kClaim, kEnd };
     Kind kind;
-    Peer* peer;
-    OpenRequest request;         // kOpen
-    wire::TokenMessage message;  // kClaim
+    Peer* peer;                  // null: gone since it was committed
+    OpenRequest request;         // kOpen, and see by_observer
+    wire::TokenMessage message;  // kRelease and kClaim
     bool started = false;
     std::set<Peer*> waiting_for;     // being stopped
     std::set<Peer*> to_stop;         // by the judgement
     std::string revoked;             // why, for those of other sessions
     std::set<Peer*> revoke;          // of to_stop: whom to tell
     std::vector<wire::Uuid> losers;  // sessions that lose the volume when it is committed
+    // By Commit, for when the record is kept.
+    std::optional<wire::Uuid> activate;  // the session that is active then
+    bool by_observer = false;            // kClaim: `request` is that by which it observes
+    OwnershipAnswer answer;
   };
 
   // Below: with mutex_ held.
 
+  // An operation is judged, stops those who are in its way, is committed, has the record kept, and
+  // is finished: whoever is told that it holds the volume is found after a crash.
   void Enqueue(Operation operation);
   void Advance();
   void Start(Operation* operation);
+  void Finish(Operation* operation);
   // Whether the operation may be carried out, and what has to be stopped before.
   OwnershipAnswer Judge(Operation* operation);
   OwnershipAnswer JudgeOpen(Operation* operation);
   OwnershipAnswer JudgeOwnSession(const wire::Open& open, const Session* own);
   OwnershipAnswer JudgeOthers(Operation* operation, const OpenRequest& request, bool takeover);
+  OwnershipAnswer JudgeRelease(Operation* operation);
   OwnershipAnswer JudgeClaim(Operation* operation);
   OwnershipAnswer JudgeEnd(Operation* operation);
   OwnershipAnswer Commit(Operation* operation);
-  OwnershipAnswer CommitOpen(const Operation& operation);
-  OwnershipAnswer CommitClaim(const Operation& operation);
+  OwnershipAnswer CommitOpen(Operation* operation);
+  OwnershipAnswer CommitRelease(const Operation& operation);
+  OwnershipAnswer CommitClaim(Operation* operation);
   OwnershipAnswer CommitEnd(const Operation& operation);
   void DropLosers(const Operation& operation);
   void StopAll(Operation* operation, const Session& session, const std::string& revoked);
   void Activate(Session* session, uint32_t channel, uint64_t incarnation, Peer* peer);
+  void ActivateObservers(Session* session, const Operation& claim);
 
   static bool SharesRw(const wire::Open& open);
   bool OnlyReads(const wire::Open& open) const;
@@ -152,12 +165,16 @@ class Ownership {
   OwnershipAnswer Lock();
   void UnlockIfFree();
   cloudblk::Status LoadRecord();
-  void StoreRecord();
+  OwnerRecord Record() const;
+  // Without mutex_: has the storage keep `record`, in place of one or none, and goes on with the
+  // operation that it is for.
+  void StoreRecord(const OwnerRecord& record, bool in_place);
 
   const std::string volume_;
   Backend* const backend_;
   const int64_t lease_ns_;
   const std::function<int64_t()> clock_;
+  const Runner runner_;
 
   std::mutex mutex_;
   std::map<std::string, Session> sessions_;  // by UUID, as text
@@ -167,6 +184,7 @@ class Ownership {
   OwnerRecord stored_;
   std::vector<wire::Uuid> last_;
   std::deque<Operation> queue_;
+  bool storing_ = false;  // for the first of the queue, which is committed
   bool locked_ = false;
   int holds_ = 0;
   bool record_kept_ = false;  // the storage is known to keep the record

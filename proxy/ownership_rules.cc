@@ -26,6 +26,8 @@ OwnershipAnswer Ownership::Judge(Operation* operation) {
   switch (operation->kind) {
     case Operation::Kind::kOpen:
       return JudgeOpen(operation);
+    case Operation::Kind::kRelease:
+      return JudgeRelease(operation);
     case Operation::Kind::kClaim:
       return JudgeClaim(operation);
     case Operation::Kind::kEnd:
@@ -138,6 +140,20 @@ OwnershipAnswer Ownership::JudgeOthers(Operation* operation, const OpenRequest& 
   }
   for (const wire::Uuid& loser : operation->losers) {
     StopAll(operation, *FindSession(loser), operation->revoked);
+  }
+  return Ok();
+}
+
+OwnershipAnswer Ownership::JudgeRelease(Operation* operation) {
+  const Session* session = SessionOf(operation->peer);
+  if (session == nullptr || session->token) {
+    return Refuse(wire::Status::kNotActive, "the session is not active");
+  }
+  if (operation->message.epoch != session->epoch) {
+    return Refuse(wire::Status::kInvalid,
+                  fmt::format("RELEASE names epoch {}, but the session is at {}",
+                              operation->message.epoch, session->epoch),
+                  session->epoch);
   }
   return Ok();
 }

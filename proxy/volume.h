@@ -11,6 +11,7 @@
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
 #include "proxy/resizer.h"
+#include "proxy/worker_pool.h"
 
 namespace cloudblk::proxy {
 
@@ -21,7 +22,8 @@ struct Volume {
       : name(std::move(volume_name)),
         lease_ms(lease),
         backend(std::move(storage)),
-        ownership(name, backend.get(), int64_t{lease} * 1'000'000, std::move(clock)),
+        ownership(name, backend.get(), int64_t{lease} * 1'000'000, std::move(clock),
+                  [this](std::function<void()> fn) { keeper.Run(std::move(fn)); }),
         resizer(name, backend.get(), &ownership) {}
 
   const std::string name;
@@ -29,6 +31,8 @@ struct Volume {
   const std::unique_ptr<Backend> backend;
   Ownership ownership;
   Resizer resizer;
+  // Has the storage keep who owns the volume.
+  WorkerPool keeper{1};
 };
 
 using VolumeMap = std::map<std::string, std::unique_ptr<Volume>, std::less<>>;

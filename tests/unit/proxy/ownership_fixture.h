@@ -6,6 +6,8 @@
 
 #include <gmock/gmock.h>
 
+#include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -84,9 +86,11 @@ class OwnershipTest : public testing::Test {
   // The proxy dies and comes back: only what the storage keeps is left.
   void Restart() {
     disk_.locks = 0;
+    blocking_.clear();
     backend_ = std::make_unique<FakeBackend>(&disk_);
-    ownership_ =
-        std::make_unique<Ownership>("disk", backend_.get(), kLeaseNs, [this] { return now_; });
+    ownership_ = std::make_unique<Ownership>(
+        "disk", backend_.get(), kLeaseNs, [this] { return now_; },
+        [this](std::function<void()> fn) { blocking_.push_back(std::move(fn)); });
     ownership_->Restore();
   }
 
@@ -107,12 +111,38 @@ class OwnershipTest : public testing::Test {
     request.address = "tcp://host:" + std::to_string(session);
     return request;
   }
-  void Open(FakePeer* peer, const OpenRequest& request) { ownership_->Open(peer, request); }
+  void Open(FakePeer* peer, const OpenRequest& request) {
+    ownership_->Open(peer, request);
+    Store();
+  }
+  void Release(FakePeer* peer, const wire::TokenMessage& message) {
+    ownership_->Release(peer, message);
+    Store();
+  }
+  void Claim(FakePeer* peer, const wire::TokenMessage& message) {
+    ownership_->Claim(peer, message);
+    Store();
+  }
+  void End(FakePeer* peer) {
+    ownership_->End(peer);
+    Store();
+  }
   Code OpenNow(FakePeer* peer, const OpenRequest& request) {
     Open(peer, request);
     return peer->status();
   }
-  void Gone(FakePeer* peer) { ownership_->Gone(peer); }
+  void Gone(FakePeer* peer) {
+    ownership_->Gone(peer);
+    Store();
+  }
+  // Runs what blocks, unless the storage hangs.
+  void Store() {
+    while (!hangs_ && !blocking_.empty()) {
+      const std::function<void()> fn = std::move(blocking_.front());
+      blocking_.pop_front();
+      fn();
+    }
+  }
   // Claims and the like come second; the first answer was that of the open.
   static Code Last(const FakePeer& peer) { return peer.answers.back().status; }
 
@@ -125,6 +155,8 @@ class OwnershipTest : public testing::Test {
 
   int64_t now_ = 1'000'000'000;
   Disk disk_;
+  bool hangs_ = false;
+  std::deque<std::function<void()>> blocking_;
   std::unique_ptr<FakeBackend> backend_;
   std::unique_ptr<Ownership> ownership_;
   FakePeer a_, b_, c_, d_;

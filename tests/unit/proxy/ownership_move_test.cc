@@ -12,7 +12,8 @@ class MigrationTest : public OwnershipTest {
   MigrationTest() {
     Open(&a_, Request(1));
     Open(&b_, Request(1, kObserve, 5));
-    EXPECT_EQ(ownership_->Release(&a_, {Id(42), 1}).status, Code::kOk);
+    Release(&a_, {Id(42), 1});
+    EXPECT_EQ(Last(a_), Code::kOk);
   }
 };
 
@@ -21,11 +22,12 @@ TEST_F(MigrationTest, WhatIsReleasedIsActiveForNobody) {
   EXPECT_FALSE(b_.active());
   now_ += 100 * kLeaseNs;
   EXPECT_EQ(OpenNow(&c_, Request(2)), Code::kBusy);
-  EXPECT_EQ(ownership_->Release(&a_, {Id(43), 1}).status, Code::kNotActive);
+  Release(&a_, {Id(43), 1});
+  EXPECT_EQ(Last(a_), Code::kNotActive);
 }
 
 TEST_F(MigrationTest, TheDestinationClaimsAndTheSourceIsFenced) {
-  ownership_->Claim(&b_, {Id(42), 2});
+  Claim(&b_, {Id(42), 2});
   EXPECT_EQ(a_.stops, 1);
   EXPECT_NE(a_.revoked, "");
   EXPECT_EQ(b_.answers.size(), 1u);
@@ -37,25 +39,25 @@ TEST_F(MigrationTest, TheDestinationClaimsAndTheSourceIsFenced) {
 }
 
 TEST_F(MigrationTest, TheSourceMayReclaimAndTheDestinationComesTooLate) {
-  ownership_->Claim(&a_, {Id(42), 2});
+  Claim(&a_, {Id(42), 2});
   EXPECT_EQ(Last(a_), Code::kOk);
   EXPECT_TRUE(a_.active());
-  ownership_->Claim(&b_, {Id(42), 3});
+  Claim(&b_, {Id(42), 3});
   EXPECT_EQ(Last(b_), Code::kBadToken);
   EXPECT_FALSE(b_.active());
   EXPECT_TRUE(a_.active());
 }
 
 TEST_F(MigrationTest, AClaimNeedsTheTokenAndAHigherEpoch) {
-  ownership_->Claim(&b_, {Id(41), 2});
+  Claim(&b_, {Id(41), 2});
   EXPECT_EQ(Last(b_), Code::kBadToken);
-  ownership_->Claim(&b_, {Id(42), 1});
+  Claim(&b_, {Id(42), 1});
   EXPECT_EQ(Last(b_), Code::kInvalid);
   EXPECT_FALSE(b_.active());
 }
 
 TEST_F(MigrationTest, ASpentTokenIsSaidToBeSpentWhoeverHoldsTheVolume) {
-  ownership_->Claim(&a_, {Id(42), 2});
+  Claim(&a_, {Id(42), 2});
   ASSERT_EQ(Last(a_), Code::kOk);
   OpenRequest request = Request(2, kActive, 3);
   request.open.token = Id(42);
@@ -77,7 +79,7 @@ TEST_F(MigrationTest, AnActiveOpenWithTheTokenClaims) {
 
 TEST_F(MigrationTest, AnotherSessionMayClaimAndTheOldOneIsFenced) {
   Open(&c_, Request(2, kObserve));
-  ownership_->Claim(&c_, {Id(42), 2});
+  Claim(&c_, {Id(42), 2});
   Gone(&a_);
   EXPECT_EQ(Last(c_), Code::kOk);
   EXPECT_EQ(OpenNow(&d_, Request(1, kResume, 1, 2)), Code::kFenced);
@@ -90,7 +92,7 @@ TEST_F(MigrationTest, AllChannelsOfTheClaimantBecomeActive) {
   second.open.channel = 1;
   Open(&c_, first);
   Open(&d_, second);
-  ownership_->Claim(&d_, {Id(42), 2});
+  Claim(&d_, {Id(42), 2});
   Gone(&a_);
   EXPECT_TRUE(c_.active());
   EXPECT_TRUE(d_.active());
@@ -101,11 +103,12 @@ TEST_F(OwnershipTest, AClaimStopsTheConnectionsThatTheClaimantHasAlready) {
   Open(&a_, Request(1, kShare));
   Open(&b_, Request(2, kShare, 5));
   Open(&c_, Request(2, wire::OpenFlag::kShareRw, 7));
-  ASSERT_EQ(ownership_->Release(&a_, {Id(42), 1}).status, Code::kOk);
-  ownership_->Claim(&c_, {Id(42), 5});
+  Release(&a_, {Id(42), 1});
+  ASSERT_EQ(Last(a_), Code::kOk);
+  Claim(&c_, {Id(42), 5});
   EXPECT_EQ(Last(c_), Code::kStale);
   EXPECT_TRUE(b_.active());
-  ownership_->Claim(&c_, {Id(42), 6});
+  Claim(&c_, {Id(42), 6});
   EXPECT_EQ(b_.stops, 1);
   EXPECT_FALSE(b_.active());
   Gone(&a_);
@@ -116,7 +119,7 @@ TEST_F(OwnershipTest, AClaimStopsTheConnectionsThatTheClaimantHasAlready) {
 }
 
 TEST_F(MigrationTest, AReservationOutlivesTheSourceAndTheProxy) {
-  ownership_->End(&a_);
+  End(&a_);
   Gone(&a_);
   Restart();
   now_ += 100 * kLeaseNs;
@@ -126,11 +129,63 @@ TEST_F(MigrationTest, AReservationOutlivesTheSourceAndTheProxy) {
   EXPECT_EQ(OpenNow(&d_, request), Code::kOk);
 }
 
+TEST_F(OwnershipTest, AReleaseIsAnsweredWhenTheStorageKeepsIt) {
+  Open(&a_, Request(1));
+  Open(&b_, Request(1, kObserve, 5));
+  hangs_ = true;
+  Release(&a_, {Id(42), 1});
+  EXPECT_FALSE(a_.active());
+  EXPECT_EQ(a_.answers.size(), 1u);
+  Claim(&b_, {Id(42), 2});
+  EXPECT_EQ(a_.stops, 0);
+  hangs_ = false;
+  Store();
+  EXPECT_EQ(a_.answers.size(), 2u);
+  EXPECT_EQ(Last(a_), Code::kOk);
+  EXPECT_EQ(a_.stops, 1);
+  Gone(&a_);
+  EXPECT_EQ(Last(b_), Code::kOk);
+  EXPECT_TRUE(b_.active());
+}
+
+TEST_F(MigrationTest, AClaimHoldsThoughTheChannelThatAskedIsGoneWhenItIsKept) {
+  OpenRequest first = Request(2, kObserve);
+  first.open.channel_count = 2;
+  OpenRequest second = first;
+  second.open.channel = 1;
+  Open(&c_, first);
+  Open(&d_, second);
+  hangs_ = true;
+  Claim(&d_, {Id(42), 2});
+  Gone(&a_);
+  Gone(&d_);
+  EXPECT_FALSE(c_.active());
+  hangs_ = false;
+  Store();
+  EXPECT_TRUE(c_.active());
+  EXPECT_EQ(d_.answers.size(), 1u);
+  EXPECT_EQ(OpenNow(&a_, Request(1, kResume, 1, 2)), Code::kBadFeature);
+  EXPECT_EQ(Last(a_), Code::kFenced);
+}
+
+TEST_F(MigrationTest, WhoClaimsAndLeavesBeforeItIsToldHasALease) {
+  now_ += 100 * kLeaseNs;
+  Open(&c_, Request(2, kObserve));
+  hangs_ = true;
+  Claim(&c_, {Id(42), 2});
+  Gone(&a_);
+  Gone(&c_);
+  hangs_ = false;
+  Store();
+  EXPECT_EQ(OpenNow(&d_, Request(3)), Code::kBusy);
+  EXPECT_EQ(d_.answers[0].retry_ms, 10000u);
+}
+
 TEST_F(MigrationTest, ATakeoverEndsAReservation) {
   Open(&c_, Request(2, kTakeover));
   Gone(&a_);
   EXPECT_EQ(c_.status(), Code::kOk);
-  ownership_->Claim(&b_, {Id(42), 2});
+  Claim(&b_, {Id(42), 2});
   EXPECT_EQ(Last(b_), Code::kBadToken);
 }
 

@@ -54,7 +54,7 @@ TEST_F(OwnershipTest, AnybodyReadsAReadOnlyVolume) {
 
 TEST_F(OwnershipTest, TheEndOfASessionFreesTheVolumeAtOnce) {
   Open(&a_, Request(1));
-  ownership_->End(&a_);
+  End(&a_);
   EXPECT_EQ(Last(a_), Code::kOk);
   EXPECT_EQ(disk_.locks, 0);
   EXPECT_EQ(OpenNow(&b_, Request(2)), Code::kOk);
@@ -67,7 +67,7 @@ TEST_F(OwnershipTest, TheEndStopsTheSessionsOtherConnectionsFirst) {
   second.open.channel = 1;
   Open(&a_, first);
   Open(&b_, second);
-  ownership_->End(&a_);
+  End(&a_);
   EXPECT_EQ(b_.stops, 1);
   EXPECT_EQ(a_.answers.size(), 1u);
   EXPECT_EQ(OpenNow(&c_, Request(2)), Code::kBadFeature);  // waits its turn
@@ -78,6 +78,7 @@ TEST_F(OwnershipTest, TheEndStopsTheSessionsOtherConnectionsFirst) {
 
 TEST_F(OwnershipTest, ALostHolderKeepsItsLease) {
   Open(&a_, Request(1));
+  now_ += 100 * kLeaseNs;
   Gone(&a_);
   now_ += kLeaseNs - 2'500'000'000;
   EXPECT_EQ(OpenNow(&b_, Request(2)), Code::kBusy);
@@ -285,7 +286,7 @@ TEST_F(OwnershipTest, WhoLostTheVolumeIsFencedAfterARestartToo) {
   Open(&a_, Request(1));
   Open(&b_, Request(2, kTakeover));
   Gone(&a_);
-  ownership_->End(&b_);
+  End(&b_);
   Restart();
   // Nobody holds it now; yet somebody wrote to it since.
   EXPECT_EQ(OpenNow(&c_, Request(1, kResume, 1, 2)), Code::kFenced);
@@ -319,6 +320,47 @@ TEST_F(OwnershipTest, ARecordThatCannotBeRenewedIsRemoved) {
   Gone(&a_);
   ASSERT_EQ(b_.status(), Code::kOk);
   EXPECT_EQ(disk_.record, "");
+}
+
+TEST_F(OwnershipTest, WhoIsToldThatItHoldsTheVolumeIsFoundAfterARestart) {
+  hangs_ = true;
+  Open(&a_, Request(1));
+  EXPECT_TRUE(a_.waiting());
+  EXPECT_FALSE(a_.active());
+  Open(&b_, Request(2));
+  EXPECT_TRUE(b_.waiting());
+  hangs_ = false;
+  Store();
+  EXPECT_THAT(disk_.record, HasSubstr("client 1"));
+  EXPECT_EQ(a_.status(), Code::kOk);
+  EXPECT_TRUE(a_.active());
+  EXPECT_EQ(b_.status(), Code::kBusy);
+}
+
+TEST_F(OwnershipTest, WhoLeavesBeforeItIsToldHasALease) {
+  hangs_ = true;
+  Open(&a_, Request(1));
+  Gone(&a_);
+  hangs_ = false;
+  Store();
+  EXPECT_TRUE(a_.waiting());
+  EXPECT_EQ(OpenNow(&b_, Request(2)), Code::kBusy);
+  EXPECT_EQ(b_.answers[0].retry_ms, 10000u);
+  EXPECT_EQ(OpenNow(&c_, Request(1, kActive, 1, 2)), Code::kOk);
+}
+
+TEST_F(OwnershipTest, TheStorageStaysLockedUntilItKeepsTheEnd) {
+  Open(&a_, Request(1));
+  hangs_ = true;
+  End(&a_);
+  EXPECT_EQ(ownership_->Hold().status, Code::kOk);
+  ownership_->Unhold();
+  EXPECT_EQ(disk_.locks, 1);
+  EXPECT_EQ(a_.answers.size(), 1u);
+  hangs_ = false;
+  Store();
+  EXPECT_EQ(disk_.locks, 0);
+  EXPECT_EQ(Last(a_), Code::kOk);
 }
 
 TEST_F(OwnershipTest, SharersResumeAfterARestart) {

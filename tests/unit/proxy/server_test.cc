@@ -290,6 +290,35 @@ TEST_F(ServerTest, OwnershipMovesByReleaseAndClaim) {
   EXPECT_TRUE(source->Ended());
 }
 
+TEST(OneLoop, DoesNotWaitForAStorageThatKeepsAnOwner) {
+  TestServer server({{"disk", "memory:?size=8M"}}, 1);
+  const auto other = server.Connect();
+  ASSERT_EQ(other->Open(OpenOf(2)), Code::kOk);
+  server.gated->KeepOwners(false);
+  const auto client = server.Connect();
+  ASSERT_TRUE(client->Send(HelloFrame() + OpenFrame(OpenOf(1), "gated")));
+  ASSERT_EQ(RawClient::StatusOf(client->ReceiveOf(wire::FrameType::kHelloReply)), Code::kOk);
+  EXPECT_EQ(other->Do(WriteOf(1, 0, 512), Pattern(512, 6)), Code::kOk);
+  const auto visitor = server.Connect();
+  ASSERT_TRUE(visitor->Send(HelloFrame() + OpenFrame(OpenOf(3), "gated")));
+  ASSERT_EQ(RawClient::StatusOf(visitor->ReceiveOf(wire::FrameType::kHelloReply)), Code::kOk);
+  EXPECT_EQ(other->Do(ReadOf(2, 0, 512)), Code::kOk);
+  EXPECT_FALSE(client->HasData());
+  server.gated->KeepOwners(true);
+  EXPECT_EQ(client->Opened(), Code::kOk);
+  EXPECT_EQ(visitor->Opened(), Code::kBusy);
+
+  server.gated->KeepOwners(false);
+  const Bytes release =
+      Frame(wire::FrameType::kRelease, Encoded(wire::TokenMessage{SessionId(9), 1}));
+  ASSERT_TRUE(client->Send(release + RequestFrame({ReadOf(1, 0, 512)})));
+  EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kNotActive);
+  EXPECT_EQ(other->Do(ReadOf(3, 0, 512)), Code::kOk);
+  EXPECT_FALSE(client->HasData());
+  server.gated->KeepOwners(true);
+  EXPECT_EQ(RawClient::StatusOf(client->ReceiveOf(wire::FrameType::kReleaseReply)), Code::kOk);
+}
+
 TEST_F(ServerTest, GoingAwayAnswersWhatIsInFlight) {
   const auto client = Opened(OpenOf(1), "gated");
   ASSERT_TRUE(client->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));

@@ -49,6 +49,17 @@ class GatedBackend final : public Backend {
     size_ = size;
     return Status::Ok();
   }
+  Status StoreOwner(const std::string&) override {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return keeps_owners_; });
+    return Status::Ok();
+  }
+  // Whether owners' records are kept at once, or when this is said again.
+  void KeepOwners(bool keep) {
+    std::lock_guard lock(mutex_);
+    keeps_owners_ = keep;
+    changed_.notify_all();
+  }
   void WaitUntilHeld(size_t count) {
     std::unique_lock lock(mutex_);
     const auto there = [&] { return held_.size() == count; };
@@ -75,6 +86,7 @@ class GatedBackend final : public Backend {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::set<IoOp*> held_;
+  bool keeps_owners_ = true;
 };
 
 class TestServer {
@@ -97,6 +109,7 @@ class TestServer {
     for (const auto& loop : loops_) loop->Start();
   }
   ~TestServer() {
+    gated->KeepOwners(true);
     gated->Let();
     GoAway();
     for (const auto& loop : loops_) {
