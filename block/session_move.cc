@@ -142,6 +142,8 @@ Status Session::Release(int64_t timeout_ns) {
   Status status = WaitReady(loop->get(), deadline);
   if (status.ok()) {
     status = SendRelease(loop->get(), deadline);
+    // Channel 0 alone has come back. Claim connects them all, with the token or without.
+    if (reclaims && !state_.released()) state_.NoteReleased(false);
   } else if (reclaims && !state_.revoked()) {
     // It may have happened without our knowing; the same claim again does no harm.
     state_.CancelClaim();

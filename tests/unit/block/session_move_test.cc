@@ -245,6 +245,19 @@ TEST_P(SessionMoveCutTest, AReleaseWithoutAnAnswerIsMadeAgain) {
   EXPECT_TRUE(destination.Claim());
 }
 
+TEST_P(SessionMoveCutTest, AReleaseThatIsRefusedTheSecondTimeLeavesAllChannelsToTheClaim) {
+  source.server.Do([](FakeServer* fake) { fake->lose_release = GetParam(); });
+  EXPECT_EQ(Release().error(), ETIMEDOUT);
+  source.server.Do([](FakeServer* fake) {
+    fake->judge_release = [](const wire::TokenMessage&) { return Code::kNotActive; };
+  });
+  EXPECT_EQ(Release().error(), EPERM);
+  EXPECT_TRUE(source.session->state().released());
+  EXPECT_EQ(source.session->channel(0)->state(), Channel::State::kIdle);
+  ASSERT_TRUE(source.Claim());
+  EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+}
+
 TEST_P(SessionMoveCutTest, TheDestinationClaimsAgain) {
   ASSERT_TRUE(Release().ok());
   ASSERT_TRUE(Adopt().ok());
