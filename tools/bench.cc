@@ -206,6 +206,10 @@ Result<BenchResult> RunBench(Client* client, const BenchOptions& options) {
     return Status(EINVAL, fmt::format("size {} is not a multiple of the volume's block size of {}",
                                       options.size, info.logical_block_size));
   }
+  // "nan" is a number to the parser.
+  if (!(options.seconds > 0 && options.seconds < 1e9)) {
+    return Status(EINVAL, fmt::format("{} seconds is no time to measure for", options.seconds));
+  }
   const uint64_t range = options.range == 0 ? info.size_bytes : options.range;
   const uint64_t slots = range / options.size;
   if (range > info.size_bytes || slots == 0) {

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // cloudblk: look at, copy, resize and measure volumes from the command line.
+#include <fcntl.h>
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <exception>
 #include <nlohmann/json.hpp>
 
 #include "tools/bench.h"
@@ -221,9 +225,10 @@ void AddBench(CLI::App* command, Options* o) {
   command->add_option("--pattern", b->pattern,
                       "read, write, rw, randread, randwrite or randrw; writes destroy the content");
   command->add_option("--size", b->size, "Bytes of a request")->transform(size);
-  command->add_option("--depth", b->depth, "Requests in flight");
+  command->add_option("--depth", b->depth, "Requests in flight")->check(CLI::PositiveNumber);
   command->add_option("--seconds", b->seconds, "How long");
-  command->add_option("--count", b->count, "How many requests, instead of --seconds");
+  command->add_option("--count", b->count, "How many requests, instead of --seconds")
+      ->check(CLI::PositiveNumber);
   command->add_option("--range", b->range, "Only the first so many bytes")->transform(size);
   command->add_option("--seed", b->seed, "Of the offsets and the content");
   command->add_flag("--verify", b->verify, "Check all content that this run wrote");
@@ -252,7 +257,8 @@ int Main(int argc, char** argv) {
   app.add_flag("--json", o.json, "Print the result as JSON");
   AddCommand(&app, &o, "info", "Show what a volume is");
   AddCommand(&app, &o, "ping", "Connect, open to observe, and tell how long that took")
-      ->add_option("--count", o.pings, "How often");
+      ->add_option("--count", o.pings, "How often")
+      ->check(CLI::PositiveNumber);
   CLI::App* read = AddCommand(&app, &o, "read", "Copy from a volume to a file or stdout");
   read->add_option("file", o.file, "Where to; - is stdout");
   CLI::App* write =
@@ -278,10 +284,32 @@ int Main(int argc, char** argv) {
   if (command == discard && o.length == UINT64_MAX) {
     return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));
   }
-  return Run(name, o);
+  if (command == resize && o.size > uint64_t{INT64_MAX}) {
+    return Fail(Status(EINVAL, fmt::format("a volume cannot have {} bytes", o.size)));
+  }
+  const int result = Run(name, o);
+  // A full disk shows only now.
+  if (fflush(stdout) != 0) return FailErrno(-errno, "cannot write to the standard output");
+  return result;
+}
+
+// What is closed must not become the number of a socket, which the output would go to.
+void OpenStandardFiles() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+  }
 }
 
 }  // namespace
 }  // namespace cloudblk
 
-int main(int argc, char** argv) { return cloudblk::Main(argc, argv); }
+int main(int argc, char** argv) {
+  cloudblk::OpenStandardFiles();
+  try {
+    return cloudblk::Main(argc, argv);
+  } catch (const std::exception& error) {
+    // No memory, or no room where the output goes.
+    fprintf(stderr, "cloudblk: %s\n", error.what());
+    return 1;
+  }
+}

@@ -162,6 +162,9 @@ MISTAKES = {
     "discard of half a block": (["discard", "--length", "100", "{uri}"], b"", "the discard failed"),
     "read-only": (["write", "{reader}"], bytes(512), "read-only"),
     "odd size": (["resize", "{uri}", "1000"], b"", "multiple of"),
+    "no time": (["bench", "--seconds", "nan", "{uri}"], b"", "no time to measure"),
+    "time back": (["bench", "--seconds", "-1", "{uri}"], b"", "no time to measure"),
+    "size below 0": (["resize", "{uri}", "--", "-512"], b"", "cannot have"),
     "size 0": (["resize", "--force", "{uri}", "0"], b"", "not 0"),
     "read-only resize": (["resize", "{reader}", "16M"], b"", "is read-only"),
 }
@@ -204,10 +207,19 @@ def test_what_was_written_of_a_wrong_input_is_told(proxy, tmp_path, kind, size, 
     assert output("read", uri) == before[:at] + data[:written] + before[at + written :]
 
 
-def test_a_copy_that_cannot_be_kept_fails(proxy):
+@pytest.mark.parametrize(
+    "command", [["read"], ["info"], ["--json", "info"], ["ping", "--count", "300"], ["flush"]], ids=" ".join
+)
+@pytest.mark.parametrize("kind", ["full", "closed"])
+def test_what_cannot_be_written_to_stdout_is_no_success(proxy, command, kind):
+    line = [CLIENT, *command, proxy.uri("d0")]
     with open("/dev/full", "wb") as full:
-        result = subprocess.run([CLIENT, "read", proxy.uri("d0")], stdout=full, stderr=subprocess.PIPE, check=False)
-    assert result.returncode == 1 and b"No space left" in result.stderr
+        if kind == "closed":
+            line = ["sh", "-c", 'exec "$@" >&-', "sh", *line]
+        result = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 1, result
+    says = b"No space left" if kind == "full" else b"Bad file descriptor"
+    assert says in result.stderr and result.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -222,7 +234,17 @@ def test_mistakes_are_one_line(proxy, mistake):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["frobnicate"], ["info"], ["read", "--offset", "big", "{uri}"], ["resize", "{uri}"], ["resize", "{uri}", "big"]],
+    [
+        [],
+        ["frobnicate"],
+        ["info"],
+        ["read", "--offset", "big", "{uri}"],
+        ["resize", "{uri}"],
+        ["resize", "{uri}", "big"],
+        ["ping", "--count", "0", "{uri}"],
+        ["bench", "--count", "-1", "{uri}"],
+        ["bench", "--depth", "0", "{uri}"],
+    ],
 )
 def test_what_cannot_be_parsed_is_told_with_the_way_to_the_help(proxy, arguments):
     result = cloudblk(*(word.format(uri=proxy.uri("d0")) for word in arguments))
