@@ -116,6 +116,7 @@ int Channel::Submit(const CloudblkRequest& request) {
   mine->opaque = request.opaque;
   mine->own = (request.flags & CLOUDBLK_REQUEST_OWN) != 0;
   mine->losses = session_->losses();
+  mine->mark = session_->FlushMark();
   mine->iov.clear();
   mine->ranges.clear();
   if (HasRanges(mine->operation)) {
@@ -193,7 +194,7 @@ bool Channel::NextPiece(RequestFrame* frame) {
   Piece* piece = queue->front();
   Request* request = piece->request;
   if (request->operation == wire::Operation::kFlush && !request->own &&
-      session_->FlushFails(request->losses)) {
+      session_->FlushFails(request->losses, request->mark)) {
     Log(CLOUDBLK_LOG_ERROR,
         "the server lost writes that were not flushed; this flush fails to say so");
     queue->Remove(piece);
@@ -291,11 +292,14 @@ void Channel::OnReply(Piece* piece, const wire::Reply& reply) {
     session_->NoteFlush(piece->flush_mark);
   }
   const bool syncs = request->operation == wire::Operation::kFlush || request->fua;
-  if (syncs && reply.status == wire::Status::kIoError && reopened_for_ != generation_) {
+  const bool failed_sync = syncs && reply.status == wire::Status::kIoError;
+  // Another channel was told of a newer one: what is written here counts as lost until we are too.
+  const bool outdated = session_->generation() != generation_;
+  if ((failed_sync || outdated) && reopened_for_ != generation_) {
     // All others on this connection would fail too (SPEC.md 10.3). Once for each generation: where
     // that stays, connecting anew does not help.
     reopened_for_ = generation_;
-    reopen_ = true;
+    reopen_ = failed_sync ? "the storage failed to flush" : "the volume has a new generation";
   }
   attempts_ = 0;
   FinishPiece(piece, ErrnoOf(reply.status));

@@ -42,7 +42,7 @@ struct ConnectionFailure {
 class ChannelObserver {
  public:
   virtual void OnReady(Channel* channel) = 0;
-  // The channel tries again by itself.
+  // The channel tries again by itself, unless the failure is final.
   virtual void OnFailure(Channel* channel, const ConnectionFailure& failure) = 0;
   // After Close.
   virtual void OnClosed(Channel* channel) = 0;
@@ -219,9 +219,10 @@ class Channel final : public FdHandler, private ReceiverSink {
   bool receive_blocked_ = false;  // Readv waits for writability
   PollGate poll_gate_;
   YieldGate yield_gate_;
-  bool polled_ = false;    // TakeBytes found something, which Receive has to go on with
-  int receive_error_ = 0;  // of TakeBytes
-  bool reopen_ = false;    // a flush failed: Receive is to end the connection
+  bool polled_ = false;           // TakeBytes found something, which Receive has to go on with
+  int receive_error_ = 0;         // of TakeBytes
+  bool going_away_ = false;       // the server said so
+  const char* reopen_ = nullptr;  // why Receive is to end the connection
   bool watching_ = false;
   bool watching_read_ = false;
   bool watching_write_ = false;

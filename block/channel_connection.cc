@@ -24,6 +24,12 @@ constexpr int64_t kClaimPoll = 10 * kNsPerMs;
 
 using State = Channel::State;
 
+// A server's text may be in it, and its lines and escapes are nobody's business.
+void MakePrintable(std::string* text) {
+  std::ranges::replace_if(
+      *text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+}
+
 constexpr uint32_t Bit(State state) { return 1u << static_cast<int>(state); }
 
 // Where each state may lead.
@@ -197,10 +203,10 @@ void Channel::Receive() {
                             : ConnectionFailure{-error, receiver_.error(), false, 0, false});
     return;
   }
-  if (reopen_) {
-    Log(CLOUDBLK_LOG_WARNING,
-        "the storage failed to flush; connecting anew to be told what is lost");
-    return Cut({ECANCELED, "the storage failed to flush", false, 0, false});
+  if (reopen_ != nullptr) {
+    const std::string why = reopen_;
+    Log(CLOUDBLK_LOG_WARNING, why + "; connecting anew to be told what is lost");
+    return Cut({ECANCELED, why, false, 0, false});
   }
   if (transport_->has_pending()) ScheduleTurn();
   // Handshakes and farewells, which nobody pumps.
@@ -255,7 +261,9 @@ void Channel::Cut(const ConnectionFailure& failure) {
 void Channel::DropConnection() {
   if (watching_) host_.loop->Unwatch(transport_->fd());
   watching_ = watching_read_ = watching_write_ = false;
-  send_blocked_ = receive_blocked_ = polled_ = reopen_ = false;
+  send_blocked_ = receive_blocked_ = polled_ = false;
+  going_away_ = false;
+  reopen_ = nullptr;
   receive_error_ = 0;
   outbox_.Clear();
   resize_sent_ = false;
@@ -285,6 +293,7 @@ void Channel::EndSession(const ConnectionFailure& failure) {
   }
   FailAll(EIO);
   ScheduleTurn();
+  if (observer_ != nullptr) observer_->OnFailure(this, failure);
 }
 
 int64_t Channel::RetryDelay(const ConnectionFailure& failure) {
@@ -385,21 +394,23 @@ void Channel::CheckLiveness() {
   timer_armed_ = true;
   if (silence < timeout / 2) return timer_->Arm(silent_since_ns_ + timeout / 2);
   timer_->Arm(silent_since_ns_ + timeout);
-  if (pinged_ || outbox_.free() < wire::kFrameHeaderSize + wire::kPingSize) return;
+  const size_t needed = wire::kFrameHeaderSize + wire::kPingSize + RequestFrame::kOwnRoom;
+  if (pinged_ || outbox_.free() < needed) return;
   pinged_ = true;
   AppendControl(wire::FrameType::kPing, wire::Ping{incarnation_}, wire::kPingSize, "", &outbox_);
   Pump();
 }
 
 void Channel::QueueEvent(CloudblkEventKind kind, uint64_t value, std::string text) {
+  MakePrintable(&text);
   events_.push_back({kind, value, std::move(text)});
   ScheduleTurn();
 }
 
 void Channel::Log(CloudblkLogLevel level, const std::string& text) const {
   if (host_.log == nullptr) return;
-  const std::string line =
-      session_->config().volume + " channel " + std::to_string(index_) + ": " + text;
+  std::string line = session_->config().volume + " channel " + std::to_string(index_) + ": " + text;
+  MakePrintable(&line);
   host_.log(level, line.c_str());
 }
 

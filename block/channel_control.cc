@@ -195,6 +195,9 @@ int Channel::AcceptOpen(const wire::OpenReply& reply) {
       failure_ = {ESTALE, "the volume of this name is another one now", true, 0, true};
       return -ESTALE;
     }
+    if ((reply.volume_flags & wire::VolumeFlag::kWriteCache) != 0 && !session_->write_cache()) {
+      return Violation("the volume has a write cache now, of which its user does not know");
+    }
     if (session_->SetGeneration(reply.generation)) {
       Log(CLOUDBLK_LOG_ERROR,
           "the server may have lost writes that were not flushed; the next flush fails");
@@ -251,7 +254,9 @@ int Channel::OnEvent(std::span<const uint8_t> section, std::string_view text) {
       return 0;
     case wire::EventKind::kGoingAway:
       // The connection ends soon, and the reconnect finds who serves the volume then.
-      Log(CLOUDBLK_LOG_INFO, ServerName() + " is about to stop");
+      if (!std::exchange(going_away_, true)) {
+        Log(CLOUDBLK_LOG_INFO, ServerName() + " is about to stop");
+      }
       return 0;
     case wire::EventKind::kRevoked:
       failure_ = {ESTALE, std::string(text), false, 0, true};

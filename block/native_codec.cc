@@ -17,6 +17,10 @@ uint64_t RangeLimit(wire::Operation operation, const NativeLimits& limits) {
                                                 : limits.write_zeroes_length;
 }
 
+// What a server may take of our memory, and how long one Kick may be: it promises as it likes.
+constexpr uint32_t kMostCreditRequests = 4096;
+constexpr uint64_t kMostCreditBytes = uint64_t{256} << 20;
+
 // Cuts the bytes [begin, end) of a request's ranges into ranges of at most `most` bytes. Calls
 // emit(range) for each until it returns false; returns where the last accepted one ended.
 template <typename F>
@@ -62,8 +66,8 @@ NativeLimits LimitsFrom(const wire::HelloReply& hello, const wire::OpenReply& op
   limits.discard_length = std::max<uint64_t>(block, RoundDown(open.max_discard_length, block));
   limits.write_zeroes_length =
       std::max<uint64_t>(block, RoundDown(open.max_write_zeroes_length, block));
-  limits.credit_requests = open.credit_requests;
-  limits.credit_bytes = open.credit_bytes;
+  limits.credit_requests = std::min(open.credit_requests, kMostCreditRequests);
+  limits.credit_bytes = std::min<uint64_t>(open.credit_bytes, kMostCreditBytes);
   return limits;
 }
 

@@ -35,6 +35,7 @@ struct Request {
   std::vector<CloudblkRange> ranges;  // DISCARD, WRITE_ZEROES
   void* opaque = nullptr;
   uint64_t losses = 0;  // SessionState::losses() when it was submitted
+  uint64_t mark = 0;    // likewise FlushMark()
 
   uint32_t pieces = 0;  // not finished
   int result = 0;       // the first error of a piece

@@ -45,6 +45,7 @@ void SessionState::Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uui
   written_ = unflushed ? 1 : 0;
   flushed_ = 0;
   lost_ = lost;
+  lost_mark_ = 0;
   // What was lost since is found out by comparing the next OPEN_REPLY with it.
   generation_ = generation;
 }

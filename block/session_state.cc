@@ -11,16 +11,29 @@ void SessionState::SetVolume(const wire::OpenReply& reply) {
 }
 
 bool SessionState::SetGeneration(uint64_t generation) {
+  const std::lock_guard lock(loss_mutex_);
   if (generation_.exchange(generation) == generation) return false;
   if (written_.load() == flushed_.load()) return false;
-  losses_.fetch_add(1);
+  lost_mark_ = written_.load();
   lost_ = true;
+  losses_.fetch_add(1);
   return true;
 }
 
 void SessionState::NoteWrite(uint64_t generation) {
   written_.fetch_add(1);
-  if (generation_.load() != generation) lost_ = true;
+  if (generation_.load() == generation) return;
+  const std::lock_guard lock(loss_mutex_);
+  lost_mark_ = written_.load();
+  lost_ = true;
+}
+
+bool SessionState::FlushFails(uint64_t losses, uint64_t mark) {
+  if (!lost_.load() && losses == losses_.load()) return false;
+  const std::lock_guard lock(loss_mutex_);
+  const bool untold = lost_.load();
+  if (mark >= lost_mark_) lost_ = false;
+  return untold || losses != losses_.load();
 }
 
 void SessionState::NoteFlush(uint64_t mark) {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 #include "block/include/cloudblk.h"
@@ -127,11 +128,9 @@ class SessionState {
   // How often completed writes may have been lost. A flush keeps it from when it was submitted.
   uint64_t losses() const { return losses_.load(); }
   // Whether that flush must fail instead of being sent (again): writes that it was to cover may be
-  // lost, or none has failed since some were.
-  bool FlushFails(uint64_t losses) {
-    const bool untold = lost_.load() && lost_.exchange(false);
-    return untold || losses != losses_.load();
-  }
+  // lost, or nobody was told yet of some that are. `mark` is FlushMark() when it was submitted:
+  // only a flush from after the lost writes were completed tells of all of them.
+  bool FlushFails(uint64_t losses, uint64_t mark);
 
   // A channel gave up requests that the server may still be working on, until the channel's next
   // OPEN has fenced them. Meanwhile no channel sends any (SPEC.md 8.15).
@@ -178,8 +177,11 @@ class SessionState {
   std::atomic<uint64_t> generation_{0};
   std::atomic<uint64_t> written_{0};  // completed writes
   std::atomic<uint64_t> flushed_{0};  // how many of them a flush covered
+  // A new generation and what follows from it are seen as one: changed with loss_mutex_ held.
+  std::mutex loss_mutex_;
   std::atomic<uint64_t> losses_{0};
-  std::atomic<bool> lost_{false};  // and no flush has failed since
+  std::atomic<bool> lost_{false};  // and no flush has told of all that was
+  uint64_t lost_mark_ = 0;         // written_ when some was lost last; with loss_mutex_ held
 };
 
 }  // namespace cloudblk

@@ -123,6 +123,60 @@ TEST_F(ChannelGeneration, AllFlushesThatWereUnderWayFail) {
   EXPECT_EQ(FlushNow(), 0);
 }
 
+// It fails, but who wrote the rest does not hear of it.
+TEST_F(ChannelGeneration, AFlushFromBeforeAWriteDoesNotTellThatItIsLost) {
+  f.server.hold = true;
+  f.Open();
+  Io* flush = f.Flush();
+  Io* write = f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.Answer(1);
+  f.Run();
+  ASSERT_EQ(write->completions, 1);
+  f.server.hold = false;
+  Restart();
+  EXPECT_EQ(flush->result, -EIO);
+  EXPECT_EQ(FlushNow(), -EIO);
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, NorDoesOneFromBeforeAWriteThatWasHalfAnswered) {
+  f.server.hello.max_frame_payload = 4096;
+  f.server.open.credit_requests = 1;
+  f.server.hold = true;
+  f.Open();
+  Io* write = f.Write(0, Pattern(8192, 1));
+  f.Run();
+  f.server.Answer(0);
+  f.Run();
+  Restart();
+  Io* flush = f.Flush();  // waits for a credit
+  f.Run();
+  ASSERT_EQ(write->completions, 0);
+  f.server.hold = false;
+  f.server.Answer(0);
+  f.Run();
+  ASSERT_EQ(write->result, 0);
+  EXPECT_EQ(flush->result, -EIO);
+  EXPECT_EQ(FlushNow(), -EIO);
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AWriteCacheThatNobodyKnowsOfIsNotWrittenTo) {
+  f.server.open.volume_flags &= ~uint32_t{wire::VolumeFlag::kWriteCache};
+  f.Open();
+  ASSERT_TRUE(f.ready());
+  f.server.open.volume_flags |= wire::VolumeFlag::kWriteCache;
+  f.server.Cut();
+  Io* write = f.Write(0, Pattern(512, 1));
+  f.loop.Advance(100'000'000);
+  EXPECT_FALSE(f.ready());
+  EXPECT_EQ(write->completions, 0);
+  f.server.open.volume_flags &= ~uint32_t{wire::VolumeFlag::kWriteCache};
+  f.loop.Advance(3'000'000'000);
+  EXPECT_EQ(write->result, 0);
+}
+
 TEST_F(ChannelGeneration, AFlushOfTheHostsOwnLeavesItToTheUsersToFail) {
   f.Open();
   f.Write(0, Pattern(512, 1));
@@ -217,6 +271,51 @@ TEST(SessionGeneration, FlushesThatWereUnderWayFailOnEveryChannel) {
   }
   EXPECT_EQ(first->result, -EIO);
   EXPECT_EQ(second->result, -EIO);
+}
+
+// Else each of its writes would count as lost, and no flush of the other succeed again.
+TEST(SessionGeneration, AChannelThatServesAnOldGenerationIsOpenedAnew) {
+  TwoChannels both;
+  auto& [loop, a, b] = both;
+  b.server.hold = true;
+  Io* first = b.Flush();
+  b.Run();
+  ++a.server.open.generation;
+  ++b.server.open.generation;
+  b.server.Answer(0, 1, wire::Status::kIoError);
+  b.server.hold = false;
+  b.Run();
+  EXPECT_EQ(first->result, -EIO);
+  ASSERT_TRUE(b.ready());
+  int failed = 0;
+  for (uint32_t i = 0; i < 5; ++i) {
+    Io* write = a.Write(0, Pattern(512, i));
+    a.Run();
+    EXPECT_EQ(write->result, 0);
+    Io* flush = b.Flush();
+    b.Run();
+    if (flush->result != 0) ++failed;
+  }
+  EXPECT_EQ(failed, 1);
+  EXPECT_EQ(a.server.connections(), 2u);
+  EXPECT_EQ(b.server.connections(), 2u);
+}
+
+// A server that cannot make up its mind is not asked for ever.
+TEST(SessionGeneration, ChannelsOfUnlikeGenerationsAreOpenedAnewOnce) {
+  TwoChannels both;
+  auto& [loop, a, b] = both;
+  ++b.server.open.generation;
+  b.server.Cut();
+  for (uint32_t i = 0; i < 10; ++i) {
+    Io* write = a.Write(0, Pattern(512, i));
+    Io* other = b.Write(4096, Pattern(512, i));
+    loop.Advance(3'000'000'000);
+    EXPECT_EQ(write->result, 0);
+    EXPECT_EQ(other->result, 0);
+  }
+  EXPECT_LE(a.server.connections(), 2u);
+  EXPECT_LE(b.server.connections(), 3u);
 }
 
 TEST(SessionGeneration, AnAnswerThatComesLateOverAnOldConnectionCounts) {

@@ -196,6 +196,78 @@ TEST(ChannelHostileHandshake, PingsWithoutEndBeforeAClose) {
   f.Run();
 }
 
+// Nor does what the client asks by itself take that room.
+TEST(ChannelHostileHandshake, AnOutboxFullOfPingsBeforeAClose) {
+  ChannelFixture f;
+  f.habits.send_buffer = 4096;
+  f.server.hold = true;
+  f.Open();
+  Io* read = f.Read(0, 512);
+  f.Run();
+  ASSERT_EQ(f.server.pending.size(), 1u);
+  f.server.deaf = true;
+  const std::string ping =
+      FakeServer::Frame(wire::FrameType::kPing, wire::Ping{1}, wire::kPingSize, "");
+  std::string pings;
+  for (int i = 0; i < 1625; ++i) pings += ping;
+  f.server.Send(pings);
+  f.Run();
+  for (int i = 0; i < 40; ++i) {
+    // So long that it asks, and then a sign of life.
+    f.loop.Advance(16 * kSecond);
+    f.server.SendEvent(wire::EventKind::kGoingAway, 0, "");
+    f.Run();
+    ASSERT_EQ(f.server.connections(), 1u) << i;
+  }
+  f.server.Answer(0);
+  f.Run();
+  ASSERT_EQ(read->completions, 1);
+  f.channel.Close(true);
+  f.Run();
+  f.server.deaf = false;
+  f.Run();
+  EXPECT_EQ(f.server.closes, 1u);
+}
+
+TEST(ChannelHostileOpen, CreditsWithoutBound) {
+  ChannelFixture f(FixtureOptions{.size = 64 << 20});
+  f.Open();
+  f.server.open.credit_requests = UINT32_MAX;
+  f.server.open.credit_bytes = UINT64_MAX;
+  f.server.open.max_discard_length = 512;
+  f.server.open.max_ranges = 1;
+  f.server.Cut();
+  f.Run();
+  ASSERT_TRUE(f.ready());
+  f.server.hold = true;
+  f.Ranges(CLOUDBLK_OP_DISCARD, {{0, 64 << 20, 0}});
+  f.Run();
+  EXPECT_EQ(f.server.pending.size(), 4096u);
+  f.channel.Revoke();
+}
+
+TEST(ChannelHostileTexts, AreOneLineInTheLog) {
+  static std::vector<std::string> log;
+  log.clear();
+  ChannelFixture f;
+  f.channel.Attach({&f.loop, nullptr, nullptr, [](CloudblkLogLevel level, const char* line) {
+                      if (level != CLOUDBLK_LOG_DEBUG) log.emplace_back(line);
+                    }});
+  f.channel.Start();
+  f.Run();
+  ASSERT_TRUE(f.ready());
+  for (int i = 0; i < 100; ++i) f.server.SendEvent(wire::EventKind::kGoingAway, 0, "");
+  f.Run();
+  EXPECT_EQ(log.size(), 1u) << "once for a connection";
+  f.server.Send(FakeServer::Frame(wire::FrameType::kError, wire::StatusMessage{},
+                                  wire::kStatusMessageSize, "x\n\033[2Jqemu: y"));
+  f.Run();
+  ASSERT_GE(log.size(), 2u);
+  EXPECT_NE(log[1].find("the server reports: x??[2Jqemu: y"), std::string::npos) << log[1];
+  ASSERT_FALSE(f.events.empty());
+  EXPECT_EQ(f.events[0].text, "the server reports: x??[2Jqemu: y");
+}
+
 TEST_F(ChannelHostile, ACloseReplyThatNobodyAskedFor) {
   f.server.Send(FakeServer::Frame(wire::FrameType::kCloseReply, wire::StatusMessage{},
                                   wire::kStatusMessageSize, ""));

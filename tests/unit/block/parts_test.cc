@@ -144,11 +144,16 @@ TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
   EXPECT_FALSE(state.SetGeneration(2)) << "no change";
   const uint64_t losses = state.losses();
   EXPECT_TRUE(state.SetGeneration(3));
-  EXPECT_TRUE(state.FlushFails(losses));
-  EXPECT_TRUE(state.FlushFails(losses)) << "was under way then";
-  EXPECT_FALSE(state.FlushFails(state.losses()));
+  EXPECT_TRUE(state.FlushFails(losses, mark));
+  const auto fails = [&] { return state.FlushFails(state.losses(), state.FlushMark()); };
+  EXPECT_TRUE(fails()) << "only a flush from before the last write has failed";
+  EXPECT_TRUE(state.FlushFails(losses, mark)) << "was under way then";
+  EXPECT_FALSE(fails());
+  const uint64_t before = state.FlushMark();
   state.NoteWrite(2);
-  EXPECT_TRUE(state.FlushFails(state.losses())) << "answered by a connection from before the loss";
+  EXPECT_TRUE(state.FlushFails(state.losses(), before));
+  EXPECT_TRUE(fails()) << "answered by a connection from before the loss";
+  EXPECT_FALSE(fails());
 }
 
 TEST(WireErrno, ErrorsOfRequestsSurviveTheRoundTrip) {

@@ -198,6 +198,19 @@ TEST_F(SessionMoveTest, ARefusedReleaseChangesNothing) {
   EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
 }
 
+TEST_F(SessionMoveTest, AReleaseEndsWhenTheVolumeIsLostMeanwhile) {
+  source.server.Do([](FakeServer* fake) {
+    fake->judge_release = [fake](const wire::TokenMessage&) {
+      fake->SendEvent(wire::EventKind::kRevoked, 0, "it was given to another");
+      return Code::kNotActive;
+    };
+  });
+  const Status released = Release();
+  EXPECT_THAT(released.message(), HasSubstr("it was given to another"));
+  EXPECT_TRUE(source.session->state().revoked());
+  EXPECT_FALSE(source.Claim());
+}
+
 TEST_F(SessionMoveTest, ASilentServerIsWaitedForNoLongerThanTold) {
   source.server.Do([](FakeServer* fake) { fake->silent = true; });
   EXPECT_EQ(Release(20'000'000).error(), ETIMEDOUT);
