@@ -37,8 +37,8 @@ class Session {
   // every channel is detached and nothing is in flight.
   Status Resize(const wire::Resize& request, int64_t timeout_ns);
   // Gives the volume away: afterwards only the token opens it. Blocks at most timeout_ns. On
-  // failure the session still holds it, or cannot know and finds out by Claim. Preconditions: every
-  // channel is detached and nothing is in flight.
+  // failure the session still holds it, or cannot know and finds out by Claim. EBUSY: something is
+  // in flight. Precondition: every channel is detached.
   Status Release(int64_t timeout_ns);
   // Becomes the session that another client released; the observing ends. Claim makes it active.
   // Preconditions: the session observes, and its channels are on this thread.

@@ -128,6 +128,9 @@ Status Session::SendRelease(EpollLoop* loop, int64_t deadline_ns) {
 Status Session::Release(int64_t timeout_ns) {
   if (state_.revoked()) return Status(EIO, "the volume was lost to another client");
   if (state_.observe()) return Status(EPERM, "the session only observes the volume");
+  for (const auto& each : channels_) {
+    if (each->in_flight() != 0) return Status(EBUSY, "requests are in flight");
+  }
   Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
   if (!loop.ok()) return loop.status();
   const int64_t deadline = (*loop)->NowNs() + timeout_ns;

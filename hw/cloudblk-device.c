@@ -25,22 +25,41 @@
 /* ---- Session ---- */
 
 /*
- * Takes over the volume's size, and tells the guest if it knows another. Main
- * loop.
+ * Takes over the volume's size, and tells the guest if it knows another or if
+ * the device has stopped. Main loop.
  */
 static void config_changed(void *opaque)
 {
     CloudblkDevice *dev = opaque;
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     CloudblkInfo info = { .size = sizeof(info) };
+    bool stopped;
 
     if (!dev->session) {
         return;
     }
     cloudblk_session_info(dev->session, &info);
     qatomic_set(&dev->capacity, info.size_bytes);
-    if (cloudblk_config_is_stale(dev)) {
-        virtio_notify_config(VIRTIO_DEVICE(dev));
+    stopped = vdev->broken && !(vdev->status & VIRTIO_CONFIG_S_NEEDS_RESET) &&
+              virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1);
+    if (stopped) {
+        vdev->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
     }
+    if (stopped || cloudblk_config_is_stale(dev)) {
+        virtio_notify_config(vdev);
+    }
+}
+
+void cloudblk_device_error(CloudblkDevice *dev, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    error_vreport(format, arguments);
+    va_end(arguments);
+    /* A reset, which undoes it, waits for whoever serves the queues */
+    cloudblk_vdev(dev)->broken = true;
+    qemu_bh_schedule(dev->config_bh);
 }
 
 /* From any of the loops. */
@@ -56,13 +75,8 @@ static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value,
     if (kind == CLOUDBLK_EVENT_RESIZED) {
         qemu_bh_schedule(dev->config_bh);
     }
-    /*
-     * After a migration the guest may be running elsewhere, with the disk: it
-     * must not go on here with one that is out of date
-     */
-    if (kind == CLOUDBLK_EVENT_REVOKED && dev->identity.size) {
-        qemu_system_vmstop_request_prepare();
-        qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
+    if (kind == CLOUDBLK_EVENT_REVOKED) {
+        cloudblk_stop_if_moved(dev);
     }
 }
 
@@ -124,6 +138,12 @@ static void close_at_exit(Notifier *notifier, void *data)
     int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 
     deadline = deadline ?: now + CLOSE_TIMEOUT_MS;
+    /* Older releases do not tell of the end of a VM that sleeps */
+    if (dev->ioeventfd_started && qemu_in_main_thread() &&
+        runstate_check(RUN_STATE_SUSPENDED)) {
+        virtio_bus_stop_ioeventfd(
+            VIRTIO_BUS(qdev_get_parent_bus(DEVICE(dev))));
+    }
     /*
      * A regular exit has stopped the VM. After another one, from within an
      * IOThread say, the channels are in use and left as they are: the server
@@ -171,7 +191,9 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
     }
     dev->ioeventfd_disabled =
         !virtio_device_ioeventfd_enabled(VIRTIO_DEVICE(dev));
-    dev->running = runstate_is_running();
+    /* No handler is called when it wakes up */
+    dev->running =
+        runstate_is_running() || runstate_check(RUN_STATE_SUSPENDED);
     dev->resume_bh = qemu_bh_new(cloudblk_resume, dev);
     dev->stop_timer =
         timer_new_ms(QEMU_CLOCK_REALTIME, cloudblk_retry_now, dev);
@@ -182,6 +204,8 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
     for (i = 0; i < dev->num_loops; i++) {
         cloudblk_loop_attach(&dev->loops[i], qemu_get_aio_context());
     }
+    dev->migration_watch.failed = cloudblk_migration_failed;
+    cloudblk_compat_migration_watch(&dev->migration_watch);
     dev->exit_notifier.notify = close_at_exit;
     qemu_add_exit_notifier(&dev->exit_notifier);
     QLIST_INSERT_HEAD(&cloudblk_devices, dev, next);
@@ -202,6 +226,7 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
 
     del_boot_device_lchs(qdev, BOOT_SUFFIX);
     qemu_remove_exit_notifier(&dev->exit_notifier);
+    cloudblk_compat_migration_unwatch(&dev->migration_watch);
     if (dev->running) {
         cloudblk_settle(dev);
     }

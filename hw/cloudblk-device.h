@@ -125,11 +125,13 @@ struct CloudblkDevice {
     QEMUTimer *stop_timer;
     QEMUBH *config_bh;
     VMChangeStateEntry *vm_state;
+    CloudblkMigrationWatch migration_watch;
     Notifier exit_notifier;
 
     /* Big QEMU lock */
     QLIST_ENTRY(CloudblkDevice) next;
     bool flush_wanted; /* by cloudblk_settle(), once nothing is in flight */
+    bool settled; /* with all others, for the present stop */
     bool running; /* the VM runs: the device may touch guest memory */
     /* The loops read it too, but are told to start after it was set */
     bool ioeventfd_started;
@@ -138,6 +140,7 @@ struct CloudblkDevice {
     bool ioeventfd_disabled; /* the queues are served by the main loop */
     /* Migrating */
     CloudblkIdentity identity; /* as in the stream */
+    bool leaving; /* the volume was given up, or may be, and not taken back */
     bool revoking; /* completions give buffers up instead of returning them */
     bool parking; /* completions keep requests until the VM continues */
     MemoryListener memory_listener;
@@ -154,6 +157,13 @@ static inline VirtIODevice *cloudblk_vdev(CloudblkDevice *dev)
 {
     return &dev->parent_obj;
 }
+
+/*
+ * As virtio_error(), for whoever serves a queue: the device stops until it is
+ * reset. Does not wait for the big QEMU lock, as telling the guest does.
+ */
+void cloudblk_device_error(CloudblkDevice *dev, const char *format, ...)
+    G_GNUC_PRINTF(2, 3);
 
 /* All that are realized. Big QEMU lock. */
 extern QLIST_HEAD(CloudblkDeviceList, CloudblkDevice) cloudblk_devices;
@@ -202,8 +212,18 @@ void cloudblk_machine_defaults(Object *obj, const char *virtio_type);
 
 extern const VMStateDescription cloudblk_vmstate;
 
-/* The VM is about to run: the volume has to be ours, and what waited goes on. */
+/* The VM is about to run or will again: the volume has to be ours. */
 void cloudblk_migration_run(CloudblkDevice *dev);
+/*
+ * A VM that was running has taken the volume back by now. One that was not does
+ * so here, as nobody else will.
+ */
+void cloudblk_migration_failed(CloudblkMigrationWatch *watch);
+/*
+ * The volume is somebody else's for good. Stops the VM if that may be itself,
+ * elsewhere. Any thread.
+ */
+void cloudblk_stop_if_moved(CloudblkDevice *dev);
 
 /* cloudblk-run.c: who serves the queues and when. Big QEMU lock held. */
 

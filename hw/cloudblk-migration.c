@@ -17,10 +17,10 @@
 #include "cloudblk-request.h"
 
 /*
- * How long the server may take to take the volume back. The VM stands still
- * meanwhile.
+ * How long the server may take to take the volume back, which includes a flush.
+ * The VM stands still meanwhile.
  */
-#define RELEASE_TIMEOUT_MS 1000
+#define RELEASE_TIMEOUT_MS 3000
 
 /* ---- Requests in the stream ---- */
 
@@ -157,6 +157,7 @@ static int leave(void *opaque)
                      dev->conf.server);
         return -ENOTSUP;
     }
+    dev->leaving = true;
     for (i = 0; i < dev->num_loops; i++) {
         cloudblk_loop_detach(&dev->loops[i]);
     }
@@ -197,9 +198,30 @@ void cloudblk_migration_run(CloudblkDevice *dev)
 {
     char message[512];
 
-    if (cloudblk_session_claim(dev->session, message, sizeof(message)) < 0) {
-        error_report("cloudblk: %s is not ours, its requests fail: %s",
-                     dev->conf.server, message);
+    dev->leaving = false;
+    if (cloudblk_session_claim(dev->session, message, sizeof(message)) == 0) {
+        return;
+    }
+    error_report("cloudblk: %s is not ours, its requests fail: %s",
+                 dev->conf.server, message);
+    cloudblk_stop_if_moved(dev);
+}
+
+void cloudblk_migration_failed(CloudblkMigrationWatch *watch)
+{
+    CloudblkDevice *dev = container_of(watch, CloudblkDevice, migration_watch);
+
+    if (dev->leaving && !dev->running) {
+        cloudblk_migration_run(dev);
+    }
+}
+
+void cloudblk_stop_if_moved(CloudblkDevice *dev)
+{
+    /* With a disk that is out of date it must not go on here */
+    if (dev->identity.size) {
+        qemu_system_vmstop_request_prepare();
+        qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
     }
 }
 

@@ -456,17 +456,16 @@ static void handle(CloudblkReq *req)
     int result;
 
     if (!req->in_bytes || req->out_bytes < sizeof(header)) {
-        virtio_error(cloudblk_vdev(req->queue->dev),
-                     "cloudblk: request without %s",
-                     req->in_bytes ? "header" : "status");
+        cloudblk_device_error(req->queue->dev, "cloudblk: request without %s",
+                              req->in_bytes ? "header" : "status");
         drop(req, 0);
         return;
     }
     iov_to_buf(elem->out_sg, elem->out_num, 0, &header, sizeof(header));
     if (!req->memory && (!in_ram(elem->in_sg, elem->in_num) ||
                          !in_ram(elem->out_sg, elem->out_num))) {
-        virtio_error(cloudblk_vdev(req->queue->dev),
-                     "cloudblk: request with a buffer outside memory");
+        cloudblk_device_error(req->queue->dev,
+                              "cloudblk: request with a buffer outside memory");
         drop(req, 0);
         return;
     }

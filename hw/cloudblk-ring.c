@@ -94,7 +94,7 @@ bool cloudblk_ring_open(CloudblkRing *ring, CloudblkQueue *queue)
         return false;
     }
     if (!virtio_device_disabled(vdev)) {
-        virtio_error(vdev, "cloudblk: virtqueue outside memory");
+        cloudblk_device_error(queue->dev, "cloudblk: virtqueue outside memory");
     }
     ring->size = 0;
     return true;
@@ -308,7 +308,8 @@ CloudblkReq *cloudblk_ring_pop(CloudblkRing *ring)
         wrong = head < ring->size ? read_chain(ring, head) : "head of a chain";
     }
     if (wrong) {
-        virtio_error(vdev, "cloudblk: wrong in the virtqueue: %s", wrong);
+        cloudblk_device_error(ring->queue->dev,
+                              "cloudblk: wrong in the virtqueue: %s", wrong);
         return NULL;
     }
     ring->taken++;

@@ -239,8 +239,9 @@ void cloudblk_stop_ioeventfd(VirtIODevice *vdev)
         cloudblk_compat_run_in(dev->loops[i].context, stop_loop,
                                &dev->loops[i]);
     }
-    clear_host_notifiers(dev, dev->conf.num_queues);
+    /* Before a kick that comes now is handed on: the channels are parked */
     dev->ioeventfd_started = false;
+    clear_host_notifiers(dev, dev->conf.num_queues);
     set_guest_notifiers(dev, false);
     for (i = 0; i < dev->num_loops; i++) {
         if (!dev->loops[i].attached) {
@@ -343,7 +344,10 @@ void cloudblk_settle(CloudblkDevice *only)
     QEMUTimer timer;
 
     QLIST_FOREACH(dev, &cloudblk_devices, next) {
-        dev->flush_wanted = dev->info.write_cache && !dev->read_only;
+        /* At a migration the server does it, with the RELEASE */
+        dev->flush_wanted = dev->info.write_cache && !dev->read_only &&
+                            !runstate_check(RUN_STATE_FINISH_MIGRATE);
+        dev->settled = !only;
     }
     aio_timer_init(context, &timer, QEMU_CLOCK_REALTIME, SCALE_NS, wake_up,
                    NULL);
@@ -440,7 +444,6 @@ void cloudblk_retry_now(void *opaque)
  */
 void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
 {
-    static bool settled; /* all disks, for the present stop */
     CloudblkDevice *dev = opaque;
     unsigned i;
 
@@ -449,7 +452,7 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
     }
     dev->running = running;
     if (running) {
-        settled = false;
+        dev->settled = false;
         cloudblk_migration_run(dev);
         qatomic_set(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK);
         for (i = 0; i < dev->conf.num_queues; i++) {
@@ -459,8 +462,7 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
         /* A size that the guest was told of by nobody, as of a migration */
         qemu_bh_schedule(dev->config_bh);
     } else {
-        if (!settled) {
-            settled = true;
+        if (!dev->settled) {
             cloudblk_settle(NULL);
         }
         /*

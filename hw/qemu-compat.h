@@ -18,6 +18,7 @@
 #include "hw/qdev-properties.h"
 #include "hw/qdev-properties-system.h"
 #include "hw/virtio/virtio.h"
+#include "migration/misc.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/queue.h"
@@ -168,6 +169,66 @@ static inline void cloudblk_compat_notify(VirtIODevice *vdev, VirtQueue *vq,
     }
 #endif
     virtio_notify(vdev, vq);
+}
+
+/*
+ * Calls `failed` whenever a migration away from here has failed or was
+ * cancelled, after the VM was continued if it is to be. Big QEMU lock held.
+ */
+typedef struct CloudblkMigrationWatch {
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+    NotifierWithReturn notifier;
+#else
+    Notifier notifier;
+#endif
+    void (*failed)(struct CloudblkMigrationWatch *watch);
+} CloudblkMigrationWatch;
+
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+static inline int cloudblk_compat_migration_event(NotifierWithReturn *notifier,
+                                                  MigrationEvent *event,
+                                                  Error **errp)
+{
+    CloudblkMigrationWatch *watch =
+        container_of(notifier, CloudblkMigrationWatch, notifier);
+
+    if (event->type == MIG_EVENT_PRECOPY_FAILED) {
+        watch->failed(watch);
+    }
+    return 0;
+}
+#else
+static inline void cloudblk_compat_migration_event(Notifier *notifier,
+                                                   void *state)
+{
+    CloudblkMigrationWatch *watch =
+        container_of(notifier, CloudblkMigrationWatch, notifier);
+
+    if (migration_has_failed(state)) {
+        watch->failed(watch);
+    }
+}
+#endif
+
+static inline void cloudblk_compat_migration_watch(
+    CloudblkMigrationWatch *watch)
+{
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+    migration_add_notifier(&watch->notifier, cloudblk_compat_migration_event);
+#else
+    watch->notifier.notify = cloudblk_compat_migration_event;
+    add_migration_state_change_notifier(&watch->notifier);
+#endif
+}
+
+static inline void cloudblk_compat_migration_unwatch(
+    CloudblkMigrationWatch *watch)
+{
+#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+    migration_remove_notifier(&watch->notifier);
+#else
+    remove_migration_state_change_notifier(&watch->notifier);
+#endif
 }
 
 /* Emits BLOCK_IO_ERROR. Any thread. */

@@ -103,14 +103,18 @@ class Backend {
     return Status(EOPNOTSUPP, "this kind of storage cannot be resized");
   }
 
-  // --- Ownership. One call at a time; only StoreOwner may take long.
+  // --- Ownership. One call at a time, on a thread that may block if it may take long.
 
   // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.
   virtual Status AcquireExclusive() { return Status::Ok(); }
   virtual void ReleaseExclusive() {}
   // Keeps a short text (who may write) where the volume lives, so that it outlives this process and
-  // a crash of the host. An empty text removes it. An error says why it cannot be kept.
+  // a crash of the host. An empty text removes it. An error says why it cannot be kept. May take
+  // long.
   virtual Status StoreOwner(const std::string&) { return Status::Ok(); }
+  // Makes all that was done durable, whoever did it, so that another server has it too. May take
+  // long.
+  virtual Status SyncAll() { return Status::Ok(); }
   // Empty if none is kept. An error: there may be one, but it cannot be read.
   virtual Result<std::string> LoadOwner() { return std::string(); }
 

@@ -128,7 +128,11 @@ void Ownership::Advance() {
     if (OwnerRecord record = Record(); locked_ && record != stored_) {
       storing_ = true;
       const bool in_place = stored_ != OwnerRecord{};
-      runner_([this, record = std::move(record), in_place] { StoreRecord(record, in_place); });
+      const bool sync = operation.kind == Operation::Kind::kRelease;
+      runner_([this, record = std::move(record), in_place, sync] {
+        if (sync) SyncAll();
+        StoreRecord(record, in_place);
+      });
       return;
     }
     Finish(&operation);
@@ -393,6 +397,12 @@ OwnerRecord Ownership::Record() const {
   }
   if (record.holders.empty()) record.last = last_;
   return record;
+}
+
+void Ownership::SyncAll() {
+  const Status status = backend_->SyncAll();
+  // The generation has changed, by which whoever claims the volume knows.
+  if (!status.ok()) spdlog::error("volume '{}': {}", volume_, status.message());
 }
 
 void Ownership::StoreRecord(const OwnerRecord& record, bool in_place) {

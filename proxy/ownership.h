@@ -166,7 +166,10 @@ class Ownership {
   void UnlockIfFree();
   cloudblk::Status LoadRecord();
   OwnerRecord Record() const;
-  // Without mutex_: has the storage keep `record`, in place of one or none, and goes on with the
+  // Both without mutex_. Before a RELEASE is answered, whoever has the volume next may come by
+  // another server.
+  void SyncAll();
+  // Has the storage keep `record`, in place of one or none, and goes on with the
   // operation that it is for.
   void StoreRecord(const OwnerRecord& record, bool in_place);
 

@@ -26,6 +26,7 @@ class File final : public Backend, public AsyncIoSink {
   Status AcquireExclusive() override;
   void ReleaseExclusive() override;
   Status StoreOwner(const std::string& text) override;
+  Status SyncAll() override;
   Result<std::string> LoadOwner() override;
 
   void OnTransferred(IoOp* op, int64_t result) override;
@@ -51,7 +52,6 @@ class File final : public Backend, public AsyncIoSink {
   // After a sync failed with `error`; under generation_mutex_.
   void Latch(int error);
   // Data and everything that is kept with the file.
-  Status SyncAll();
   bool IsBeyondFile(uint64_t end);
   void NoteSize();
   void LogFirst(int error, const IoOp& op);

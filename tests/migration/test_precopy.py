@@ -2,11 +2,12 @@
 """A disk moves between two QEMUs under load, and never has two writers."""
 
 import os
+import subprocess
 
 import pytest
 
 from tests.migration import pair
-from tests.support.paths import COMPILED_IN
+from tests.support.paths import CLIENT, COMPILED_IN
 from tests.support.proxy import hanging
 from tests.support.virtio import poll
 
@@ -21,6 +22,12 @@ def loaded_pair(machines, release="installed", **properties):
     load = pair.Load(pair.new_driver(source))
     load.run(0.2)
     return source, destination, load
+
+
+def refusal(proxy):
+    """What somebody is told who wants the volume for himself."""
+    command = [CLIENT, "flush", "--timeout", "1", proxy.uri("d0")]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
 @pytest.mark.parametrize("way", WAYS, ids="-".join)
@@ -132,6 +139,37 @@ def test_a_silent_server_fails_the_migration_and_not_the_disk(machines):
         assert "cannot give up" in source.messages()
     poll(lambda: source.qmp.command("query-status")["running"], "the source to run again")
     load.run(0.2)
+    load.verify()
+
+
+def test_a_loser_that_is_continued_once_more_stops_once_more(machines):
+    source, destination, load = loaded_pair(machines)
+    pair.migrate(source, destination, load)
+    pair.go_on(load, destination)
+    for _ in range(2):
+        source.qmp.command("cont")
+        source.qmp.wait_event("STOP")
+        poll(lambda: source.qmp.command("query-status")["status"] == "io-error", "stop of the source")
+    load.run(0.1)
+    load.verify()
+
+
+def test_a_stopped_machine_takes_its_disk_back_when_the_migration_fails(machines):
+    """Nobody continues it, and nobody else has the token."""
+    source, destination, load = loaded_pair(machines)
+    load.drain()
+    source.qmp.command("stop")
+    uri = pair.listen(destination)
+    with hanging(machines.proxy):
+        source.qmp.command("migrate", uri=uri)
+        assert pair.wait_status(source, "completed", "failed") == "failed"
+    poll(lambda: "which is connected" in refusal(machines.proxy), "the claim")
+    source.qmp.command("quit")
+    assert source.wait() == 0
+    # Long before a lease would end
+    again = machines.start("installed", open_timeout=5000)
+    pair.move_driver(load.driver, again)
+    load.driver = pair.new_driver(again)
     load.verify()
 
 

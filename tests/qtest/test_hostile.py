@@ -40,6 +40,7 @@ SECTORS = VOLUME_SIZE // 512
 # Offsets in the common configuration
 DRIVER_FEATURES, MSIX_CONFIG, QUEUE_SELECT, QUEUE_SIZE, QUEUE_MSIX = 12, 16, 22, 24, 26
 QUEUE_ENABLE, QUEUE_DESC, QUEUE_RESET = 28, 32, 58
+MSIX = 0x11
 UNMAP = 1
 # The device stops until it is reset, or takes no notice
 BROKEN, IGNORED = "needs reset", "ignored"
@@ -406,6 +407,35 @@ def test_queue_registers_written_with_requests_in_flight(driver, packed):
             registers.set_common(offset, size, value)
             driver.machine.write(driver.queues[0].place, 2, 0)
     comes_back(driver)
+
+
+def turn_msix_on(pci):
+    for capability, at in pci.capabilities():
+        if capability == MSIX:
+            where = pci.config(at + 4, 4)
+            table = pci.bars[where & 7] + (where & ~7)
+            for word, value in enumerate((0xFEE00000, 0, 0x30, 0)):
+                pci.machine.write(table + 4 * word, 4, value)
+            pci.set_config(at + 2, 2, pci.config(at + 2, 2) | 0x8000)
+            return
+    raise LookupError("no MSI-X")
+
+
+def test_a_reset_right_after_a_mistake(bench):
+    """To tell the guest takes the lock with which a reset waits for the IOThread."""
+    driver = bench.disk("-object", "iothread,id=io0,poll-max-ns=0", iothread="io0")
+    turn_msix_on(driver.pci)
+    mark = driver.machine.used
+    for _ in range(200):
+        driver.reset()
+        driver.machine.forget(mark)
+        driver.start()
+        driver.registers.set_common(MSIX_CONFIG, 2, 0)
+        driver.queues[0].add([(driver.machine.alloc(16), 0, False)])
+        driver.registers.notify(driver.queues[0].place, 0)
+        driver.registers.status = 0
+    driver.start()
+    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
 
 
 def test_a_ring_made_larger_than_the_disks(bench, packed):

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reset, stop, continue, unplug and exit, with requests in flight."""
 
+import signal
+import threading
+
 import pytest
 
 from tests.support import virtio
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, hanging
 from tests.support.stream import Timeout
 from tests.support.virtio import S_IOERR, S_OK, T_IN, T_OUT, BlockDriver, Request
 
@@ -30,6 +33,32 @@ def test_stop_completes_what_is_in_flight(bench, loops):
         driver.machine.qmp.command("stop")
     assert all(request.status == S_OK for request in requests)
     driver.machine.qmp.command("cont")
+    works(driver)
+
+
+def test_a_disk_plugged_after_all_others_left_a_stopped_machine(bench, loops):
+    """Its first stop waits and flushes like any other."""
+    driver = two_queues(bench, loops)
+    machine = driver.machine
+    machine.qmp.command("stop")
+    eject(machine, 4)
+    machine.qmp.command("cont")
+    options = {name.replace("_", "-"): value for name, value in loops.items()}
+    machine.qmp.command(
+        "device_add", driver="cloudblk-pci", id="disk", addr="0x5", server=bench.proxy.uri("d0"), num_queues=2,
+        queue_size=512, **options,
+    )
+    driver = BlockDriver(machine, 5, (virtio.BLK_MQ, virtio.BLK_FLUSH, virtio.EVENT_IDX), queues=2)
+    with hanging(bench.proxy):
+        request = Request(driver, T_OUT, 0, bytes(512)).submit()
+        virtio.poll(driver.queues[0].all_taken, "taking of the request")
+        # In time for a stop that waits
+        timer = threading.Timer(0.05, bench.proxy.process.send_signal, [signal.SIGCONT])
+        timer.start()
+        machine.qmp.command("stop")
+        assert request.status == S_OK
+        timer.join()
+    machine.qmp.command("cont")
     works(driver)
 
 

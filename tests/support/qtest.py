@@ -101,9 +101,9 @@ class Machine(Qemu):
 class PciDevice:
     """One function on the machine's first PCI bus, its BARs mapped and its bus mastering on."""
 
-    def __init__(self, machine, slot):
+    def __init__(self, machine, slot, function=0):
         self.machine = machine
-        self._address = 0x80000000 | slot << 11
+        self._address = 0x80000000 | slot << 11 | function << 8
         if self.config(0, 2) == 0xFFFF:
             raise LookupError(f"no PCI device in slot {slot}")
         self.bars = {}

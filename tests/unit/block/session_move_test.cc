@@ -163,6 +163,17 @@ TEST_F(SessionMoveTest, NothingIsAcceptedFromTheReleaseToTheClaim) {
   EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), -EINVAL);
 }
 
+TEST_F(SessionMoveTest, NothingIsReleasedWithRequestsInFlight) {
+  source.server.Do([](FakeServer* fake) { fake->hold = true; });
+  Channel* channel = source.session->channel(0);
+  channel->Attach({source.loop.get(), Client::Complete, &source, nullptr});
+  CloudblkRequest flush{};
+  flush.operation = CLOUDBLK_OP_FLUSH;
+  ASSERT_EQ(channel->Submit(flush), 0);
+  EXPECT_EQ(Release().error(), EBUSY);
+  EXPECT_FALSE(owner.released());
+}
+
 TEST_F(SessionMoveTest, TheSourceTakesItBack) {
   ASSERT_TRUE(Release().ok());
   ASSERT_TRUE(Adopt().ok());

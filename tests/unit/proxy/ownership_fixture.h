@@ -30,6 +30,8 @@ struct Disk {
   bool readable = true;
   bool locked_elsewhere = false;
   int locks = 0;
+  int syncs = 0;
+  bool loses_writes = false;  // a sync fails
 };
 
 class FakeBackend final : public Backend {
@@ -51,6 +53,10 @@ class FakeBackend final : public Backend {
     if (disk_->full && !text.empty()) return Status(ENOSPC, "no room for attributes");
     disk_->record = text;
     return Status::Ok();
+  }
+  Status SyncAll() override {
+    ++disk_->syncs;
+    return disk_->loses_writes ? Status(EIO, "writes were lost") : Status::Ok();
   }
   Result<std::string> LoadOwner() override {
     if (!disk_->readable) return Status(EIO, "the attribute cannot be read");

@@ -129,6 +129,20 @@ TEST_F(MigrationTest, AReservationOutlivesTheSourceAndTheProxy) {
   EXPECT_EQ(OpenNow(&d_, request), Code::kOk);
 }
 
+TEST_F(OwnershipTest, AReleaseIsAnsweredWhenAllIsDurable) {
+  Open(&a_, Request(1));
+  EXPECT_EQ(disk_.syncs, 0);
+  Release(&a_, {Id(42), 1});
+  EXPECT_EQ(Last(a_), Code::kOk);
+  EXPECT_EQ(disk_.syncs, 1);
+  Claim(&a_, {Id(42), 2});
+  EXPECT_EQ(disk_.syncs, 1);
+  // Who claims it is told by the generation.
+  disk_.loses_writes = true;
+  Release(&a_, {Id(43), 2});
+  EXPECT_EQ(Last(a_), Code::kOk);
+}
+
 TEST_F(OwnershipTest, AReleaseIsAnsweredWhenTheStorageKeepsIt) {
   Open(&a_, Request(1));
   Open(&b_, Request(1, kObserve, 5));
