@@ -292,17 +292,19 @@ void Channel::OnReply(Piece* piece, const wire::Reply& reply) {
     session_->NoteFlush(piece->flush_mark);
   }
   const bool syncs = request->operation == wire::Operation::kFlush || request->fua;
-  const bool failed_sync = syncs && reply.status == wire::Status::kIoError;
-  // Another channel was told of a newer one: what is written here counts as lost until we are too.
-  const bool outdated = session_->generation() != generation_;
-  if ((failed_sync || outdated) && reopened_for_ != generation_) {
-    // All others on this connection would fail too (SPEC.md 10.3). Once for each generation: where
-    // that stays, connecting anew does not help.
-    reopened_for_ = generation_;
-    reopen_ = failed_sync ? "the storage failed to flush" : "the volume has a new generation";
+  if (syncs && reply.status == wire::Status::kIoError) {
+    // All others on this connection would fail too (SPEC.md 10.3).
+    Reopen("the storage failed to flush");
   }
   attempts_ = 0;
   FinishPiece(piece, ErrnoOf(reply.status));
+}
+
+// Once for each generation: where that stays, connecting anew does not help.
+void Channel::Reopen(const char* why) {
+  if (reopened_for_ == generation_) return;
+  reopened_for_ = generation_;
+  reopen_ = why;
 }
 
 void Channel::FinishPiece(Piece* piece, int error) {

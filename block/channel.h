@@ -140,6 +140,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   LinkedList<Piece>* NextQueue();
   bool NextPiece(RequestFrame* frame);
   void SendPiece(Piece* piece);
+  void Reopen(const char* why);
   void FinishPiece(Piece* piece, int error);
   void CompleteRequest(Request* request);
   void FailAll(int error);
@@ -230,7 +231,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   uint32_t attempts_ = 0;      // to connect, since the last answer
   int64_t ready_since_ns_ = 0;
   int64_t silent_since_ns_ = 0;           // nothing was received since, though requests wait
-  std::optional<uint64_t> reopened_for_;  // the generation in which a flush failed
+  std::optional<uint64_t> reopened_for_;  // the generation that was served then
   bool pinged_ = false;
   bool timer_armed_ = false;
   bool resize_sent_ = false;                // on this connection, and not answered

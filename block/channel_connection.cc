@@ -203,6 +203,11 @@ void Channel::Receive() {
                             : ConnectionFailure{-error, receiver_.error(), false, 0, false});
     return;
   }
+  if (state_ == State::kReady && session_->generation() != generation_) {
+    // Another channel was told of a newer one: what is written here counts as lost until we are
+    // too.
+    Reopen("the volume has a new generation");
+  }
   if (reopen_ != nullptr) {
     const std::string why = reopen_;
     Log(CLOUDBLK_LOG_WARNING, why + "; connecting anew to be told what is lost");
