@@ -314,6 +314,8 @@ Status File::StoreOwner(const std::string& text) {
 // The kernel reports a lost write once only. So who syncs beside another waits until that has seen
 // to it that all know.
 int File::Sync(int (*sync)(int)) {
+  // Some file systems that cannot be written to refuse it.
+  if (geometry_.read_only) return 0;
   std::lock_guard lock(generation_mutex_);
   if (sync(file_.fd) == 0) return 0;
   const int error = errno;
