@@ -38,37 +38,26 @@ void Ownership::Restore() {
 }
 
 void Ownership::Open(Peer* peer, const OpenRequest& request) {
-  Operation operation{};
-  operation.kind = Operation::Kind::kOpen;
-  operation.peer = peer;
-  operation.request = request;
-  Enqueue(std::move(operation));
+  Enqueue(Operation::Kind::kOpen, peer, request, {});
 }
 
 void Ownership::Release(Peer* peer, const wire::TokenMessage& message) {
-  Operation operation{};
-  operation.kind = Operation::Kind::kRelease;
-  operation.peer = peer;
-  operation.message = message;
-  Enqueue(std::move(operation));
+  Enqueue(Operation::Kind::kRelease, peer, {}, message);
 }
 
 void Ownership::Claim(Peer* peer, const wire::TokenMessage& message) {
+  Enqueue(Operation::Kind::kClaim, peer, {}, message);
+}
+
+void Ownership::End(Peer* peer) { Enqueue(Operation::Kind::kEnd, peer, {}, {}); }
+
+void Ownership::Enqueue(Operation::Kind kind, Peer* peer, const OpenRequest& request,
+                        const wire::TokenMessage& message) {
   Operation operation{};
-  operation.kind = Operation::Kind::kClaim;
+  operation.kind = kind;
   operation.peer = peer;
+  operation.request = request;
   operation.message = message;
-  Enqueue(std::move(operation));
-}
-
-void Ownership::End(Peer* peer) {
-  Operation operation{};
-  operation.kind = Operation::Kind::kEnd;
-  operation.peer = peer;
-  Enqueue(std::move(operation));
-}
-
-void Ownership::Enqueue(Operation operation) {
   std::lock_guard lock(mutex_);
   queue_.push_back(std::move(operation));
   Advance();

@@ -126,11 +126,13 @@ class Ownership {
     OwnershipAnswer answer;
   };
 
+  void Enqueue(Operation::Kind kind, Peer* peer, const OpenRequest& request,
+               const wire::TokenMessage& message);
+
   // Below: with mutex_ held.
 
   // An operation is judged, stops those who are in its way, is committed, has the record kept, and
   // is finished: whoever is told that it holds the volume is found after a crash.
-  void Enqueue(Operation operation);
   void Advance();
   void Start(Operation* operation);
   void Finish(Operation* operation);

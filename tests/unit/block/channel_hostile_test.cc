@@ -14,6 +14,14 @@ namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
 
+std::string Pings(int count) {
+  const std::string ping =
+      FakeServer::Frame(wire::FrameType::kPing, wire::Ping{1}, wire::kPingSize, "");
+  std::string pings;
+  for (int i = 0; i < count; ++i) pings += ping;
+  return pings;
+}
+
 class ChannelHostile : public ::testing::Test {
  protected:
   // A read and a write wait for their answers.
@@ -185,11 +193,7 @@ TEST(ChannelHostileHandshake, PingsWithoutEndBeforeAClose) {
   f.Open();
   f.server.link()->habits.send_buffer = 0;
   f.server.deaf = true;
-  const std::string ping =
-      FakeServer::Frame(wire::FrameType::kPing, wire::Ping{1}, wire::kPingSize, "");
-  std::string pings;
-  for (int i = 0; i < 1638; ++i) pings += ping;
-  f.server.Send(pings);
+  f.server.Send(Pings(1638));
   f.Run();
   EXPECT_EQ(f.server.connections(), 2u) << "more than it answers";
   f.channel.Close(true);
@@ -206,11 +210,7 @@ TEST(ChannelHostileHandshake, AnOutboxFullOfPingsBeforeAClose) {
   f.Run();
   ASSERT_EQ(f.server.pending.size(), 1u);
   f.server.deaf = true;
-  const std::string ping =
-      FakeServer::Frame(wire::FrameType::kPing, wire::Ping{1}, wire::kPingSize, "");
-  std::string pings;
-  for (int i = 0; i < 1625; ++i) pings += ping;
-  f.server.Send(pings);
+  f.server.Send(Pings(1625));
   f.Run();
   for (int i = 0; i < 40; ++i) {
     // So long that it asks, and then a sign of life.
@@ -294,11 +294,7 @@ TEST_F(ChannelHostile, AnImpossibleSize) {
 TEST_F(ChannelHostile, MorePingsThanItReadsAnswersTo) {
   f.server.link()->habits.send_buffer = 1;
   f.server.deaf = true;
-  std::string pings;
-  for (int i = 0; i < 4000; ++i) {
-    pings += FakeServer::Frame(wire::FrameType::kPing, wire::Ping{1}, wire::kPingSize, "");
-  }
-  f.server.Send(pings);
+  f.server.Send(Pings(4000));
   f.Run();
   f.server.deaf = false;
   ExpectDropped();

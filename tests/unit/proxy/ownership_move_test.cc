@@ -15,6 +15,14 @@ class MigrationTest : public OwnershipTest {
     Release(&a_, {Id(42), 1});
     EXPECT_EQ(Last(a_), Code::kOk);
   }
+  // `c_` and `d_`, of another session.
+  void ObserveByTwoChannels() {
+    OpenRequest request = Request(2, kObserve);
+    request.open.channel_count = 2;
+    Open(&c_, request);
+    request.open.channel = 1;
+    Open(&d_, request);
+  }
 };
 
 TEST_F(MigrationTest, WhatIsReleasedIsActiveForNobody) {
@@ -86,12 +94,7 @@ TEST_F(MigrationTest, AnotherSessionMayClaimAndTheOldOneIsFenced) {
 }
 
 TEST_F(MigrationTest, AllChannelsOfTheClaimantBecomeActive) {
-  OpenRequest first = Request(2, kObserve);
-  first.open.channel_count = 2;
-  OpenRequest second = first;
-  second.open.channel = 1;
-  Open(&c_, first);
-  Open(&d_, second);
+  ObserveByTwoChannels();
   Claim(&d_, {Id(42), 2});
   Gone(&a_);
   EXPECT_TRUE(c_.active());
@@ -163,12 +166,7 @@ TEST_F(OwnershipTest, AReleaseIsAnsweredWhenTheStorageKeepsIt) {
 }
 
 TEST_F(MigrationTest, AClaimHoldsThoughTheChannelThatAskedIsGoneWhenItIsKept) {
-  OpenRequest first = Request(2, kObserve);
-  first.open.channel_count = 2;
-  OpenRequest second = first;
-  second.open.channel = 1;
-  Open(&c_, first);
-  Open(&d_, second);
+  ObserveByTwoChannels();
   hangs_ = true;
   Claim(&d_, {Id(42), 2});
   Gone(&a_);
