@@ -87,8 +87,9 @@ int Channel::Check(const CloudblkRequest& request, uint64_t* length) const {
   if (session_->observe()) return -ENOTSUP;
   const bool may_fua =
       request.operation == CLOUDBLK_OP_WRITE || request.operation == CLOUDBLK_OP_WRITE_ZEROES;
-  const uint32_t allowed = CLOUDBLK_REQUEST_MORE | (may_fua ? CLOUDBLK_REQUEST_FUA : 0u) |
-                           (request.operation == CLOUDBLK_OP_FLUSH ? CLOUDBLK_REQUEST_OWN : 0u);
+  const uint32_t allowed =
+      CLOUDBLK_REQUEST_MORE | (may_fua ? CLOUDBLK_REQUEST_FUA : 0u) |
+      (request.operation == CLOUDBLK_OP_FLUSH ? CLOUDBLK_REQUEST_OWN | CLOUDBLK_REQUEST_AGAIN : 0u);
   if ((request.flags & ~allowed) != 0) return -EINVAL;
   switch (request.operation) {
     case CLOUDBLK_OP_READ:
@@ -115,8 +116,7 @@ int Channel::Submit(const CloudblkRequest& request) {
   mine->length = length;
   mine->opaque = request.opaque;
   mine->own = (request.flags & CLOUDBLK_REQUEST_OWN) != 0;
-  mine->losses = session_->losses();
-  mine->mark = session_->FlushMark();
+  mine->since = (request.flags & CLOUDBLK_REQUEST_AGAIN) != 0 ? given_up_since_ : session_->Now();
   mine->iov.clear();
   mine->ranges.clear();
   if (HasRanges(mine->operation)) {
@@ -194,7 +194,7 @@ bool Channel::NextPiece(RequestFrame* frame) {
   Piece* piece = queue->front();
   Request* request = piece->request;
   if (request->operation == wire::Operation::kFlush && !request->own &&
-      session_->FlushFails(request->losses, request->mark)) {
+      session_->FlushFails(request->since)) {
     Log(CLOUDBLK_LOG_ERROR,
         "the server lost writes that were not flushed; this flush fails to say so");
     queue->Remove(piece);
@@ -340,6 +340,7 @@ void Channel::FailAll(int error) {
     requests_.Give(request);
   }
   queue_.Prepend(&bulk_queue_);
+  NoteFlushesGivenUp();
   while (!queue_.empty()) {
     Piece* piece = queue_.PopFront();
     // Also where another piece has failed before: given up is what counts.
@@ -347,6 +348,17 @@ void Channel::FailAll(int error) {
     FinishPiece(piece, error);
   }
   assert(sent_.empty());
+}
+
+// The host may submit them again.
+void Channel::NoteFlushesGivenUp() {
+  bool first = true;
+  for (const Piece* piece = queue_.front(); piece != nullptr; piece = piece->next) {
+    const Request& request = *piece->request;
+    if (request.operation != wire::Operation::kFlush || request.own) continue;
+    given_up_since_ = first ? request.since : Earlier(given_up_since_, request.since);
+    first = false;
+  }
 }
 
 void Channel::Revoke() {

@@ -144,6 +144,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   void FinishPiece(Piece* piece, int error);
   void CompleteRequest(Request* request);
   void FailAll(int error);
+  void NoteFlushesGivenUp();
   void Settle();
   void ScheduleTurn();
   void RunTurn();
@@ -250,6 +251,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   LinkedList<Piece> queue_;       // to be sent, in order
   LinkedList<Piece> bulk_queue_;  // likewise, of bulk requests, and what is to be sent again
   LinkedList<Piece> sent_;        // not answered, in the order of sending
+  Since given_up_since_;          // of the flushes that were given up last, the earliest
   BulkWindow bulk_window_;
   // Of the frames being built: what their bulk pieces are stamped with, 0: no window is in force.
   int64_t bulk_now_ns_ = 0;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "block/include/cloudblk.h"
+#include "block/session_state.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk {
@@ -34,8 +35,7 @@ struct Request {
   std::vector<iovec> iov;             // READ, WRITE
   std::vector<CloudblkRange> ranges;  // DISCARD, WRITE_ZEROES
   void* opaque = nullptr;
-  uint64_t losses = 0;  // SessionState::losses() when it was submitted
-  uint64_t mark = 0;    // likewise FlushMark()
+  Since since;  // FLUSH: when it was submitted for the first time
 
   uint32_t pieces = 0;  // not finished
   int result = 0;       // the first error of a piece

@@ -28,12 +28,12 @@ void SessionState::NoteWrite(uint64_t generation) {
   lost_ = true;
 }
 
-bool SessionState::FlushFails(uint64_t losses, uint64_t mark) {
-  if (!lost_.load() && losses == losses_.load()) return false;
+bool SessionState::FlushFails(const Since& since) {
+  if (!lost_.load() && since.losses == losses_.load()) return false;
   const std::lock_guard lock(loss_mutex_);
   const bool untold = lost_.load();
-  if (mark >= lost_mark_) lost_ = false;
-  return untold || losses != losses_.load();
+  if (since.mark >= lost_mark_) lost_ = false;
+  return untold || since.losses != losses_.load();
 }
 
 void SessionState::NoteFlush(uint64_t mark) {

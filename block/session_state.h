@@ -4,6 +4,7 @@
 #ifndef CLOUDBLK_BLOCK_SESSION_STATE_H_
 #define CLOUDBLK_BLOCK_SESSION_STATE_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -45,6 +46,16 @@ enum class ClaimStep {
 // answer was lost, tells who sent it.
 inline constexpr uint64_t kReclaimStep = 1;
 inline constexpr uint64_t kClaimStep = 2;
+
+// A moment in a session's life, for what a FLUSH that is submitted then has to tell
+// (SessionState::FlushFails).
+struct Since {
+  uint64_t losses = 0;  // how often completed writes may have been lost before
+  uint64_t mark = 0;    // SessionState::FlushMark()
+};
+inline Since Earlier(const Since& a, const Since& b) {
+  return {std::min(a.losses, b.losses), std::min(a.mark, b.mark)};
+}
 
 class SessionState {
  public:
@@ -125,12 +136,12 @@ class SessionState {
   // What a FLUSH covers that is sent now: hand it to NoteFlush when it was answered OK.
   uint64_t FlushMark() const { return written_.load(); }
   void NoteFlush(uint64_t mark);
-  // How often completed writes may have been lost. A flush keeps it from when it was submitted.
-  uint64_t losses() const { return losses_.load(); }
+  // Now. A flush keeps it from when it was submitted.
+  Since Now() const { return {losses_.load(), FlushMark()}; }
   // Whether that flush must fail instead of being sent (again): writes that it was to cover may be
-  // lost, or nobody was told yet of some that are. `mark` is FlushMark() when it was submitted:
-  // only a flush from after the lost writes were completed tells of all of them.
-  bool FlushFails(uint64_t losses, uint64_t mark);
+  // lost, or nobody was told yet of some that are. Only a flush from after the lost writes were
+  // completed tells of all of them.
+  bool FlushFails(const Since& since);
 
   // A channel gave up requests that the server may still be working on, until the channel's next
   // OPEN has fenced them. Meanwhile no channel sends any (SPEC.md 8.15).

@@ -300,9 +300,12 @@ static int submit_write(CloudblkReq *req, uint64_t sector)
 
 /* ---- Everything else ---- */
 
-static int submit_flush(CloudblkReq *req)
+static int submit_flush(CloudblkReq *req, bool again)
 {
-    CloudblkRequest request = { .operation = CLOUDBLK_OP_FLUSH };
+    CloudblkRequest request = {
+        .operation = CLOUDBLK_OP_FLUSH,
+        .flags = again ? CLOUDBLK_REQUEST_AGAIN : 0,
+    };
     int ret = submit(req, &request);
 
     return ret < 0 ? ret : -EINPROGRESS;
@@ -396,7 +399,8 @@ static int submit_ranges(CloudblkReq *req, bool discard)
 /* ---- Queues ---- */
 
 /* -EINPROGRESS: the engine has it. Else it is to be answered with that. */
-static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
+static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header,
+                 bool again)
 {
     VirtIODevice *vdev = cloudblk_vdev(req->queue->dev);
     uint64_t sector = virtio_ldq_p(vdev, &header->sector);
@@ -416,7 +420,7 @@ static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header)
         return submit_write(req, sector);
     case VIRTIO_BLK_T_FLUSH:
     case VIRTIO_BLK_T_FLUSH | VIRTIO_BLK_T_OUT:
-        return submit_flush(req);
+        return submit_flush(req, again);
     case VIRTIO_BLK_T_GET_ID:
         return get_id(req);
     case VIRTIO_BLK_T_DISCARD:
@@ -447,9 +451,10 @@ static bool in_ram(const struct iovec *sg, unsigned count)
 
 /*
  * If the driver broke the rules too badly for an answer, the device stops until
- * it is reset.
+ * it is reset. `again`: it was given up when the VM stopped, or the storage
+ * failed it.
  */
-static void handle(CloudblkReq *req)
+static void handle(CloudblkReq *req, bool again)
 {
     VirtQueueElement *elem = &req->elem;
     struct virtio_blk_outhdr header;
@@ -469,7 +474,7 @@ static void handle(CloudblkReq *req)
         drop(req, 0);
         return;
     }
-    result = start(req, &header);
+    result = start(req, &header, again);
     if (result != -EINPROGRESS) {
         answer(req, result);
     }
@@ -510,14 +515,14 @@ static void take_available(CloudblkQueue *queue)
 
     if (cloudblk_ring_open(&ring, queue)) {
         while ((req = cloudblk_ring_pop(&ring))) {
-            handle(req);
+            handle(req, false);
         }
         cloudblk_ring_close(&ring);
         return;
     }
     while ((req = virtqueue_pop(queue->vq, sizeof(*req)))) {
         cloudblk_request_init(req, queue);
-        handle(req);
+        handle(req, false);
     }
 }
 
@@ -530,7 +535,7 @@ void cloudblk_queue_run(CloudblkQueue *queue)
 
     RCU_READ_LOCK_GUARD();
     while ((req = take(&queue->retry))) {
-        handle(req);
+        handle(req, true);
     }
     do {
         if (suppress) {

@@ -209,6 +209,8 @@ typedef enum CloudblkOperation {
 #define CLOUDBLK_REQUEST_FUA 1u  /* durable when it completes: WRITE, WRITE_ZEROES */
 #define CLOUDBLK_REQUEST_MORE 2u /* a kick follows in this loop turn: wait for it */
 #define CLOUDBLK_REQUEST_OWN 4u  /* FLUSH: the host's own. That writes were lost it does not tell */
+#define CLOUDBLK_REQUEST_AGAIN 8u /* FLUSH: one that was given up, here or by the session's source,
+                                     goes on: it also has to tell what was lost since then */
 #define CLOUDBLK_RANGE_UNMAP 1u  /* WRITE_ZEROES may deallocate */
 
 typedef struct CloudblkRange {

@@ -7,12 +7,13 @@ import subprocess
 
 import pytest
 
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, hanging
 from tests.support.qtest import Machine
 from tests.support.shrinking import MIB, SIZE, Shrinking
 from tests.support.virtio import (
     BLK_DISCARD,
     BLK_FLUSH,
+    EVENT_IDX,
     PACKED,
     S_IOERR,
     S_OK,
@@ -136,6 +137,19 @@ def test_a_stop_in_between_does_not_hide_what_was_lost(bench, storage, loops):
     driver.machine.qmp.command("stop")
     driver.machine.qmp.command("cont")
     assert Request(driver, T_FLUSH).submit().wait() == S_IOERR
+    assert Request(driver, T_FLUSH).submit().wait() == S_OK
+
+
+def test_flushes_that_a_stop_gave_up_all_tell_what_was_lost_meanwhile(bench, storage, loops):
+    driver = bench.disk(*IOTHREAD, features=(BLK_FLUSH, EVENT_IDX), **loops)
+    assert Request(driver, T_OUT, 0, bytes(4096)).submit().wait() == S_OK
+    with hanging(storage.proxy):
+        flushes = [Request(driver, T_FLUSH).submit() for _ in range(3)]
+        poll(driver.queues[0].all_taken, "taking of the flushes")
+        driver.machine.qmp.command("stop")
+        lose_writes(storage)
+    driver.machine.qmp.command("cont")
+    assert [flush.wait() for flush in flushes] == [S_IOERR] * 3
     assert Request(driver, T_FLUSH).submit().wait() == S_OK
 
 

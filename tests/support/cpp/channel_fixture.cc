@@ -138,9 +138,9 @@ Io* ChannelFixture::Write(uint64_t offset, std::string_view data,
   return io;
 }
 
-Io* ChannelFixture::Flush() {
+Io* ChannelFixture::Flush(uint32_t flags) {
   Io* io = NewIo(CLOUDBLK_OP_FLUSH);
-  Submit({CLOUDBLK_OP_FLUSH, 0, 0, nullptr, 0, 0, nullptr, io});
+  Submit({CLOUDBLK_OP_FLUSH, flags, 0, nullptr, 0, 0, nullptr, io});
   return io;
 }
 

@@ -70,7 +70,7 @@ class ChannelFixture : public ChannelObserver {
   Io* Read(uint64_t offset, uint64_t length, const std::vector<size_t>& elements = {});
   Io* Write(uint64_t offset, std::string_view data, const std::vector<size_t>& elements = {},
             uint32_t flags = 0);
-  Io* Flush();
+  Io* Flush(uint32_t flags = 0);
   Io* Ranges(CloudblkOperation operation, const std::vector<CloudblkRange>& ranges,
              uint32_t flags = 0);
   // The result of submit, for requests that are refused.

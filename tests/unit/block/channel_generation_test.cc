@@ -194,6 +194,62 @@ TEST_F(ChannelGeneration, AFlushOfTheHostsOwnLeavesItToTheUsersToFail) {
   EXPECT_EQ(FlushNow(), 0);
 }
 
+// The host gave them up, as for a machine that stops, and submits them again when it goes on.
+TEST_F(ChannelGeneration, AllFlushesThatGoOnTellWhatWasLostMeanwhile) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.hold = true;
+  f.Flush();
+  f.Flush();
+  f.Run();
+  f.channel.Revoke();
+  f.server.hold = false;
+  Restart();
+  Io* first = f.Flush(CLOUDBLK_REQUEST_AGAIN);
+  Io* second = f.Flush(CLOUDBLK_REQUEST_AGAIN);
+  f.Run();
+  EXPECT_EQ(first->result, -EIO);
+  EXPECT_EQ(second->result, -EIO);
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AFlushThatGoesOnCoversNothingThatCameAfterIt) {
+  f.server.hold = true;
+  f.Open();
+  f.Flush();
+  Io* write = f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.Answer(1);
+  f.Run();
+  ASSERT_EQ(write->result, 0);
+  f.channel.Revoke();
+  f.server.hold = false;
+  Restart();
+  Io* flush = f.Flush(CLOUDBLK_REQUEST_AGAIN);
+  f.Run();
+  EXPECT_EQ(flush->result, -EIO);
+  EXPECT_EQ(FlushNow(), -EIO);
+  EXPECT_EQ(FlushNow(), 0);
+}
+
+TEST_F(ChannelGeneration, AFlushThatGoesOnIsOkWhereNothingWasLost) {
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  Restart();
+  EXPECT_EQ(FlushNow(), -EIO);
+  f.server.hold = true;
+  f.Flush();
+  f.Run();
+  f.channel.Revoke();
+  f.server.hold = false;
+  f.loop.Advance(100'000'000);
+  Io* flush = f.Flush(CLOUDBLK_REQUEST_AGAIN);
+  f.Run();
+  EXPECT_EQ(flush->result, 0);
+}
+
 TEST_F(ChannelGeneration, ForcedWritesNeedNoFlush) {
   f.Open();
   f.Write(0, Pattern(512, 1), {}, CLOUDBLK_REQUEST_FUA);

@@ -142,16 +142,16 @@ TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
   state.NoteWrite(2);
   state.NoteFlush(mark);
   EXPECT_FALSE(state.SetGeneration(2)) << "no change";
-  const uint64_t losses = state.losses();
+  const Since under_way{state.Now().losses, mark};
   EXPECT_TRUE(state.SetGeneration(3));
-  EXPECT_TRUE(state.FlushFails(losses, mark));
-  const auto fails = [&] { return state.FlushFails(state.losses(), state.FlushMark()); };
+  EXPECT_TRUE(state.FlushFails(under_way));
+  const auto fails = [&] { return state.FlushFails(state.Now()); };
   EXPECT_TRUE(fails()) << "only a flush from before the last write has failed";
-  EXPECT_TRUE(state.FlushFails(losses, mark)) << "was under way then";
+  EXPECT_TRUE(state.FlushFails(under_way)) << "was under way then";
   EXPECT_FALSE(fails());
-  const uint64_t before = state.FlushMark();
+  const Since before = state.Now();
   state.NoteWrite(2);
-  EXPECT_TRUE(state.FlushFails(state.losses(), before));
+  EXPECT_TRUE(state.FlushFails(before));
   EXPECT_TRUE(fails()) << "answered by a connection from before the loss";
   EXPECT_FALSE(fails());
 }

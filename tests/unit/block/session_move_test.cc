@@ -99,11 +99,12 @@ class Client {
     }
     return channel->state() == Channel::State::kReady;
   }
-  int Do(CloudblkOperation operation) {
+  int Do(CloudblkOperation operation, uint32_t flags = 0) {
     std::string data(512, 'd');
     const iovec iov{data.data(), data.size()};
     CloudblkRequest request{};
     request.operation = operation;
+    request.flags = flags;
     if (operation != CLOUDBLK_OP_FLUSH) {
       request.iov = &iov;
       request.iov_count = 1;
@@ -351,6 +352,15 @@ class SessionMoveFlushTest : public ::testing::Test {
 
 TEST_F(SessionMoveFlushTest, ALossMeanwhileFailsTheNextFlush) {
   Move(CLOUDBLK_OP_WRITE, 2);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), -EIO);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
+}
+
+// Which of the writes each was to cover, the destination does not know.
+TEST_F(SessionMoveFlushTest, FlushesOfTheSourceAllFailAfterALossMeanwhile) {
+  Move(CLOUDBLK_OP_WRITE, 2);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH, CLOUDBLK_REQUEST_AGAIN), -EIO);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH, CLOUDBLK_REQUEST_AGAIN), -EIO);
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), -EIO);
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
 }
