@@ -213,7 +213,7 @@ static inline void cloudblk_compat_migration_event(Notifier *notifier,
 static inline void cloudblk_compat_migration_watch(
     CloudblkMigrationWatch *watch)
 {
-#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+#if CLOUDBLK_QEMU_AT_LEAST(8, 2)
     migration_add_notifier(&watch->notifier, cloudblk_compat_migration_event);
 #else
     watch->notifier.notify = cloudblk_compat_migration_event;
@@ -224,7 +224,7 @@ static inline void cloudblk_compat_migration_watch(
 static inline void cloudblk_compat_migration_unwatch(
     CloudblkMigrationWatch *watch)
 {
-#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
+#if CLOUDBLK_QEMU_AT_LEAST(8, 2)
     migration_remove_notifier(&watch->notifier);
 #else
     remove_migration_state_change_notifier(&watch->notifier);
