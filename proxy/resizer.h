@@ -56,6 +56,9 @@ class Resizer {
   // `who` is for the log.
   void Resize(ResizeMember* member, const wire::Resize& request, std::string who);
 
+  // Nothing is being carried out. Any thread.
+  bool idle() const { return worker_.idle(); }
+
  private:
   struct Operation {
     ResizeMember* member;  // null: it left

@@ -35,7 +35,8 @@ Server::~Server() {
 
 Status Server::OpenVolumes(const Options& options) {
   for (const VolumeOptions& wanted : options.volumes) {
-    Result<std::unique_ptr<Backend>> backend = OpenBackend(wanted.name, wanted.backend);
+    Result<std::unique_ptr<Backend>> backend =
+        OpenBackend(wanted.name, wanted.backend, options.state_dir);
     if (!backend.ok()) return backend.status();
     auto volume = std::make_unique<Volume>(wanted.name, std::move(*backend), options.lease_s * 1000,
                                            MonotonicNs);
@@ -98,10 +99,10 @@ bool Server::Shutdown(std::chrono::milliseconds patience) {
   });
   closed.get_future().wait();
   for (const auto& loop : loops_) loop->PostGoAway();
-  const auto busy = [](const std::unique_ptr<LoopThread>& loop) {
-    return loop->connections() != 0;
-  };
-  while (std::ranges::any_of(loops_, busy)) {
+  const auto connected = [](const auto& loop) { return loop->connections() != 0; };
+  // What a client asked for that has gone may still be waited for by the end of its volume.
+  const auto busy = [](const auto& volume) { return !volume.second->idle(); };
+  while (std::ranges::any_of(loops_, connected) || std::ranges::any_of(volumes_, busy)) {
     if (std::chrono::steady_clock::now() >= deadline) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }

@@ -26,6 +26,9 @@ struct Volume {
                   [this](std::function<void()> fn) { keeper.Run(std::move(fn)); }),
         resizer(name, backend.get(), &ownership) {}
 
+  // Nothing is kept or resized. Any thread.
+  bool idle() const { return keeper.idle() && resizer.idle(); }
+
   const std::string name;
   const uint32_t lease_ms;
   const std::unique_ptr<Backend> backend;

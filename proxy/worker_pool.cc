@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "proxy/worker_pool.h"
 
+#include <system_error>
 #include <utility>
 
 namespace cloudblk::proxy {
+
+WorkerPool::WorkerPool(size_t max_threads) : max_threads_(max_threads) {
+  threads_.emplace_back([this] { Work(); });
+}
 
 WorkerPool::~WorkerPool() {
   {
@@ -19,10 +24,19 @@ void WorkerPool::Run(std::function<void()> fn) {
     std::lock_guard lock(mutex_);
     queue_.push_back(std::move(fn));
     if (queue_.size() > idle_ && threads_.size() < max_threads_) {
-      threads_.emplace_back([this] { Work(); });
+      try {
+        threads_.emplace_back([this] { Work(); });
+      } catch (const std::system_error&) {
+        // The host allows no more: those that are there do it.
+      }
     }
   }
   wake_.notify_one();
+}
+
+bool WorkerPool::idle() const {
+  std::lock_guard lock(mutex_);
+  return queue_.empty() && idle_ == threads_.size();
 }
 
 void WorkerPool::Work() {

@@ -13,11 +13,12 @@
 
 namespace cloudblk::proxy {
 
-// Threads start when there is work for them, up to a limit, and stay. Each backend has its own
-// pool, so that a storage that hangs holds up nobody else's calls.
+// One thread, and more when there is work for them, up to a limit; they stay. Each backend has its
+// own pool, so that a storage that hangs holds up nobody else's calls.
 class WorkerPool {
  public:
-  explicit WorkerPool(size_t max_threads) : max_threads_(max_threads) {}
+  // std::system_error: the host allows no more threads.
+  explicit WorkerPool(size_t max_threads);
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
   // Runs what was queued, then ends the threads.
@@ -25,12 +26,14 @@ class WorkerPool {
 
   // Runs fn once on one of the threads. Any thread.
   void Run(std::function<void()> fn);
+  // Whether all that was given to it has been done. Any thread.
+  bool idle() const;
 
  private:
   void Work();
 
   const size_t max_threads_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   // All below: under mutex_.
   std::condition_variable wake_;
   std::deque<std::function<void()>> queue_;
