@@ -37,11 +37,17 @@ Listener::Listener(const Endpoint& endpoint, UniqueFd fd, EventLoop* loop, Accep
       loop_(loop),
       accept_(std::move(accept)),
       fd_(std::move(fd)),
-      pause_(loop->NewTimer([this] { Start(); })) {}
+      pause_(loop->NewTimer([this] { Start(); })) {
+  if (endpoint_.kind == Endpoint::Kind::kUnix) stat(endpoint_.path.c_str(), &file_);
+}
 
 Listener::~Listener() {
-  // While it still listens, so that the file cannot be a successor's.
-  if (endpoint_.kind == Endpoint::Kind::kUnix) unlink(endpoint_.path.c_str());
+  // Somebody may have removed it, and a successor may have made its own.
+  struct stat now {};
+  if (endpoint_.kind == Endpoint::Kind::kUnix && stat(endpoint_.path.c_str(), &now) == 0 &&
+      now.st_dev == file_.st_dev && now.st_ino == file_.st_ino) {
+    unlink(endpoint_.path.c_str());
+  }
 }
 
 void Listener::Start() { loop_->Watch(fd_.get(), true, false, this); }

@@ -2,6 +2,8 @@
 #ifndef CLOUDBLK_PROXY_LISTENER_H_
 #define CLOUDBLK_PROXY_LISTENER_H_
 
+#include <sys/stat.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -42,6 +44,7 @@ class Listener final : public FdHandler {
   const AcceptFn accept_;
   UniqueFd fd_;
   std::unique_ptr<Timer> pause_;
+  struct stat file_ {};  // of a unix socket
 };
 
 }  // namespace cloudblk::proxy

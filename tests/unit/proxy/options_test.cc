@@ -72,6 +72,8 @@ TEST_F(ConfigTest, AMissingFileIsNamed) {
   EXPECT_THAT(ReadConfig(folder_ / "none.toml", &options_).message(), HasSubstr("none.toml"));
 }
 
+TEST_F(ConfigTest, AnEmptyFileSaysNothing) { EXPECT_EQ(Read(""), ""); }
+
 TEST(ParseVolumeTest, WantsANameAndAUri) {
   const Result<VolumeOptions> volume = ParseVolume("disk=memory:?size=1G");
   ASSERT_TRUE(volume.ok());
