@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // cloudblk-proxy: serves volumes to cloudblk devices.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <pthread.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "proxy/options.h"
@@ -32,6 +34,7 @@ struct CommandLine {
   uint32_t threads = 0;
   uint32_t lease_s = 0;
   std::string log_level;
+  std::string state_dir;
 };
 
 int Fail(const std::string& message, int code) {
@@ -54,6 +57,9 @@ void Describe(CLI::App* app, CommandLine* line) {
       ->check(CLI::Range(1u, kMaxLeaseS));
   app->add_option("--log-level", line->log_level, "How much is logged (default info)")
       ->check(CLI::IsMember(kLogLevels));
+  app->add_option("--state-dir", line->state_dir,
+                  "Where is kept who holds a block device (default /var/lib/cloudblk)")
+      ->type_name("DIR");
   app->set_version_flag("--version", std::string("cloudblk-proxy " CLOUDBLK_VERSION));
   app->footer(
       "Backend URIs:\n"
@@ -83,6 +89,7 @@ Result<Options> Collect(const CommandLine& line) {
   if (line.threads != 0) options.threads = line.threads;
   if (line.lease_s != 0) options.lease_s = line.lease_s;
   if (!line.log_level.empty()) options.log_level = line.log_level;
+  if (!line.state_dir.empty()) options.state_dir = line.state_dir;
   const Status status = CheckOptions(options);
   if (!status.ok()) return status;
   return options;
@@ -97,6 +104,17 @@ void AllowManyDescriptors() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+Result<std::unique_ptr<Server>> Start(const Options& options) {
+  try {
+    return Server::Create(options);
+  } catch (const std::system_error& error) {
+    return Status(error.code().value(),
+                  fmt::format("cannot start a thread ({}); each volume has up to 5: allow this "
+                              "process more (ulimit -u, TasksMax=)",
+                              error.code().message()));
+  }
+}
+
 int Serve(const Options& options) {
   AllowManyDescriptors();
   // Every thread inherits this: signals are taken here only.
@@ -109,7 +127,7 @@ int Serve(const Options& options) {
   // A file size limit is an error of the request, not the end of the process.
   signal(SIGXFSZ, SIG_IGN);
 
-  Result<std::unique_ptr<Server>> server = Server::Create(options);
+  Result<std::unique_ptr<Server>> server = Start(options);
   if (!server.ok()) return Fail(server.status().message(), kUserError);
   (*server)->Start();
   for (const std::string& address : (*server)->Addresses()) {
@@ -128,7 +146,15 @@ int Serve(const Options& options) {
   return 0;
 }
 
+// Or the first volume gets the descriptor of one that is closed, and the log with it.
+void OccupyStandardDescriptors() {
+  int fd = open("/dev/null", O_RDWR);
+  while (fd >= 0 && fd <= STDERR_FILENO) fd = open("/dev/null", O_RDWR);
+  if (fd >= 0) close(fd);
+}
+
 int Main(int argc, char** argv) {
+  OccupyStandardDescriptors();
   CommandLine line;
   CLI::App app("Serves volumes to cloudblk devices.");
   Describe(&app, &line);

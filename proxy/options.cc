@@ -48,11 +48,18 @@ class ConfigReader {
       } else {
         Fail(value, "log-level is \"debug\", \"info\", \"warning\", \"error\" or \"off\"");
       }
+    } else if (key == "state-dir") {
+      const auto text = value.value<std::string>();
+      if (text && text->starts_with('/')) {
+        options_->state_dir = *text;
+      } else {
+        Fail(value, "state-dir is the absolute path of a folder, as a string");
+      }
     } else if (key == "volumes") {
       Volumes(value);
     } else {
-      Fail(value, fmt::format("unknown setting '{}'; there are listen, threads, lease, log-level "
-                              "and the table volumes",
+      Fail(value, fmt::format("unknown setting '{}'; there are listen, threads, lease, log-level, "
+                              "state-dir and the table volumes",
                               key));
     }
   }
@@ -130,7 +137,9 @@ Result<VolumeOptions> ParseVolume(const std::string& text) {
 Status ReadConfig(const std::string& path, Options* options) {
   std::ifstream file(path);
   std::stringstream text;
-  if (!file || !(text << file.rdbuf())) {
+  // Of an empty file nothing can be put out, which counts as a failure.
+  if (file.peek() != std::ifstream::traits_type::eof()) text << file.rdbuf();
+  if (!file.is_open() || file.bad() || !text) {
     return Status(ENOENT, fmt::format("cannot read the configuration {}: {}", path,
                                       strerror(errno != 0 ? errno : EIO)));
   }

@@ -22,6 +22,7 @@ struct Options {
   uint32_t threads = 1;
   uint32_t lease_s = 10;
   std::string log_level = "info";
+  std::string state_dir = "/var/lib/cloudblk";
 };
 
 inline constexpr uint32_t kMaxThreads = 256;

@@ -13,12 +13,15 @@
 
 namespace cloudblk::proxy {
 
-// Opens the storage that `uri` names for the volume `volume`. The error is one line for the user.
-Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const std::string& uri);
+// Opens the storage that `uri` names for the volume `volume`. `state_dir` is where is kept what a
+// storage cannot keep with the data. The error is one line for the user.
+Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const std::string& uri,
+                                             const std::string& state_dir);
 
 // One per scheme; they take their options from `uri`.
 Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUri uri);
-Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri);
+Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,
+                                          const std::string& state_dir);
 
 // A random UUID, and a random number.
 wire::Uuid RandomUuid();

@@ -47,7 +47,8 @@ File::File(const FileOptions& options, OpenedFile file)
               : file_.direct ? Engine::kLibaio
                              : Engine::kThreads),
       usable_size_(file_.size),
-      file_generation_(file_.fd),
+      attributes_(file_.Attributes(options)),
+      file_generation_(&attributes_),
       syncs_(
           &sync_threads_, this, [this] { return Sync(fdatasync); },
           [](int) { /* Sync has seen to it */ }),
@@ -99,6 +100,10 @@ bool File::Submit(LoopContext& context, IoOp* op) {
       return false;
     case wire::Operation::kDiscard:
     case wire::Operation::kWriteZeroes:
+      // What is queued before it goes ahead of it: later it would wait for the file's lock on the
+      // loop.
+      context.Kick();
+      ranges_under_way_.fetch_add(1, std::memory_order_relaxed);
       range_threads_.Run([this, op] { RunRanges(op); });
       return false;
   }
@@ -107,7 +112,10 @@ bool File::Submit(LoopContext& context, IoOp* op) {
 }
 
 void File::QueueTransfer(IoOp* op) {
-  if (engine_ == Engine::kThreads) {
+  // A range takes the file's lock in the kernel, and io_submit would wait for it on the loop.
+  const bool blocks = engine_ == Engine::kLibaio && !file_.block_device &&
+                      ranges_under_way_.load(std::memory_order_relaxed) != 0;
+  if (engine_ == Engine::kThreads || blocks) {
     transfer_threads_.Run([this, op] { RunTransfer(op); });
     return;
   }
@@ -152,6 +160,12 @@ void File::Finish(IoOp* op, int result) {
     NoteSize();
     result = -EIO;
   }
+  // A block device that shrank says that it is full.
+  uint64_t size = 0;
+  if (result == -ENOSPC && file_.block_device && ioctl(file_.fd, BLKGETSIZE64, &size) == 0 &&
+      op->offset + op->length > size) {
+    result = -EIO;
+  }
   op->result = result;
   if (result != 0) LogFirst(-result, *op);
   if (result == 0 && op->fua) {
@@ -188,6 +202,7 @@ void File::RunRanges(IoOp* op) {
     op->result = RunRange(*op, range);
     if (op->result != 0) break;
   }
+  ranges_under_way_.fetch_sub(1, std::memory_order_relaxed);
   if (op->result != 0 && op->result != -ECANCELED) LogFirst(-op->result, *op);
   if (op->result == 0 && op->fua) {
     syncs_.Add(op);
@@ -215,18 +230,23 @@ int File::Discard(const wire::Range& range) {
   } else {
     error = Allocate(FALLOC_FL_PUNCH_HOLE, range);
   }
-  // A storage that will not discard has done all that DISCARD asks for.
-  return error == -EOPNOTSUPP ? 0 : error;
+  // A storage that will not discard (or not in pieces smaller than its blocks) has done all that
+  // DISCARD asks for.
+  return error == -EOPNOTSUPP || (file_.block_device && error == -EINVAL) ? 0 : error;
 }
 
 int File::WriteZeroes(const IoOp& op, const wire::Range& range) {
   if (range.length == 0) return 0;
   if ((range.flags & wire::RangeFlag::kUnmap) != 0 && geometry_.discard) {
     const int error = Allocate(FALLOC_FL_PUNCH_HOLE, range);
-    if (error != -EOPNOTSUPP) return error;
+    if (error != -EOPNOTSUPP && !(file_.block_device && error == -EINVAL)) return error;
   }
   if (zero_range_works_.load(std::memory_order_relaxed)) {
     const int error = Allocate(FALLOC_FL_ZERO_RANGE, range);
+    // Smaller than the device's blocks.
+    if (file_.block_device && error == -EINVAL) {
+      return WritePlainZeroes(op, range.offset, range.length);
+    }
     if (error != -EOPNOTSUPP) return error;
     zero_range_works_.store(false, std::memory_order_relaxed);
   }
@@ -291,6 +311,20 @@ void File::LogFirst(int error, const IoOp& op) {
 Status File::AcquireExclusive() {
   Status locked = LockFile(file_.fd, options_.path, geometry_.read_only);
   if (!locked.ok()) return locked;
+  // That lock is one of the device node, and each container may have a node of its own. This one is
+  // of the device, and nobody can mount it meanwhile.
+  if (file_.block_device && !geometry_.read_only) {
+    const std::string own = "/proc/self/fd/" + std::to_string(file_.fd);
+    claim_.reset(open(own.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
+    if (!claim_) {
+      const int error = errno;
+      UnlockFile(file_.fd);
+      return Status(error, options_.path +
+                               " cannot be had for this proxy alone (is it mounted, or "
+                               "does another process use it?): " +
+                               strerror(error));
+    }
+  }
   // Who had it before may have failed to flush.
   std::lock_guard lock(generation_mutex_);
   file_generation_.Load();
@@ -298,13 +332,16 @@ Status File::AcquireExclusive() {
   return Status::Ok();
 }
 
-void File::ReleaseExclusive() { UnlockFile(file_.fd); }
+void File::ReleaseExclusive() {
+  claim_.reset();
+  UnlockFile(file_.fd);
+}
 
 Status File::StoreOwner(const std::string& text) {
   if (geometry_.read_only) return Status::Ok();
-  const int error = SetAttribute(file_.fd, "owner", text);
+  const int error = attributes_.Set("owner", text);
   if (error != 0) {
-    return Status(error, std::string("no extended attribute can be set on ") + options_.path +
+    return Status(error, "cannot set " + attributes_.Describe("owner") + " for " + options_.path +
                              ": " + strerror(error));
   }
   // Else a crash of the host could bring the owner before back, after whose end data was flushed.
@@ -331,12 +368,14 @@ Status File::SyncAll() {
 
 Result<std::string> File::LoadOwner() {
   if (geometry_.read_only) return std::string();
-  return GetAttribute(file_.fd, "owner");
+  return attributes_.Get("owner");
 }
 
-Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri) {
+Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,
+                                          const std::string& state_dir) {
   Result<FileOptions> options = ParseFileOptions(volume, std::move(uri));
   if (!options.ok()) return options.status();
+  options->state_dir = state_dir;
   Result<OpenedFile> file = OpenVolumeFile(*options);
   if (!file.ok()) return file.status();
   WaitForPredecessor(file->fd, options->path, options->read_only);

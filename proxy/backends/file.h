@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 
+#include "block/socket.h"
 #include "proxy/async_io.h"
 #include "proxy/backend.h"
 #include "proxy/backends/file_store.h"
@@ -68,8 +69,11 @@ class File final : public Backend, public AsyncIoSink {
   std::atomic<int64_t> size_checked_{0};    // coarse clock, nanoseconds
   std::atomic<uint64_t> errors_logged_{0};  // a bit per errno below 64
   std::atomic<bool> zero_range_works_{true};
+  std::atomic<int> ranges_under_way_{0};
+  const FileAttributes attributes_;
   std::mutex generation_mutex_;
   FileGeneration file_generation_;  // under generation_mutex_
+  UniqueFd claim_;                  // of a block device, while it is held; under Ownership's lock
   SyncQueue syncs_;
   // Last: their threads end before anything they use. Transfers and ranges may end in a sync.
   WorkerPool sync_threads_;

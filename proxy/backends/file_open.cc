@@ -43,8 +43,10 @@ int SyncFolderOf(const std::string& path) {
   return error;
 }
 
-Status Create(const FileOptions& options) {
-  const int fd = open(options.path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+// `begun`: it is there, but empty, as a crash may leave it.
+Status Create(const FileOptions& options, bool begun) {
+  const int flags = begun ? 0 : O_CREAT | O_EXCL;
+  const int fd = open(options.path.c_str(), O_RDWR | O_CLOEXEC | flags, 0600);
   if (fd < 0) {
     return errno == EEXIST ? Status::Ok() : Failed(options, "cannot create", errno);
   }
@@ -53,7 +55,7 @@ Status Create(const FileOptions& options) {
   if (error == 0) error = SyncFolderOf(options.path);
   close(fd);
   if (error == 0) return Status::Ok();
-  unlink(options.path.c_str());
+  if (!begun) unlink(options.path.c_str());
   return Failed(options, "cannot create", error);
 }
 
@@ -138,6 +140,18 @@ uint64_t ReadSysNumber(const struct statx& info, const char* name) {
   return 0;
 }
 
+// A loop device's name says nothing: another file may be behind it the next time.
+std::string KeyOfBlockDevice(const FileOptions& options, const struct statx& info) {
+  std::ifstream loop(fmt::format("/sys/dev/block/{}:{}/loop/backing_file", info.stx_rdev_major,
+                                 info.stx_rdev_minor));
+  std::string name;
+  if (!std::getline(loop, name)) name = options.path;
+  // As the name of a file.
+  std::string key;
+  for (const char c : name) key += c == '/' ? "%2F" : c == '%' ? "%25" : std::string(1, c);
+  return key;
+}
+
 void DescribeBlockDevice(const struct statx& info, OpenedFile* file) {
   Geometry& geometry = file->geometry;
   unsigned physical = 0;
@@ -165,7 +179,7 @@ Status FindSize(const FileOptions& options, const struct statx& info, OpenedFile
     return Failed(options, "cannot find the size of", errno);
   }
   file->size = size;
-  if (options.size && *options.size != size && !WasResizedTo(file->fd, size)) {
+  if (options.size && *options.size != size && !WasResizedTo(file->Attributes(options), size)) {
     return Bad(options, fmt::format("has {} bytes, but size={} was asked for; its size is not "
                                     "changed: correct or leave out size=",
                                     size, *options.size));
@@ -182,6 +196,7 @@ OpenedFile& OpenedFile::operator=(OpenedFile&& other) noexcept {
   block_device = other.block_device;
   geometry = other.geometry;
   uuid = other.uuid;
+  key = std::move(other.key);
   return *this;
 }
 
@@ -199,7 +214,10 @@ Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
                                 "the URI to make it",
                                 options.volume, options.path));
     }
-    const Status created = Create(options);
+    const Status created = Create(options, false);
+    if (!created.ok()) return created;
+  } else if (options.create && S_ISREG(existing.st_mode) && existing.st_size == 0) {
+    const Status created = Create(options, true);
     if (!created.ok()) return created;
   }
   OpenedFile file;
@@ -217,6 +235,7 @@ Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
   if (!file.block_device && !S_ISREG(info.stx_mode)) {
     return Bad(options, "is neither a regular file nor a block device");
   }
+  if (file.block_device) file.key = KeyOfBlockDevice(options, info);
   status = FindSize(options, info, &file);
   if (!status.ok()) return status;
   status = ChooseBlockSize(options, info, &file);

@@ -59,7 +59,7 @@ Status File::Resize(uint64_t size) {
   Status allowed = CheckResize(size, static_cast<uint64_t>(found));
   if (!allowed.ok()) return allowed;
   if (!file_.block_device) {
-    NoteResize(file_.fd, this->size(), size);
+    NoteResize(attributes_, this->size(), size);
     if (ftruncate(file_.fd, static_cast<off_t>(size)) != 0) {
       return Status(
           errno, fmt::format("cannot change the size of {}: {}", options_.path, strerror(errno)));

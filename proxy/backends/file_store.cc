@@ -3,10 +3,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/limits.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "proxy/backends/backends.h"
 #include "proxy/backends/hash.h"
 
 namespace cloudblk::proxy {
@@ -30,8 +29,6 @@ struct flock WholeFile(short type) {
   lock.l_whence = SEEK_SET;
   return lock;
 }
-
-std::string AttributeName(const char* name) { return std::string("user.cloudblk.") + name; }
 
 }  // namespace
 
@@ -101,13 +98,20 @@ void UnlockFile(int fd) {
   if (fcntl(fd, F_OFD_SETLK, &lock) != 0) spdlog::error("cannot unlock: {}", strerror(errno));
 }
 
-FileGeneration::FileGeneration(int fd) : fd_(fd) {
+FileGeneration::FileGeneration(const FileAttributes* attributes) : attributes_(attributes) {
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id_;
+  // Nobody can tell then whether the host crashed: each start counts as one.
+  if (boot_id_.empty()) {
+    spdlog::warn(
+        "cannot read the host's boot_id (is /proc/sys there?): clients are told with each "
+        "start of the proxy that writes which were not flushed may be lost");
+    boot_id_ = fmt::format("{:x}", Random64());
+  }
   Load();
 }
 
 void FileGeneration::Load() {
-  const Result<std::string> read = GetAttribute(fd_, "sync-failures");
+  const Result<std::string> read = attributes_->Get("sync-failures");
   const std::string kept = read.ok() ? read.value() : std::string();
   const size_t space = kept.find(' ');
   // Failures before the last boot are part of what that boot lost anyway.
@@ -119,12 +123,10 @@ void FileGeneration::Load() {
 
 uint64_t FileGeneration::Advance() {
   ++failures_;
-  const int error = SetAttribute(fd_, "sync-failures", fmt::format("{} {}", boot_id_, failures_));
+  const int error = attributes_->Set("sync-failures", fmt::format("{} {}", boot_id_, failures_));
   if (error != 0) {
-    spdlog::error(
-        "cannot note the failed flush in an extended attribute ({}): a restarted proxy "
-        "will not know of it",
-        strerror(error));
+    spdlog::error("cannot note the failed flush in {} ({}): a restarted proxy will not know of it",
+                  attributes_->Describe("sync-failures"), strerror(error));
   }
   Compute();
   return value_;
@@ -134,8 +136,8 @@ void FileGeneration::Compute() {
   value_ = wire::Load64(HashToUuid(fmt::format("{} {}", boot_id_, failures_)).bytes.data());
 }
 
-void NoteResize(int fd, uint64_t from, uint64_t to) {
-  const int error = SetAttribute(fd, "sizes", fmt::format("{} {}", from, to));
+void NoteResize(const FileAttributes& attributes, uint64_t from, uint64_t to) {
+  const int error = attributes.Set("sizes", fmt::format("{} {}", from, to));
   if (error != 0) {
     spdlog::warn(
         "cannot note the new size in an extended attribute ({}): before the proxy starts again, "
@@ -145,35 +147,13 @@ void NoteResize(int fd, uint64_t from, uint64_t to) {
   }
 }
 
-bool WasResizedTo(int fd, uint64_t size) {
-  const Result<std::string> kept = GetAttribute(fd, "sizes");
+bool WasResizedTo(const FileAttributes& attributes, uint64_t size) {
+  const Result<std::string> kept = attributes.Get("sizes");
   std::istringstream sizes(kept.ok() ? kept.value() : std::string());
   for (uint64_t known; sizes >> known;) {
     if (known == size) return true;
   }
   return false;
-}
-
-int SetAttribute(int fd, const char* name, const std::string& value) {
-  const std::string key = AttributeName(name);
-  if (value.empty()) {
-    return fremovexattr(fd, key.c_str()) == 0 || errno == ENODATA ? 0 : errno;
-  }
-  return fsetxattr(fd, key.c_str(), value.data(), value.size(), 0) == 0 ? 0 : errno;
-}
-
-Result<std::string> GetAttribute(int fd, const char* name) {
-  const std::string key = AttributeName(name);
-  std::string value(XATTR_SIZE_MAX, '\0');
-  const ssize_t length = fgetxattr(fd, key.c_str(), value.data(), value.size());
-  if (length >= 0) {
-    value.resize(static_cast<size_t>(length));
-    return value;
-  }
-  // Device nodes have no such attributes, nor have some file systems.
-  if (errno == ENODATA || errno == EOPNOTSUPP || errno == EPERM) return std::string();
-  return Status(errno,
-                fmt::format("cannot read the extended attribute {}: {}", key, strerror(errno)));
 }
 
 }  // namespace cloudblk::proxy

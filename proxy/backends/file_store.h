@@ -12,6 +12,7 @@
 #include "block/status.h"
 #include "proxy/backend.h"
 #include "proxy/backend_uri.h"
+#include "proxy/backends/file_attributes.h"
 
 namespace cloudblk::proxy {
 
@@ -24,6 +25,7 @@ struct FileOptions {
   bool direct = true;
   bool read_only = false;
   bool uring = false;
+  std::string state_dir;  // where a block device's attributes are kept
 };
 
 // EINVAL with one line for the user.
@@ -36,12 +38,18 @@ struct OpenedFile {
   OpenedFile& operator=(OpenedFile&& other) noexcept;
   ~OpenedFile();
 
+  // Of the file, kept where it can be.
+  FileAttributes Attributes(const FileOptions& options) const {
+    return {fd, block_device ? options.state_dir : std::string(), key};
+  }
+
   int fd = -1;
   bool direct = false;
   bool block_device = false;
   uint64_t size = 0;  // bytes
   Geometry geometry;
   wire::Uuid uuid;
+  std::string key;  // names a block device across restarts of this process and of the host
 };
 
 // Opens (or creates) the file, finds out its geometry and identity, and falls back to buffered I/O
@@ -62,7 +70,8 @@ void UnlockFile(int fd);
 // host's memory) and with each failed sync, also across restarts of this process.
 class FileGeneration {
  public:
-  explicit FileGeneration(int fd);
+  // `attributes` outlive it.
+  explicit FileGeneration(const FileAttributes* attributes);
   uint64_t value() const { return value_; }
   // Takes over what another process kept with the file meanwhile.
   void Load();
@@ -72,7 +81,7 @@ class FileGeneration {
  private:
   void Compute();
 
-  const int fd_;
+  const FileAttributes* const attributes_;
   std::string boot_id_;
   uint64_t failures_ = 0;
   uint64_t value_ = 0;
@@ -80,13 +89,8 @@ class FileGeneration {
 
 // Keeps with the file, where that is possible, that the volume is about to be resized. Then a file
 // of one of these sizes is not held to the size that the configuration still names.
-void NoteResize(int fd, uint64_t from, uint64_t to);
-bool WasResizedTo(int fd, uint64_t size);
-
-// Extended attributes "user.cloudblk.NAME" of the file. Set: 0 or errno; an empty value removes.
-int SetAttribute(int fd, const char* name, const std::string& value);
-// Empty if there is none, or there can be none. An error: it cannot be read.
-Result<std::string> GetAttribute(int fd, const char* name);
+void NoteResize(const FileAttributes& attributes, uint64_t from, uint64_t to);
+bool WasResizedTo(const FileAttributes& attributes, uint64_t size);
 
 }  // namespace cloudblk::proxy
 

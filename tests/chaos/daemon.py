@@ -38,7 +38,7 @@ class Daemon:
     def launch(self):
         """Starts the process and waits for nothing."""
         self.starts += 1
-        command = [*self.prefix, str(PROXY), *self.arguments]
+        command = [*self.prefix, str(PROXY), "--state-dir", str(self.folder / "state"), *self.arguments]
         for address in self.listen:
             command += ["--listen", address]
         for name, uri in self.volumes.items():

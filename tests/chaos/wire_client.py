@@ -201,3 +201,10 @@ class Client:
 
     def close(self, flags=END_SESSION):
         return self.status_call(CLOSE, CLOSE_REPLY, struct.pack("<I4x", flags))
+
+
+def opened(proxy, **more):
+    """A client that has opened the proxy's volume, as Client.open() is told to."""
+    one = Client(proxy.address)
+    one.hello()
+    return one.open(**more)

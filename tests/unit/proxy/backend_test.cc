@@ -282,7 +282,7 @@ INSTANTIATE_TEST_SUITE_P(File, FileTest, testing::ValuesIn(kFiles), NameOf);
 // --- Opening -------------------------------------------------------------------------------------
 
 std::string OpenError(const std::string& uri) {
-  const Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri);
+  const Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri, {});
   return opened.ok() ? "opened" : opened.status().message();
 }
 

@@ -65,7 +65,7 @@ class TestLoop {
 class Storage : private IoSink {
  public:
   explicit Storage(const std::string& uri) : context_(loop_.get()) {
-    Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri);
+    Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri, {});
     if (!opened.ok()) {
       ADD_FAILURE() << opened.status().message();
       return;

@@ -121,13 +121,14 @@ TEST(FileGeneration, AFailedSyncIsRememberedAcrossRestarts) {
   Storage storage("file://" + (folder / "disk.img") + "?size=1M&create=on");
   const int fd = open((folder / "disk.img").c_str(), O_RDWR | O_CLOEXEC);
   ASSERT_GE(fd, 0);
-  if (SetAttribute(fd, "test", "x") != 0) GTEST_SKIP() << "no extended attributes here";
-  FileGeneration before(fd);
+  const FileAttributes attributes(fd, {}, {});
+  if (attributes.Set("test", "x") != 0) GTEST_SKIP() << "no extended attributes here";
+  FileGeneration before(&attributes);
   const uint64_t first = before.value();
-  EXPECT_EQ(FileGeneration(fd).value(), first);
+  EXPECT_EQ(FileGeneration(&attributes).value(), first);
   const uint64_t second = before.Advance();
   EXPECT_NE(second, first);
-  EXPECT_EQ(FileGeneration(fd).value(), second);
+  EXPECT_EQ(FileGeneration(&attributes).value(), second);
   close(fd);
   // A proxy that was idle meanwhile learns of it when it becomes active.
   EXPECT_EQ(storage.backend().generation(), first);

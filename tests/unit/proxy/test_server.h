@@ -94,7 +94,8 @@ class TestServer {
   // `volumes`: name and backend URI. There is also a volume "gated".
   explicit TestServer(const std::vector<std::pair<std::string, std::string>>& volumes,
                       size_t threads = 2) {
-    for (const auto& [name, uri] : volumes) Add(name, std::move(OpenBackend(name, uri).value()));
+    for (const auto& [name, uri] : volumes)
+      Add(name, std::move(OpenBackend(name, uri, {}).value()));
     auto gate = std::make_unique<GatedBackend>();
     gated = gate.get();
     Add("gated", std::move(gate));
