@@ -4,6 +4,7 @@ cloudblk_test(proxy_backend_test
     proxy/async_io_test.cc
     proxy/backend_test.cc
     proxy/backend_resize_test.cc
+    proxy/file_sync_test.cc
     proxy/options_test.cc
     proxy/reply_writer_test.cc
     proxy/sync_queue_test.cc

@@ -39,6 +39,17 @@ TEST_F(ChannelGeneration, UnflushedWritesFailTheNextFlushOnce) {
   EXPECT_EQ(FlushNow(), 0);
 }
 
+TEST_F(ChannelGeneration, ZeroesAndDiscardsAreWritesToo) {
+  f.Open();
+  for (const CloudblkOperation operation : {CLOUDBLK_OP_WRITE_ZEROES, CLOUDBLK_OP_DISCARD}) {
+    f.Ranges(operation, {{0, 512, 0}});
+    f.Run();
+    Restart();
+    EXPECT_EQ(FlushNow(), -EIO);
+    EXPECT_EQ(FlushNow(), 0);
+  }
+}
+
 TEST_F(ChannelGeneration, FlushedWritesAreSafe) {
   f.Open();
   f.Write(0, Pattern(512, 1));
@@ -80,6 +91,17 @@ TEST_F(ChannelGeneration, AFailedFlushOpensTheVolumeAnewOnceForAGeneration) {
   EXPECT_EQ(f.server.connections(), 3u);
   fail_flush();
   EXPECT_EQ(f.server.connections(), 4u);
+}
+
+TEST_F(ChannelGeneration, SoDoesAForcedWrite) {
+  f.Open();
+  f.server.hold = true;
+  Io* write = f.Write(0, Pattern(512, 1), {}, CLOUDBLK_REQUEST_FUA);
+  f.Run();
+  f.server.Answer(0, 1, wire::Status::kIoError);
+  f.Run();
+  EXPECT_EQ(write->result, -EIO);
+  EXPECT_EQ(f.server.connections(), 2u);
 }
 
 TEST_F(ChannelGeneration, AFlushCoversOnlyWhatWasCompletedWhenItWasSent) {

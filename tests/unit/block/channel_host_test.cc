@@ -354,6 +354,61 @@ TEST(ChannelRevoke, HoldsTheOtherChannelsBackUntilTheServerHasFencedIt) {
   EXPECT_EQ(b.server.opens.size(), 1u);
 }
 
+// An earlier connection may have sent what is given up without one.
+TEST(ChannelRevoke, SoItDoesWhileThereIsNoConnection) {
+  TwoChannels both;
+  auto& [loop, a, b] = both;
+  a.server.hold = true;
+  a.Write(0, Pattern(512, 1));
+  loop.Run();
+  a.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
+  a.server.Cut();
+  loop.Run();
+  ASSERT_EQ(a.channel.state(), Channel::State::kBackoff);
+  a.channel.Revoke();
+  Io* newer = b.Write(0, Pattern(512, 2));
+  loop.Advance(kSecond);
+  EXPECT_TRUE(b.server.seen.empty());
+  a.on_link = nullptr;
+  loop.Advance(3 * kSecond);
+  EXPECT_EQ(newer->result, 0);
+  EXPECT_EQ(b.server.seen.size(), 1u);
+}
+
+// The claim at a higher epoch will fence it, but only where there was a release.
+TEST(ChannelRevoke, WhatIsGivenUpIsNotSettledByAReleaseThatMayNotHaveHappened) {
+  ChannelFixture f;
+  f.server.hold = true;
+  f.Open();
+  f.Write(0, Pattern(512, 1));
+  f.Run();
+  f.server.silent = true;
+  f.channel.Revoke();
+  EXPECT_FALSE(f.state.settled());
+  f.state.BeginRelease();
+  f.state.NoteReleased(false);
+  f.channel.Abandon();
+  EXPECT_FALSE(f.state.settled());
+  f.state.NoteReleased(true);
+  f.channel.Abandon();
+  EXPECT_TRUE(f.state.settled());
+}
+
+TEST(ChannelRevoke, OfWhatHasFailedInPart) {
+  ChannelFixture f;
+  f.server.hello.max_frame_payload = 4096;
+  f.server.hold = true;
+  f.Open();
+  Io* io = f.Write(0, Pattern(8192, 1));
+  f.Run();
+  f.server.Answer(0, 1, wire::Status::kNoSpace);
+  f.Run();
+  ASSERT_EQ(io->completions, 0);
+  f.channel.Revoke();
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(io->result, -ECANCELED);
+}
+
 TEST(ChannelRevoke, HoldsNobodyBackIfTheServerHasNothing) {
   TwoChannels both;
   auto& [loop, a, b] = both;

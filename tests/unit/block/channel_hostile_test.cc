@@ -246,6 +246,27 @@ TEST(ChannelHostileOpen, CreditsWithoutBound) {
   f.channel.Revoke();
 }
 
+TEST(ChannelHostileOpen, CreditBytesWithoutBound) {
+  constexpr uint64_t kSize = 64 << 20;
+  ChannelFixture f(FixtureOptions{.size = kSize});
+  f.server.open.credit_requests = UINT32_MAX;
+  f.server.open.credit_bytes = UINT64_MAX;
+  f.server.hold = true;
+  f.Open();
+  ASSERT_TRUE(f.ready());
+  const auto memory = std::make_unique_for_overwrite<uint8_t[]>(kSize);  // never touched
+  const iovec iov{memory.get(), kSize};
+  for (int i = 0; i < 5; ++i) {
+    Io* io = f.ios.emplace_back(std::make_unique<Io>()).get();
+    ASSERT_EQ(f.channel.Submit({CLOUDBLK_OP_READ, 0, 0, &iov, 1, 0, nullptr, io}), 0);
+  }
+  f.Run();
+  uint64_t bytes = 0;
+  for (const FakeServer::Seen& seen : f.server.pending) bytes += seen.request.length;
+  EXPECT_EQ(bytes, uint64_t{256} << 20);
+  f.channel.Revoke();
+}
+
 TEST(ChannelHostileTexts, AreOneLineInTheLog) {
   static std::vector<std::string> log;
   log.clear();
@@ -289,6 +310,17 @@ TEST_F(ChannelHostile, ATextThatIsNone) {
 TEST_F(ChannelHostile, AnImpossibleSize) {
   f.server.SendEvent(wire::EventKind::kResized, 513, "");
   ExpectDropped();
+}
+
+TEST_F(ChannelHostile, ASizeWithAFlippedBit) {
+  const uint64_t size = f.state.size();
+  std::string event =
+      FakeServer::Frame(wire::FrameType::kEvent, wire::Event{wire::EventKind::kResized, 2 * size},
+                        wire::kEventSize, "");
+  event[wire::kFrameHeaderSize + 8 + 3] ^= 0x10;  // a good size as well
+  f.server.Send(event);
+  ExpectDropped();
+  EXPECT_EQ(f.state.size(), size);
 }
 
 TEST_F(ChannelHostile, MorePingsThanItReadsAnswersTo) {
@@ -354,6 +386,35 @@ TEST(ChannelHostileOpen, RepliesBeforeTheSessionIsOpen) {
   f.Run();
   ASSERT_FALSE(f.failures.empty());
   EXPECT_EQ(f.failures[0].error, EPROTO);
+}
+
+TEST(ChannelHostileOpen, AnAnswerBeforeItWasAsked) {
+  ChannelFixture f;
+  f.habits.send_buffer = wire::kFrameHeaderSize + wire::kHelloSize;
+  f.server.deaf = true;
+  f.Open();
+  f.server.Send(
+      FakeServer::Frame(wire::FrameType::kHelloReply, f.server.hello, wire::kHelloReplySize, "") +
+      FakeServer::Frame(wire::FrameType::kOpenReply, f.server.open, wire::kOpenReplySize, ""));
+  f.Run();
+  ASSERT_FALSE(f.failures.empty());
+  EXPECT_EQ(f.failures[0].error, EPROTO) << f.failures[0].text;
+  EXPECT_EQ(f.times_ready, 0);
+}
+
+TEST(ChannelHostileOpen, MoreThanWasAskedFor) {
+  for (const bool payload : {false, true}) {
+    ChannelFixture f;
+    f.server.silent = true;
+    f.Open();
+    wire::HelloReply lie = f.server.hello;
+    (payload ? lie.max_frame_payload : lie.max_frame_entries) =
+        payload ? wire::kMaxFramePayload : wire::kMaxFrameEntries;
+    f.server.Send(FakeServer::Frame(wire::FrameType::kHelloReply, lie, wire::kHelloReplySize, ""));
+    f.Run();
+    ASSERT_FALSE(f.failures.empty());
+    EXPECT_EQ(f.failures[0].error, EPROTO) << f.failures[0].text;
+  }
 }
 
 TEST(ChannelHostileOpen, ImpossibleHandshakes) {

@@ -269,6 +269,15 @@ TEST(ChannelEnd, AnotherVolumeOfTheSameNameIsNotTaken) {
   EXPECT_EQ(f.channel.state(), Channel::State::kFailed);
 }
 
+TEST(ChannelEnd, NorIsOneOfOtherBlocks) {
+  ChannelFixture f;
+  f.Open();
+  f.server.open.logical_block_size = f.server.open.physical_block_size = 4096;
+  f.server.Cut();
+  f.Run();
+  EXPECT_EQ(f.channel.state(), Channel::State::kFailed);
+}
+
 TEST(ChannelEnd, OtherRefusalsMayPass) {
   for (const wire::Status status :
        {wire::Status::kNoSuchVolume, wire::Status::kShuttingDown, wire::Status::kTooMany,

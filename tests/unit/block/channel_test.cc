@@ -177,6 +177,9 @@ TEST(ChannelIo, RefusesBadRequestsAndKeepsNothing) {
   EXPECT_EQ(with(CLOUDBLK_OP_WRITE, UINT64_MAX - 511, 512, 0), -EINVAL);
   EXPECT_EQ(with(CLOUDBLK_OP_READ, 0, 512, CLOUDBLK_REQUEST_FUA), -EINVAL);
   EXPECT_EQ(with(static_cast<CloudblkOperation>(7), 0, 512, 0), -EINVAL);
+  // 512, were it not for the overflow.
+  const iovec huge[] = {{memory.data(), SIZE_MAX}, {memory.data(), 513}};
+  EXPECT_EQ(f.TrySubmit({CLOUDBLK_OP_WRITE, 0, 0, huge, 2, 0, nullptr, nullptr}), -EINVAL);
   const auto range = [&](CloudblkOperation operation, CloudblkRange range) {
     return f.TrySubmit({operation, 0, 0, nullptr, 0, 1, &range, nullptr});
   };
@@ -304,6 +307,43 @@ TEST(ChannelPieces, RangesAreSplitByLengthAndNumber) {
   EXPECT_EQ(io->result, 0);
   EXPECT_EQ(f.server.disk, expected);
   EXPECT_EQ(f.server.seen.size(), 3u);  // 4 + 1 + 3 ranges
+}
+
+TEST(ChannelPieces, EveryPieceOfAForcedWriteIsForced) {
+  ChannelFixture f;
+  f.server.hello.max_frame_payload = 4096;
+  f.server.open.max_ranges = 1;
+  f.Open();
+  f.Write(0, Pattern(12288, 1), {}, CLOUDBLK_REQUEST_FUA);
+  f.Ranges(CLOUDBLK_OP_WRITE_ZEROES, {{65536, 512, 0}, {131072, 512, 0}}, CLOUDBLK_REQUEST_FUA);
+  f.Run();
+  EXPECT_EQ(f.server.seen.size(), 5u);
+  for (const FakeServer::Seen& seen : f.server.seen) {
+    EXPECT_EQ(seen.request.flags, wire::RequestFlag::kFua);
+  }
+}
+
+TEST(ChannelPieces, RangesAreNoMoreThanAFrameHolds) {
+  ChannelFixture f;
+  f.server.hello.max_frame_payload = 4096;
+  f.server.open.max_ranges = wire::kMaxRanges;
+  f.Open();
+  std::vector<CloudblkRange> ranges;
+  for (uint64_t i = 0; i < wire::kMaxRanges; ++i) ranges.push_back({i * 1024, 512, 0});
+  Io* io = f.Ranges(CLOUDBLK_OP_DISCARD, ranges);
+  f.Run();
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(io->result, 0);
+}
+
+TEST(ChannelPieces, NoneIsLongerThanTheCredits) {
+  ChannelFixture f;
+  f.server.open.credit_bytes = wire::kMinFramePayload;
+  f.Open();
+  Io* io = f.Write(0, Pattern(65536, 1));
+  f.Run();
+  EXPECT_EQ(io->completions, 1);
+  EXPECT_EQ(f.server.disk.substr(0, 65536), Pattern(65536, 1));
 }
 
 TEST(ChannelPieces, ManyElementsAreMoreThanOneSystemCallTakes) {

@@ -131,6 +131,55 @@ TEST(OverlapGuard, RangesCountEach) {
   EXPECT_EQ(released, 1);
 }
 
+TEST(OverlapGuard, RangesWaitForWhatAnyOfThemOverlaps) {
+  OverlapGuard guard;
+  Request running = WriteOf(105, 1);
+  Request ranges;
+  ranges.operation = Operation::kDiscard;
+  ranges.ranges = {{0, 10, 0}, {100, 10, 0}};
+  Request behind = WriteOf(5, 1);
+  ASSERT_TRUE(guard.Admit(&running));
+  EXPECT_FALSE(guard.Admit(&ranges));
+  EXPECT_FALSE(guard.Admit(&behind));
+  std::vector<Request*> released;
+  guard.Complete(running, [&](Request* request) { released.push_back(request); });
+  EXPECT_THAT(released, ElementsAre(&ranges));
+}
+
+TEST(SessionState, FlushesMayBeAnsweredInAnyOrder) {
+  SessionState state{SessionConfig{}};
+  state.NoteWrite(0);
+  const uint64_t first = state.FlushMark();
+  state.NoteWrite(0);
+  state.NoteFlush(state.FlushMark());
+  EXPECT_FALSE(state.unflushed());
+  state.NoteFlush(first);
+  EXPECT_FALSE(state.unflushed());
+}
+
+TEST(SessionState, AClaimAfterAReleaseWithoutAnAnswerIsTriedBothWays) {
+  using Status = wire::Status;
+  SessionState state{SessionConfig{}};
+  state.BeginRelease();
+  state.NoteReleased(false);
+  state.BeginClaim();
+  EXPECT_EQ(state.claim(), ClaimStep::kTryToken);
+  EXPECT_EQ(state.epoch(), 2u);
+  for (const Status refusal : {Status::kBadToken, Status::kBusy, Status::kStale}) {
+    EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, refusal));
+    EXPECT_EQ(state.claim(), ClaimStep::kTryNone) << wire::Name(refusal);
+    EXPECT_EQ(state.epoch(), 1u);
+    EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryNone, refusal));
+    EXPECT_EQ(state.claim(), ClaimStep::kTryToken) << wire::Name(refusal);
+  }
+  EXPECT_FALSE(state.ClaimRefused(ClaimStep::kTryToken, Status::kFenced));
+  EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, Status::kBadToken));
+  state.ClaimGranted(ClaimStep::kTryNone);
+  EXPECT_EQ(state.claim(), ClaimStep::kNone);
+  EXPECT_FALSE(state.claim_unsure());
+  EXPECT_EQ(state.epoch(), 1u);
+}
+
 TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
   SessionState state{SessionConfig{}};
   wire::OpenReply reply;

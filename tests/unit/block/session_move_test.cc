@@ -231,6 +231,31 @@ TEST_F(SessionMoveTest, ASilentServerIsWaitedForNoLongerThanTold) {
   EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
 }
 
+TEST_F(SessionMoveTest, ASecondReleaseWithoutAServerLeavesItToTheClaim) {
+  source.server.Do([](FakeServer* fake) { fake->lose_release = Lose::kRequest; });
+  EXPECT_EQ(Release().error(), ETIMEDOUT);
+  source.server.Do([](FakeServer* fake) { fake->silent = true; });
+  EXPECT_EQ(Release(20'000'000).error(), ETIMEDOUT);
+  EXPECT_TRUE(source.session->state().released());
+  source.server.Do([](FakeServer* fake) { fake->silent = false; });
+  ASSERT_TRUE(source.Claim());
+  EXPECT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+}
+
+// A server that was started anew may not know it.
+TEST_F(SessionMoveTest, TheTokenIsOnlyShownUntilItWasTaken) {
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(Adopt().ok());
+  ASSERT_TRUE(destination.Claim());
+  EXPECT_FALSE(destination.LastOpen().token.IsNil());
+  destination.server.Do([](FakeServer* fake) { fake->Cut(); });
+  const Channel* channel = destination.session->channel(0);
+  while (channel->state() == Channel::State::kReady) destination.loop->RunOnce(-1);
+  while (channel->state() != Channel::State::kReady) destination.loop->RunOnce(-1);
+  EXPECT_TRUE(destination.LastOpen().token.IsNil());
+  EXPECT_EQ(destination.LastOpen().epoch, 3u);
+}
+
 TEST_F(SessionMoveTest, AnotherVolumeIsNotAdopted) {
   ASSERT_TRUE(Release().ok());
   CloudblkIdentity identity = source.Identity();
@@ -361,6 +386,25 @@ TEST_F(SessionMoveFlushTest, FlushesOfTheSourceAllFailAfterALossMeanwhile) {
   Move(CLOUDBLK_OP_WRITE, 2);
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH, CLOUDBLK_REQUEST_AGAIN), -EIO);
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH, CLOUDBLK_REQUEST_AGAIN), -EIO);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), -EIO);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
+}
+
+TEST_F(SessionMoveFlushTest, ALossThatNobodyWasToldOfMovesToo) {
+  Channel* channel = source.session->channel(0);
+  channel->Attach({source.loop.get(), Client::Complete, &source, nullptr});
+  ASSERT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+  source.server.Do([](FakeServer* fake) {
+    fake->open.generation = 2;
+    fake->Cut();
+  });
+  while (channel->state() == Channel::State::kReady) source.loop->RunOnce(-1);
+  while (channel->state() != Channel::State::kReady) source.loop->RunOnce(-1);
+  source.Park();
+  destination = std::make_unique<Client>(&owner, true, 2);
+  ASSERT_TRUE(source.session->Release(10 * kSecond).ok());
+  ASSERT_TRUE(destination->session->Adopt(source.Identity()).ok());
+  ASSERT_TRUE(destination->Claim());
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), -EIO);
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
 }

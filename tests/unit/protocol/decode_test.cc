@@ -320,6 +320,33 @@ TEST(OpenReplyTest, GeometryThatCannotBeComputedWithIsRefused) {
   EXPECT_EQ(error(4, 0x20), DecodeError::kReservedSet);  // unknown volume flag
 }
 
+TEST(OpenTest, ASessionHasAnIdentityAndItsChannelsAreCounted) {
+  Open open;
+  open.session = CountingUuid(1);
+  open.channel = 1;
+  open.channel_count = 2;
+  open.volume_name_length = 1;
+  const auto error = [](const Open& open) {
+    Bytes bytes(kOpenSize);
+    Encode(open, bytes);
+    return DecodeAs<Open>(bytes);
+  };
+  EXPECT_EQ(error(open), DecodeError::kOk);
+  open.channel = 2;
+  EXPECT_EQ(error(open), DecodeError::kBadLength);
+  open.channel = 0;
+  open.session = {};
+  EXPECT_EQ(error(open), DecodeError::kBadLength);
+}
+
+TEST(TokenMessageTest, NoTokenIsNoToken) {
+  Bytes bytes(kTokenMessageSize);
+  Encode(TokenMessage{CountingUuid(1), 1}, bytes);
+  EXPECT_EQ(DecodeAs<TokenMessage>(bytes), DecodeError::kOk);
+  Encode(TokenMessage{{}, 1}, bytes);
+  EXPECT_EQ(DecodeAs<TokenMessage>(bytes), DecodeError::kBadLength);
+}
+
 TEST(ResizeTest, ImpossibleSizesAndUnknownFlagsAreRefused) {
   const auto error = [](const Resize& resize) {
     Bytes bytes(kResizeSize);

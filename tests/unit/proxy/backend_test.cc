@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "proxy/backends/file_store.h"
 #include "tests/unit/proxy/support.h"
 
 namespace cloudblk::proxy {
@@ -237,6 +238,26 @@ TEST_P(FileTest, ReadsBehindTheEndOfAShrunkFileFail) {
   EXPECT_EQ(storage_.backend().size(), kSize);
 }
 
+TEST_P(FileTest, SoDoRangesBehindIt) {
+  ASSERT_EQ(truncate(path().c_str(), 1 << 20), 0);
+  const std::vector<wire::Range> ranges = {{(1 << 20) - 4096, 8192, 0}, {0, 4096, 0}};
+  EXPECT_EQ(storage_.Ranges(wire::Operation::kDiscard, ranges), -EIO);
+  EXPECT_EQ(storage_.Ranges(wire::Operation::kWriteZeroes, ranges), -EIO);
+}
+
+// The size is not looked at for each request.
+TEST_P(FileTest, ReadsFailAlsoRightAfterTheShrink) {
+  for (int i = 0; i < 10; ++i) {
+    const std::string file = folder_ / ("shrinks" + std::to_string(i));
+    Storage storage(UriFor(GetParam(), file, kSize));
+    std::vector<uint8_t> read;
+    ASSERT_EQ(storage.Read(2 << 20, 4096, &read), 0);
+    ASSERT_EQ(truncate(file.c_str(), 1 << 20), 0);
+    EXPECT_EQ(storage.Read(2 << 20, 4096, &read), -EIO);
+    EXPECT_EQ(storage.Read(3 << 20, 4096, &read), -EIO);
+  }
+}
+
 TEST_P(FileTest, AShrinkInTheMiddleOfABlockFailsToo) {
   ASSERT_EQ(truncate(path().c_str(), (1 << 20) + 100), 0);
   std::vector<uint8_t> read;
@@ -387,6 +408,31 @@ TEST(FileLock, ReadersShare) {
   ASSERT_TRUE(first.backend().AcquireExclusive().ok());
   EXPECT_TRUE(second.backend().AcquireExclusive().ok());
   EXPECT_EQ(writer.backend().AcquireExclusive().error(), EBUSY);
+}
+
+// Of a block device, which this one stands for.
+TEST(FileAttributes, AreKeptInAFolder) {
+  TempFolder folder;
+  const std::string state = folder / "state";
+  const auto anew = [&](const char* key) { return FileAttributes(-1, state, key); };
+  EXPECT_EQ(anew("%2Fdev%2Fd1").Get("owner").value(), "");
+  EXPECT_EQ(anew("%2Fdev%2Fd1").Set("owner", ""), 0);
+  EXPECT_EQ(anew("%2Fdev%2Fd1").Set("owner", "a longer text"), 0);
+  EXPECT_EQ(anew("%2Fdev%2Fd1").Set("owner", "a text"), 0);
+  EXPECT_EQ(anew("%2Fdev%2Fd1").Get("owner").value(), "a text");
+  EXPECT_EQ(anew("%2Fdev%2Fd1").Get("sync-failures").value(), "");
+  EXPECT_EQ(anew("%2Fdev%2Fd2").Get("owner").value(), "");
+  EXPECT_EQ(anew("%2Fdev%2Fd1").Set("owner", ""), 0);
+  EXPECT_EQ(anew("%2Fdev%2Fd1").Get("owner").value(), "");
+  EXPECT_EQ(FileAttributes(-1, folder / "no/such", "d1").Set("owner", "a text"), ENOENT);
+}
+
+TEST(FileOwner, ARecordThatCannotBeReadIsNotTakenForNone) {
+  TempFolder folder;
+  const int fd = open(folder.path().c_str(), O_PATH | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  EXPECT_FALSE(FileAttributes(fd, {}, {}).Get("owner").ok());
+  close(fd);
 }
 
 TEST(FileOwner, TheRecordIsKeptWithTheFile) {

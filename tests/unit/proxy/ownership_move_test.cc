@@ -34,6 +34,42 @@ TEST_F(MigrationTest, WhatIsReleasedIsActiveForNobody) {
   EXPECT_EQ(Last(a_), Code::kNotActive);
 }
 
+TEST_F(MigrationTest, OnlyTheTokenOpensWhatIsReleased) {
+  EXPECT_EQ(OpenNow(&c_, Request(1, kResume, 1, 2)), Code::kBusy);
+  EXPECT_EQ(OpenNow(&d_, Request(1, kResume, 2, 1)), Code::kBusy);
+  EXPECT_EQ(a_.stops, 0);
+  Claim(&b_, {Id(42), 2});
+  Gone(&a_);
+  EXPECT_EQ(Last(b_), Code::kOk);
+}
+
+TEST_F(OwnershipTest, AReleaseOfAnotherEpochIsRefused) {
+  Open(&a_, Request(1, kActive, 2));
+  Release(&a_, {Id(42), 1});
+  EXPECT_EQ(Last(a_), Code::kInvalid);
+  Release(&a_, {Id(42), 3});
+  EXPECT_EQ(Last(a_), Code::kInvalid);
+  EXPECT_EQ(a_.answers.back().epoch, 2u);
+  EXPECT_TRUE(a_.active());
+}
+
+// Two sharers that move: each has its own token.
+TEST_F(OwnershipTest, AClaimLeavesTheOtherReservationAlone) {
+  Open(&a_, Request(1, kShare));
+  Open(&b_, Request(2, kShare));
+  Release(&a_, {Id(42), 1});
+  Release(&b_, {Id(43), 1});
+  Gone(&a_);
+  Gone(&b_);
+  OpenRequest claim = Request(3, kShare, 2);
+  claim.open.token = Id(42);
+  EXPECT_EQ(OpenNow(&c_, claim), Code::kOk);
+  claim = Request(4, kShare, 2);
+  claim.open.token = Id(43);
+  EXPECT_EQ(OpenNow(&d_, claim), Code::kOk);
+  EXPECT_TRUE(c_.active());
+}
+
 TEST_F(MigrationTest, TheDestinationClaimsAndTheSourceIsFenced) {
   Claim(&b_, {Id(42), 2});
   EXPECT_EQ(a_.stops, 1);
@@ -85,6 +121,64 @@ TEST_F(MigrationTest, AnActiveOpenWithTheTokenClaims) {
   EXPECT_EQ(OpenNow(&d_, request), Code::kBadToken);
 }
 
+TEST_F(MigrationTest, SoItNeedsAHigherEpochToo) {
+  OpenRequest request = Request(2, kActive, 1);
+  request.open.token = Id(42);
+  EXPECT_EQ(OpenNow(&c_, request), Code::kInvalid);
+  EXPECT_EQ(c_.answers[0].epoch, 1u);
+  request.open.epoch = 2;
+  Open(&d_, request);
+  Gone(&a_);
+  EXPECT_EQ(d_.status(), Code::kOk);
+}
+
+TEST_F(MigrationTest, ATokenIsRepeatedAtItsOwnEpochOnly) {
+  OpenRequest claim = Request(1, kActive, 2);
+  claim.open.token = Id(42);
+  Open(&c_, claim);
+  Gone(&a_);
+  ASSERT_EQ(c_.status(), Code::kOk);
+  OpenRequest repeated = Request(1, kActive, 3, 9);
+  repeated.open.token = Id(42);
+  // Taken back.
+  Release(&c_, {Id(43), 2});
+  Claim(&c_, {Id(43), 3});
+  ASSERT_EQ(Last(c_), Code::kOk);
+  EXPECT_EQ(OpenNow(&d_, repeated), Code::kBadToken);
+  EXPECT_EQ(c_.stops, 0);
+}
+
+TEST_F(MigrationTest, NorIsItAfterTheClaimantCameAgainWithoutIt) {
+  OpenRequest claim = Request(1, kActive, 2);
+  claim.open.token = Id(42);
+  Open(&c_, claim);
+  Gone(&a_);
+  Gone(&c_);
+  ASSERT_EQ(OpenNow(&d_, Request(1, kActive, 3)), Code::kOk);
+  FakePeer other;
+  OpenRequest repeated = Request(1, kActive, 3, 9);
+  repeated.open.token = Id(42);
+  EXPECT_EQ(OpenNow(&other, repeated), Code::kBadToken);
+  EXPECT_EQ(d_.stops, 0);
+}
+
+// Its answer may have been lost with the proxy.
+TEST_F(MigrationTest, AClaimMayBeRepeatedAfterARestart) {
+  OpenRequest request = Request(1, kActive, 2);
+  request.open.token = Id(42);
+  Open(&c_, request);
+  Gone(&a_);
+  ASSERT_EQ(c_.status(), Code::kOk);
+  Restart();
+  request.open.incarnation = 2;
+  EXPECT_EQ(OpenNow(&d_, request), Code::kOk);
+  Restart();
+  // Whoever else has the token comes too late.
+  FakePeer other;
+  request.open.epoch = 3;
+  EXPECT_EQ(OpenNow(&other, request), Code::kBadToken);
+}
+
 TEST_F(MigrationTest, AnotherSessionMayClaimAndTheOldOneIsFenced) {
   Open(&c_, Request(2, kObserve));
   Claim(&c_, {Id(42), 2});
@@ -99,6 +193,29 @@ TEST_F(MigrationTest, AllChannelsOfTheClaimantBecomeActive) {
   Gone(&a_);
   EXPECT_TRUE(c_.active());
   EXPECT_TRUE(d_.active());
+}
+
+TEST_F(MigrationTest, NobodyElseBecomesActiveWithTheClaimant) {
+  ObserveByTwoChannels();
+  OpenRequest request = Request(2, kObserve);
+  request.open.channel_count = 2;
+  FakePeer others[3];
+  request.open.incarnation = 0;  // that the first one has replaced
+  Open(&others[0], request);
+  request.open.incarnation = 9;
+  request.open.epoch = 2;
+  Open(&others[1], request);
+  request.open.epoch = 1;
+  request.client_name = "another client";
+  Open(&others[2], request);
+  Claim(&d_, {Id(42), 2});
+  Gone(&a_);
+  EXPECT_TRUE(c_.active());
+  EXPECT_TRUE(d_.active());
+  for (FakePeer& other : others) {
+    EXPECT_FALSE(other.active());
+    Gone(&other);
+  }
 }
 
 // A session may be active and observe, by different connections. The former have its older epoch.

@@ -40,6 +40,13 @@ TEST_F(OwnershipTest, SharersShareAndOnlyWithSharers) {
   EXPECT_TRUE(a_.active() && b_.active());
 }
 
+TEST_F(OwnershipTest, NobodySharesWithWhoDoesNot) {
+  EXPECT_EQ(OpenNow(&a_, Request(1)), Code::kOk);
+  EXPECT_EQ(OpenNow(&b_, Request(2, kShare)), Code::kBusy);
+  EXPECT_EQ(OpenNow(&c_, Request(3, kReader)), Code::kBusy);
+  EXPECT_EQ(a_.stops, 0);
+}
+
 TEST_F(OwnershipTest, ReadersShareWithReaders) {
   EXPECT_EQ(OpenNow(&a_, Request(1, kReader)), Code::kOk);
   EXPECT_EQ(OpenNow(&b_, Request(2, kReader)), Code::kOk);
@@ -56,6 +63,7 @@ TEST_F(OwnershipTest, TheEndOfASessionFreesTheVolumeAtOnce) {
   Open(&a_, Request(1));
   End(&a_);
   EXPECT_EQ(Last(a_), Code::kOk);
+  EXPECT_FALSE(a_.active());
   EXPECT_EQ(disk_.locks, 0);
   EXPECT_EQ(OpenNow(&b_, Request(2)), Code::kOk);
 }
@@ -74,6 +82,23 @@ TEST_F(OwnershipTest, TheEndStopsTheSessionsOtherConnectionsFirst) {
   Gone(&b_);
   EXPECT_EQ(Last(a_), Code::kOk);
   EXPECT_EQ(c_.status(), Code::kOk);
+}
+
+TEST_F(OwnershipTest, TheEndOfAnObserverStopsItsOtherConnectionsToo) {
+  OpenRequest first = Request(1, kObserve);
+  first.open.channel_count = 2;
+  OpenRequest second = first;
+  second.open.channel = 1;
+  Open(&a_, first);
+  Open(&b_, second);
+  Open(&c_, Request(1, kObserve, 2));
+  Open(&d_, Request(2, kObserve));
+  End(&a_);
+  EXPECT_EQ(b_.stops, 1);
+  EXPECT_EQ(c_.stops + d_.stops, 0);
+  EXPECT_EQ(a_.answers.size(), 1u);
+  Gone(&b_);
+  EXPECT_EQ(a_.answers.size(), 2u);
 }
 
 TEST_F(OwnershipTest, ALostHolderKeepsItsLease) {
@@ -161,6 +186,21 @@ TEST_F(OwnershipTest, AHigherEpochStopsAllOfTheLower) {
   EXPECT_EQ(c_.answers[0].epoch, 2u);
   EXPECT_EQ(OpenNow(&d_, Request(1, kResume, 1, 9)), Code::kStale);
   EXPECT_EQ(d_.answers[0].epoch, 2u);
+}
+
+TEST_F(OwnershipTest, ANewEpochCountsItsIncarnationsAnew) {
+  OpenRequest first = Request(1, kActive, 1, 7);
+  first.open.channel_count = 2;
+  OpenRequest second = first;
+  second.open.channel = 1;
+  Open(&a_, first);
+  Open(&b_, second);
+  Gone(&a_);
+  Gone(&b_);
+  first.open.epoch = second.open.epoch = 2;
+  first.open.incarnation = second.open.incarnation = 1;
+  EXPECT_EQ(OpenNow(&c_, first), Code::kOk);
+  EXPECT_EQ(OpenNow(&d_, second), Code::kOk);
 }
 
 TEST_F(OwnershipTest, AnEpochHasOneChannelCount) {
@@ -260,6 +300,28 @@ TEST_F(OwnershipTest, ARefusalLeavesTheStorageUnlocked) {
   EXPECT_EQ(disk_.locks, 0);
 }
 
+TEST_F(OwnershipTest, WhoEndedItsSessionDoesNotResumeItAfterAnother) {
+  Open(&a_, Request(1));
+  End(&a_);
+  Gone(&a_);
+  Open(&b_, Request(2));
+  Gone(&b_);
+  now_ += kLeaseNs;
+  EXPECT_EQ(OpenNow(&c_, Request(1, kResume, 1, 2)), Code::kFenced);
+  EXPECT_EQ(OpenNow(&d_, Request(2, kResume, 1, 2)), Code::kOk);
+}
+
+// A resize, for instance.
+TEST_F(OwnershipTest, TheStorageStaysLockedWhileItIsHeld) {
+  Open(&a_, Request(1));
+  ASSERT_EQ(ownership_->Hold().status, Code::kOk);
+  End(&a_);
+  EXPECT_EQ(Last(a_), Code::kOk);
+  EXPECT_EQ(disk_.locks, 1);
+  ownership_->Unhold();
+  EXPECT_EQ(disk_.locks, 0);
+}
+
 // --- Restarts of the proxy -----------------------------------------------------------------------
 
 TEST_F(OwnershipTest, AfterARestartOnlyTheHolderMayResumeUntilItsLeaseEnds) {
@@ -322,6 +384,26 @@ TEST_F(OwnershipTest, ARecordThatCannotBeRenewedIsRemoved) {
   EXPECT_EQ(disk_.record, "");
 }
 
+TEST_F(OwnershipTest, WhatWasRemovedIsStoredAgainOnceThereIsRoom) {
+  Open(&a_, Request(1, kShare));
+  disk_.full = true;
+  Open(&b_, Request(2, kShare));
+  ASSERT_EQ(disk_.record, "");
+  disk_.full = false;
+  End(&b_);
+  EXPECT_THAT(disk_.record, HasSubstr("client 1"));
+}
+
+TEST_F(OwnershipTest, TheLastOfTheSharersIsKnownAfterARestart) {
+  Open(&a_, Request(1, kShare));
+  Open(&b_, Request(2, kShare));
+  End(&b_);
+  End(&a_);
+  Restart();
+  EXPECT_EQ(OpenNow(&c_, Request(2, kShare | wire::OpenFlag::kResume, 1, 2)), Code::kFenced);
+  EXPECT_EQ(OpenNow(&d_, Request(1, kShare | wire::OpenFlag::kResume, 1, 2)), Code::kOk);
+}
+
 TEST_F(OwnershipTest, WhoIsToldThatItHoldsTheVolumeIsFoundAfterARestart) {
   hangs_ = true;
   Open(&a_, Request(1));
@@ -381,6 +463,17 @@ TEST(OwnerRecordTest, KeepsNoPartOfACharacter) {
   record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, name});
   const std::string kept = ParseOwnerRecord(Format(record)).holders.at(0).client_name;
   EXPECT_EQ(kept, name.substr(0, 63));
+}
+
+TEST(OwnerRecordTest, ANameAddsNoLine) {
+  OwnerRecord record;
+  wire::Uuid uuid;
+  uuid.bytes.fill(0xab);
+  const std::string name = "host\nlast " + ToString(uuid);
+  record.holders.push_back({uuid, 7, false, false, std::nullopt, {}, name});
+  const OwnerRecord kept = ParseOwnerRecord(Format(record));
+  EXPECT_EQ(kept.holders.size(), 1u);
+  EXPECT_TRUE(kept.last.empty());
 }
 
 TEST(OwnerRecordTest, SurvivesItsText) {

@@ -107,6 +107,28 @@ TEST_F(ReplyWriterTest, AMessageWaitsForLittleOfWhatIsReady) {
   EXPECT_LE(seen.pong_at, size_t{3} << 20);
 }
 
+TEST_F(ReplyWriterTest, AFrameHasNoMoreEntriesThanNegotiated) {
+  wire::FrameLimits limits;
+  limits.max_entries = 3;
+  writer_.set_limits(limits);
+  jobs_.resize(8);
+  for (Job& job : jobs_) {
+    job.kind = wire::Operation::kFlush;
+    writer_.AddReply(&job);
+  }
+  ASSERT_EQ(writer_.Send(near_.get()), 0);
+  const std::vector<uint8_t> stream = TakeAll();
+  std::vector<uint32_t> counts;
+  for (size_t at = 0; at < stream.size();) {
+    wire::FrameHeader header;
+    ASSERT_EQ(wire::DecodeFrameHeader(std::span(stream).subspan(at), limits, &header),
+              wire::DecodeError::kOk);
+    counts.push_back(header.count);
+    at += wire::kFrameHeaderSize + header.header_length;
+  }
+  EXPECT_EQ(counts, (std::vector<uint32_t>{3, 3, 2}));
+}
+
 TEST_F(ReplyWriterTest, EveryJobIsGivenBackOnceAndInOrder) {
   AddReads(40);
   writer_.Send(near_.get());

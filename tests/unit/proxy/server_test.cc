@@ -147,6 +147,20 @@ TEST_F(ServerTest, WhatCannotBeDoneIsRefusedAndTheRestDone) {
   EXPECT_EQ(client->Do(FlushOf(7)), Code::kOk);
 }
 
+TEST_F(ServerTest, MoreRangesThanOfferedAreRefused) {
+  const auto client = Opened(OpenOf(1));
+  wire::Request discard;
+  discard.operation = wire::Operation::kDiscard;
+  for (const uint32_t count : {kMaxRangesOffered, kMaxRangesOffered + 1}) {
+    Bytes ranges;
+    for (uint32_t i = 0; i < count; ++i) ranges = ranges + Encoded(wire::Range{i * 512, 512, 0});
+    discard.tag = count;
+    discard.range_count = static_cast<uint16_t>(count);
+    discard.length = static_cast<uint32_t>(ranges.size());
+    EXPECT_EQ(client->Do(discard, ranges), count > kMaxRangesOffered ? Code::kInvalid : Code::kOk);
+  }
+}
+
 TEST_F(ServerTest, ReadersDoNotWriteAndObserversDoNothing) {
   const auto reader = Opened(OpenOf(1, wire::OpenFlag::kActive | wire::OpenFlag::kReadOnly));
   EXPECT_NE(reader->info.volume_flags & wire::VolumeFlag::kReadOnly, 0u);
@@ -217,6 +231,25 @@ TEST_F(ServerTest, StorageErrorsReachTheClient) {
     server_.gated->Let(error);
     EXPECT_EQ(client->ReplyTo(1).reply.status, status);
   }
+}
+
+// SPEC.md 10.3: what it was not told of it cannot have flushed.
+TEST_F(ServerTest, AConnectionKeepsTheGenerationThatItWasToldOf) {
+  const auto client = Opened(OpenOf(1), "gated");
+  const uint64_t told = client->info.generation;
+  server_.gated->NewGeneration();
+  ASSERT_TRUE(client->Send(RequestFrame({FlushOf(1)})));
+  server_.gated->WaitUntilHeld(1);
+  EXPECT_TRUE(server_.gated->HeldAreOf(told));
+  server_.gated->Let();
+  EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
+  const auto again = Opened(Resume(1, 2, "gated"), "gated");
+  EXPECT_NE(again->info.generation, told);
+  ASSERT_TRUE(again->Send(RequestFrame({FlushOf(1)})));
+  server_.gated->WaitUntilHeld(1);
+  EXPECT_TRUE(server_.gated->HeldAreOf(again->info.generation));
+  server_.gated->Let();
+  EXPECT_EQ(again->ReplyTo(1).reply.status, Code::kOk);
 }
 
 // SPEC.md 7.2: the loops of the two connections are different ones.
@@ -290,6 +323,37 @@ TEST_F(ServerTest, OwnershipMovesByReleaseAndClaim) {
   EXPECT_TRUE(source->Ended());
 }
 
+// Else a write of the source could land after the destination's first one.
+TEST_F(ServerTest, NothingIsReleasedWithRequestsUnanswered) {
+  const auto source = Opened(OpenOf(1), "gated");
+  ASSERT_TRUE(source->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+  server_.gated->WaitUntilHeld(1);
+  ASSERT_TRUE(
+      source->Send(Frame(wire::FrameType::kRelease, Encoded(wire::TokenMessage{SessionId(9), 1}))));
+  EXPECT_TRUE(source->Ended());
+  EXPECT_THAT(source->text, HasSubstr("RELEASE with requests unanswered"));
+  server_.gated->Let();
+}
+
+TEST_F(ServerTest, OneCallAtATime) {
+  const Bytes release =
+      Frame(wire::FrameType::kRelease, Encoded(wire::TokenMessage{SessionId(9), 1}));
+  const Bytes claim = Frame(wire::FrameType::kClaim, Encoded(wire::TokenMessage{SessionId(9), 2}));
+  const Bytes close = Frame(wire::FrameType::kClose, Encoded(wire::Close{}));
+  uint64_t incarnation = 0;
+  for (const Bytes& second : {release, claim, close}) {
+    server_.gated->KeepOwners(true);
+    // The reservation of the time before is no more.
+    const auto client = Opened(
+        OpenOf(1, wire::OpenFlag::kActive | wire::OpenFlag::kTakeover, ++incarnation), "gated");
+    server_.gated->KeepOwners(false);
+    ASSERT_TRUE(client->Send(release + second));
+    EXPECT_TRUE(client->Ended());
+    EXPECT_THAT(client->text, HasSubstr("while another call is under way"));
+  }
+  server_.gated->KeepOwners(true);
+}
+
 TEST(OneLoop, DoesNotWaitForAStorageThatKeepsAnOwner) {
   TestServer server({{"disk", "memory:?size=8M"}}, 1);
   const auto other = server.Connect();
@@ -332,6 +396,20 @@ TEST_F(ServerTest, GoingAwayAnswersWhatIsInFlight) {
   EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
   EXPECT_TRUE(client->Ended());
   server_.WaitUntilNobodyIsConnected();
+}
+
+TEST_F(ServerTest, GoingAwayTakesNothingMore) {
+  const auto client = Opened(OpenOf(1), "gated");
+  ASSERT_TRUE(client->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
+  server_.gated->WaitUntilHeld(1);
+  server_.GoAway();
+  ASSERT_TRUE(client->ReceiveOf(wire::FrameType::kEvent));
+  // It may not know yet.
+  ASSERT_TRUE(client->Send(RequestFrame({WriteOf(2, 512, 512)}, Bytes(512))));
+  server_.gated->Let();
+  EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
+  EXPECT_TRUE(client->Ended());
+  EXPECT_TRUE(client->replies.empty());
 }
 
 TEST_F(ServerTest, GoingAwayDoesNotWaitForAClientThatDoesNotRead) {

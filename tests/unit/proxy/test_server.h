@@ -70,6 +70,13 @@ class GatedBackend final : public Backend {
     std::lock_guard lock(mutex_);
     return std::ranges::all_of(held_, [](const IoOp* op) { return op->given_up(); });
   }
+  // It lost writes, as after a failed flush.
+  void NewGeneration() { ++generation_; }
+  // Whether all that is held came by connections that were opened at this generation.
+  bool HeldAreOf(uint64_t generation) {
+    std::lock_guard lock(mutex_);
+    return std::ranges::all_of(held_, [&](const IoOp* op) { return op->generation == generation; });
+  }
   void Let(int result = 0) {
     std::lock_guard lock(mutex_);
     for (IoOp* op : std::exchange(held_, {})) {
