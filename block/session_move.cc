@@ -42,9 +42,9 @@ void SessionState::Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uui
   observe_ = false;
   released_ = true;
   release_confirmed_ = true;
-  // Flushes that the source gave up come again with Since{}, and tell what is lost from here on.
+  // Flushes that the source gave up come again with Since{}: all of them tell what is lost.
   written_ = unflushed ? 1 : 0;
-  losses_ = 0;
+  losses_ = lost ? 1 : 0;
   flushed_ = 0;
   lost_ = lost;
   lost_mark_ = 0;

@@ -412,7 +412,7 @@ static int start(CloudblkReq *req, const struct virtio_blk_outhdr *header,
         virtio_ldl_p(vdev, &header->type) & ~VIRTIO_BLK_T_BARRIER;
 
     req->is_read = type == VIRTIO_BLK_T_IN;
-    req->is_flush = type == VIRTIO_BLK_T_FLUSH;
+    req->is_flush = (type & ~VIRTIO_BLK_T_OUT) == VIRTIO_BLK_T_FLUSH;
     switch (type) {
     case VIRTIO_BLK_T_IN:
         return submit_read(req, sector);

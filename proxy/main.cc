@@ -104,13 +104,18 @@ void AllowManyDescriptors() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-Result<std::unique_ptr<Server>> Start(const Options& options) {
+// Makes the server and starts its loops.
+Status Start(const Options& options, std::unique_ptr<Server>* server) {
   try {
-    return Server::Create(options);
+    Result<std::unique_ptr<Server>> made = Server::Create(options);
+    if (!made.ok()) return made.status();
+    *server = std::move(*made);
+    (*server)->Start();
+    return Status::Ok();
   } catch (const std::system_error& error) {
     return Status(error.code().value(),
-                  fmt::format("cannot start a thread ({}); each volume has up to 5: allow this "
-                              "process more (ulimit -u, TasksMax=)",
+                  fmt::format("cannot start a thread ({}); each volume has 2 to 5 at least: "
+                              "allow this process more (ulimit -u, TasksMax=)",
                               error.code().message()));
   }
 }
@@ -127,10 +132,15 @@ int Serve(const Options& options) {
   // A file size limit is an error of the request, not the end of the process.
   signal(SIGXFSZ, SIG_IGN);
 
-  Result<std::unique_ptr<Server>> server = Start(options);
-  if (!server.ok()) return Fail(server.status().message(), kUserError);
-  (*server)->Start();
-  for (const std::string& address : (*server)->Addresses()) {
+  std::unique_ptr<Server> server;
+  const Status started = Start(options, &server);
+  if (!started.ok()) {
+    Fail(started.message(), kUserError);
+    // Some of its loops may run, which nobody would stop.
+    if (server != nullptr) _exit(kUserError);
+    return kUserError;
+  }
+  for (const std::string& address : server->Addresses()) {
     fmt::print("listening on {}\n", address);
   }
   fflush(stdout);
@@ -138,7 +148,7 @@ int Serve(const Options& options) {
   int signal_number = 0;
   sigwait(&signals, &signal_number);
   spdlog::info("stopping on signal {}", signal_number);
-  if (!(*server)->Shutdown(kShutdownPatience)) {
+  if (!server->Shutdown(kShutdownPatience)) {
     spdlog::error("the storage did not answer within {} s; ending without its answers",
                   kShutdownPatience.count());
     _exit(kUserError);

@@ -50,10 +50,10 @@ class ConfigReader {
       }
     } else if (key == "state-dir") {
       const auto text = value.value<std::string>();
-      if (text && text->starts_with('/')) {
+      if (text) {
         options_->state_dir = *text;
       } else {
-        Fail(value, "state-dir is the absolute path of a folder, as a string");
+        Fail(value, "state-dir is the path of a folder, as a string");
       }
     } else if (key == "volumes") {
       Volumes(value);
@@ -157,6 +157,10 @@ Status CheckOptions(const Options& options) {
   }
   if (options.volumes.empty()) {
     return Status(EINVAL, "no volume to offer; add --volume NAME=BACKEND-URI");
+  }
+  if (!options.state_dir.starts_with('/')) {
+    return Status(EINVAL, fmt::format("state-dir '{}': write the absolute path of a folder",
+                                      options.state_dir));
   }
   std::set<std::string> names;
   for (const VolumeOptions& volume : options.volumes) {

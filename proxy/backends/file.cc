@@ -2,6 +2,7 @@
 #include "proxy/backends/file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <spdlog/spdlog.h>
@@ -160,12 +161,7 @@ void File::Finish(IoOp* op, int result) {
     NoteSize();
     result = -EIO;
   }
-  // A block device that shrank says that it is full.
-  uint64_t size = 0;
-  if (result == -ENOSPC && file_.block_device && ioctl(file_.fd, BLKGETSIZE64, &size) == 0 &&
-      op->offset + op->length > size) {
-    result = -EIO;
-  }
+  if (result == -ENOSPC && IsBeyondDevice(op->offset + op->length)) result = -EIO;
   op->result = result;
   if (result != 0) LogFirst(-result, *op);
   if (result == 0 && op->fua) {
@@ -185,7 +181,9 @@ void File::RunTransfer(IoOp* op) {
     const ssize_t n =
         write ? pwrite(file_.fd, data, length, offset) : pread(file_.fd, data, length, offset);
     if (n > 0) op->transferred += static_cast<uint32_t>(n);
-    if (n == 0) error = -ENODATA;
+    // Where direct I/O cannot go on either.
+    const bool odd = file_.direct && op->transferred % geometry_.logical_block_size != 0;
+    if (n == 0 || odd) error = -ENODATA;
     if (n < 0 && errno != EINTR) error = -errno;
   }
   op->context->loop().Post([this, op, error] { Finish(op, error); });
@@ -194,7 +192,8 @@ void File::RunTransfer(IoOp* op) {
 int File::RunRange(const IoOp& op, const wire::Range& range) {
   if (op.given_up()) return -ECANCELED;
   if (IsBeyondFile(range.offset + range.length)) return -EIO;
-  return op.kind == wire::Operation::kDiscard ? Discard(range) : WriteZeroes(op, range);
+  const int result = op.kind == wire::Operation::kDiscard ? Discard(range) : WriteZeroes(op, range);
+  return result == -ENOSPC && IsBeyondDevice(range.offset + range.length) ? -EIO : result;
 }
 
 void File::RunRanges(IoOp* op) {
@@ -284,6 +283,12 @@ bool File::IsBeyondFile(uint64_t end) {
   return end > usable_size_.load(std::memory_order_relaxed);
 }
 
+// A block device that shrank says that it is full.
+bool File::IsBeyondDevice(uint64_t end) const {
+  uint64_t size = 0;
+  return file_.block_device && ioctl(file_.fd, BLKGETSIZE64, &size) == 0 && end > size;
+}
+
 void File::NoteSize() {
   struct stat info {};
   if (file_.block_device || fstat(file_.fd, &info) != 0) return;
@@ -308,21 +313,26 @@ void File::LogFirst(int error, const IoOp& op) {
       name_, wire::Name(op.kind), op.length, op.offset, options_.path, strerror(error));
 }
 
+// The file's lock is one of the device node, and each container may have a node of its own. This is
+// one of the device, and nobody can mount it meanwhile.
+Status File::ClaimDevice() {
+  constexpr int kFlags = O_RDONLY | O_EXCL | O_CLOEXEC;
+  claim_.reset(open(fmt::format("/proc/self/fd/{}", file_.fd).c_str(), kFlags));
+  if (!claim_ && errno == ENOENT) claim_.reset(open(options_.path.c_str(), kFlags));  // no /proc
+  if (claim_) return Status::Ok();
+  return Status(errno, fmt::format("{} cannot be had for this proxy alone (is it mounted, or does "
+                                   "another process use it?): {}",
+                                   options_.path, strerror(errno)));
+}
+
 Status File::AcquireExclusive() {
   Status locked = LockFile(file_.fd, options_.path, geometry_.read_only);
   if (!locked.ok()) return locked;
-  // That lock is one of the device node, and each container may have a node of its own. This one is
-  // of the device, and nobody can mount it meanwhile.
   if (file_.block_device && !geometry_.read_only) {
-    const std::string own = "/proc/self/fd/" + std::to_string(file_.fd);
-    claim_.reset(open(own.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
-    if (!claim_) {
-      const int error = errno;
+    Status claimed = ClaimDevice();
+    if (!claimed.ok()) {
       UnlockFile(file_.fd);
-      return Status(error, options_.path +
-                               " cannot be had for this proxy alone (is it mounted, or "
-                               "does another process use it?): " +
-                               strerror(error));
+      return claimed;
     }
   }
   // Who had it before may have failed to flush.

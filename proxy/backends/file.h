@@ -54,6 +54,8 @@ class File final : public Backend, public AsyncIoSink {
   void Latch(int error);
   // Data and everything that is kept with the file.
   bool IsBeyondFile(uint64_t end);
+  bool IsBeyondDevice(uint64_t end) const;
+  Status ClaimDevice();
   void NoteSize();
   void LogFirst(int error, const IoOp& op);
   // For Resize: whether the volume may be given that size.

@@ -49,7 +49,12 @@ int FileAttributes::SetFile(const std::string& name, const std::string& value) c
     if (unlink(path.c_str()) != 0) return errno == ENOENT ? 0 : errno;
     return SyncFolder(folder_);
   }
-  if (mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST) return errno;
+  if (mkdir(folder_.c_str(), 0700) == 0) {
+    const int error = SyncFolder(folder_.substr(0, folder_.rfind('/') + 1));
+    if (error != 0) return error;
+  } else if (errno != EEXIST) {
+    return errno;
+  }
   // Whenever the host crashes, there is either the old value or the new one.
   const std::string draft = path + ".new";
   const int error = WriteFile(draft, value);
@@ -72,8 +77,9 @@ Result<std::string> FileAttributes::Get(const std::string& name) const {
     return value;
   }
   // Some file systems have no such attributes.
-  if (errno == ENODATA || errno == EOPNOTSUPP || errno == EPERM) return std::string();
-  if (errno == ENOENT && !folder_.empty()) return std::string();
+  const bool none =
+      folder_.empty() ? errno == ENODATA || errno == EOPNOTSUPP || errno == EPERM : errno == ENOENT;
+  if (none) return std::string();
   return Status(errno, fmt::format("cannot read {}: {}", Describe(name), strerror(errno)));
 }
 

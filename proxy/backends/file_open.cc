@@ -50,6 +50,12 @@ Status Create(const FileOptions& options, bool begun) {
   if (fd < 0) {
     return errno == EEXIST ? Status::Ok() : Failed(options, "cannot create", errno);
   }
+  // One that was in use has lost its content: that is not made good by zeros.
+  Result<std::string> owner = FileAttributes(fd, {}, {}).Get("owner");
+  if (begun && (!owner.ok() || !owner->empty())) {
+    close(fd);
+    return Bad(options, "is empty, but somebody has used it: restore it");
+  }
   int error = ftruncate(fd, static_cast<off_t>(*options.size)) == 0 ? 0 : errno;
   if (error == 0 && fsync(fd) != 0) error = errno;
   if (error == 0) error = SyncFolderOf(options.path);
@@ -140,16 +146,38 @@ uint64_t ReadSysNumber(const struct statx& info, const char* name) {
   return 0;
 }
 
-// A loop device's name says nothing: another file may be behind it the next time.
-std::string KeyOfBlockDevice(const FileOptions& options, const struct statx& info) {
-  std::ifstream loop(fmt::format("/sys/dev/block/{}:{}/loop/backing_file", info.stx_rdev_major,
-                                 info.stx_rdev_minor));
-  std::string name;
-  if (!std::getline(loop, name)) name = options.path;
-  // As the name of a file.
+std::string ReadSysLine(const std::string& path) {
+  std::string line;
+  std::ifstream file(path);
+  std::getline(file, line);
+  return line;
+}
+
+// What the device is, rather than what it is called: a logical volume may be made anew under the
+// same name, and behind a loop device is another file the next time.
+std::string NameBlockDevice(const FileOptions& options, const struct statx& info) {
+  const std::string folder =
+      fmt::format("/sys/dev/block/{}:{}/", info.stx_rdev_major, info.stx_rdev_minor);
+  // A partition is one of the disk in whose folder its own is.
+  const std::string partition = ReadSysLine(folder + "partition");
+  const std::string disk = partition.empty() ? folder : folder + "../";
+  const std::string suffix = partition.empty() ? "" : "-part" + partition;
+  const std::string backing = ReadSysLine(disk + "loop/backing_file");
+  if (!backing.empty()) return "loop-" + backing + "@" + ReadSysLine(disk + "loop/offset") + suffix;
+  for (const char* source : {"dm/uuid", "wwid", "device/wwid"}) {
+    const std::string id = ReadSysLine(disk + source);
+    if (!id.empty()) return id + suffix;
+  }
+  return options.path;
+}
+
+// As the name of a file.
+std::string KeyOfBlockDevice(const std::string& name) {
+  constexpr size_t kLongest = 200;
   std::string key;
   for (const char c : name) key += c == '/' ? "%2F" : c == '%' ? "%25" : std::string(1, c);
-  return key;
+  if (key.size() <= kLongest) return key;
+  return fmt::format("{:016x}", wire::Load64(HashToUuid(name).bytes.data()));
 }
 
 void DescribeBlockDevice(const struct statx& info, OpenedFile* file) {
@@ -235,7 +263,7 @@ Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
   if (!file.block_device && !S_ISREG(info.stx_mode)) {
     return Bad(options, "is neither a regular file nor a block device");
   }
-  if (file.block_device) file.key = KeyOfBlockDevice(options, info);
+  if (file.block_device) file.key = KeyOfBlockDevice(NameBlockDevice(options, info));
   status = FindSize(options, info, &file);
   if (!status.ok()) return status;
   status = ChooseBlockSize(options, info, &file);

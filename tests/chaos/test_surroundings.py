@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the proxy's surroundings can do to it: closed descriptors, limits, namespaces, odd devices."""
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -149,6 +150,7 @@ def test_a_block_device_that_shrank_is_not_full(tmp_path):
             os.truncate(backing, 8 << 20)
             subprocess.run(["losetup", "--set-capacity", device], check=True)
             assert one.write(12 << 20, bytes(4096)) == wire.IO_ERROR
+            assert one.wait(one.submit(wire.WRITE_ZEROES, ranges=[(12 << 20, 4096)]))[0] == wire.IO_ERROR
 
 
 def test_a_discard_of_many_pieces_holds_up_no_other_volume(tmp_path):
@@ -213,3 +215,48 @@ def test_what_hangs_behind_an_open_does_not_outlast_the_proxy_s_patience(tmp_pat
         proxy.wait_for_log("active for")
         proxy.process.terminate()
         assert proxy.process.wait(45) in (0, 1)
+
+
+def test_a_file_that_was_used_and_is_empty_is_not_made_anew(tmp_path):
+    path = tmp_path / "disk.img"
+    with Daemon(tmp_path, {"disk": file_uri(path, "1M")}) as proxy:
+        one = opened(proxy)
+        proxy.kill()
+        os.truncate(path, 0)
+        assert proxy.launch().process.wait(30) == 1
+        assert "somebody has used it" in proxy.log()
+        assert one.info["size"] == 1 << 20 and path.stat().st_size == 0
+
+
+def test_parts_of_a_file_as_devices_are_different_volumes(tmp_path):
+    path = tmp_path / "backing.img"
+    with contextlib.ExitStack() as stack:
+        parts = [stack.enter_context(loop_device(path, 32 << 20, "--offset", offset, "--sizelimit", "16M"))
+                 for offset in ("0", "16M")]
+        with Daemon(tmp_path, {f"d{i}": f"file://{part}" for i, part in enumerate(parts)}) as proxy:
+            holders = [opened(proxy, volume=f"d{i}") for i in range(2)]
+            proxy.kill()
+            proxy.start()
+            for i, holder in enumerate(holders):
+                opened(proxy, volume=f"d{i}", session=holder.session, incarnation=2, flags=wire.ACTIVE | wire.RESUME,
+                       volume_uuid=holder.info["volume"], generation=holder.info["generation"])
+
+
+@ROOT
+def test_a_block_device_without_proc(tmp_path):
+    prefix = ["unshare", "--mount", *shell("mount -t tmpfs none /proc")]
+    with loop_device(tmp_path / "backing.img", 16 << 20) as device:
+        with Daemon(tmp_path, {"disk": f"file://{device}"}, prefix=prefix) as proxy:
+            assert opened(proxy).write(0, bytes(4096)) == wire.OK
+
+
+@ROOT
+def test_too_few_threads_for_the_loops_are_an_error(tmp_path):
+    """Shown by the line that says so, and no abort."""
+    for folder in (tmp_path, *tmp_path.parents[:-1]):
+        if not folder.stat().st_mode & 1:
+            folder.chmod(folder.stat().st_mode | 0o11)
+    prefix = ["setpriv", "--reuid", "64322", "--clear-groups", "prlimit", "--nproc=8"]
+    proxy = Daemon(tmp_path, {"disk": "memory:?size=1M"}, "--threads", "16", prefix=prefix).launch()
+    assert proxy.process.wait(30) == 1
+    assert "cannot start a thread" in proxy.log()

@@ -405,7 +405,9 @@ TEST_F(SessionMoveFlushTest, ALossThatNobodyWasToldOfMovesToo) {
   ASSERT_TRUE(source.session->Release(10 * kSecond).ok());
   ASSERT_TRUE(destination->session->Adopt(source.Identity()).ok());
   ASSERT_TRUE(destination->Claim());
-  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), -EIO);
+  // Two that the source had not answered.
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH, CLOUDBLK_REQUEST_AGAIN), -EIO);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH, CLOUDBLK_REQUEST_AGAIN), -EIO);
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
 }
 
