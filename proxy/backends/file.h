@@ -52,7 +52,6 @@ class File final : public Backend, public AsyncIoSink {
   int Sync(int (*sync)(int));
   // After a sync failed with `error`; under generation_mutex_.
   void Latch(int error);
-  // Data and everything that is kept with the file.
   bool IsBeyondFile(uint64_t end);
   bool IsBeyondDevice(uint64_t end) const;
   Status ClaimDevice();

@@ -141,8 +141,7 @@ void NoteResize(const FileAttributes& attributes, uint64_t from, uint64_t to) {
   if (error != 0) {
     spdlog::warn(
         "cannot note the new size in an extended attribute ({}): before the proxy starts again, "
-        "change "
-        "or leave out size= in the volume's URI",
+        "change or leave out size= in the volume's URI",
         strerror(error));
   }
 }
