@@ -23,6 +23,14 @@ def shell(commands):
     return ["sh", "-c", commands + '; exec "$0" "$@"']
 
 
+def few_threads(tmp_path, user):
+    """A prefix: becomes the proxy as a user of its own, who may have eight threads, and gets to the folder."""
+    for folder in (tmp_path, *tmp_path.parents[:-1]):
+        if not folder.stat().st_mode & 1:
+            folder.chmod(folder.stat().st_mode | 0o11)
+    return ["setpriv", "--reuid", str(user), "--clear-groups", "prlimit", "--nproc=8"]
+
+
 def test_a_volume_never_stands_in_for_a_closed_standard_error(tmp_path):
     path = tmp_path / "disk.img"
     with Daemon(tmp_path, {"disk": file_uri(path, "1M", "&direct=off")}, prefix=shell("exec 2>&-")) as proxy:
@@ -36,10 +44,7 @@ def test_a_limit_of_threads_slows_the_proxy_and_does_not_end_it(tmp_path):
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(1 << 20))
     path.chmod(0o666)
-    prefix = ["setpriv", "--reuid", "64321", "--clear-groups", "prlimit", "--nproc=8"]
-    for folder in (tmp_path, *tmp_path.parents[:-1]):
-        if not folder.stat().st_mode & 1:
-            folder.chmod(folder.stat().st_mode | 0o11)
+    prefix = few_threads(tmp_path, 64321)
     with Daemon(tmp_path, {"disk": f"file://{path}?direct=off"}, prefix=prefix) as proxy:
         one = opened(proxy)
         for tag in [one.submit(wire.WRITE, 4096 * i, data=bytes(4096)) for i in range(64)]:
@@ -253,10 +258,7 @@ def test_a_block_device_without_proc(tmp_path):
 @ROOT
 def test_too_few_threads_for_the_loops_are_an_error(tmp_path):
     """Shown by the line that says so, and no abort."""
-    for folder in (tmp_path, *tmp_path.parents[:-1]):
-        if not folder.stat().st_mode & 1:
-            folder.chmod(folder.stat().st_mode | 0o11)
-    prefix = ["setpriv", "--reuid", "64322", "--clear-groups", "prlimit", "--nproc=8"]
+    prefix = few_threads(tmp_path, 64322)
     proxy = Daemon(tmp_path, {"disk": "memory:?size=1M"}, "--threads", "16", prefix=prefix).launch()
     assert proxy.process.wait(30) == 1
     assert "cannot start a thread" in proxy.log()

@@ -117,6 +117,16 @@ class OwnershipTest : public testing::Test {
     request.address = "tcp://host:" + std::to_string(session);
     return request;
   }
+  static OpenRequest WithToken(uint8_t token, OpenRequest request) {
+    request.open.token = Id(token);
+    return request;
+  }
+  // Of one of the session's two connections.
+  static OpenRequest OneOfTwo(uint16_t channel, OpenRequest request) {
+    request.open.channel_count = 2;
+    request.open.channel = channel;
+    return request;
+  }
   void Open(FakePeer* peer, const OpenRequest& request) {
     ownership_->Open(peer, request);
     Store();

@@ -61,12 +61,9 @@ TEST_F(OwnershipTest, AClaimLeavesTheOtherReservationAlone) {
   Release(&b_, {Id(43), 1});
   Gone(&a_);
   Gone(&b_);
-  OpenRequest claim = Request(3, kShare, 2);
-  claim.open.token = Id(42);
+  OpenRequest claim = WithToken(42, Request(3, kShare, 2));
   EXPECT_EQ(OpenNow(&c_, claim), Code::kOk);
-  claim = Request(4, kShare, 2);
-  claim.open.token = Id(43);
-  EXPECT_EQ(OpenNow(&d_, claim), Code::kOk);
+  EXPECT_EQ(OpenNow(&d_, WithToken(43, Request(4, kShare, 2))), Code::kOk);
   EXPECT_TRUE(c_.active());
 }
 
@@ -103,15 +100,13 @@ TEST_F(MigrationTest, AClaimNeedsTheTokenAndAHigherEpoch) {
 TEST_F(MigrationTest, ASpentTokenIsSaidToBeSpentWhoeverHoldsTheVolume) {
   Claim(&a_, {Id(42), 2});
   ASSERT_EQ(Last(a_), Code::kOk);
-  OpenRequest request = Request(2, kActive, 3);
-  request.open.token = Id(42);
+  OpenRequest request = WithToken(42, Request(2, kActive, 3));
   EXPECT_EQ(OpenNow(&c_, request), Code::kBadToken);
   EXPECT_TRUE(a_.active());
 }
 
 TEST_F(MigrationTest, AnActiveOpenWithTheTokenClaims) {
-  OpenRequest request = Request(1, kActive, 2);
-  request.open.token = Id(42);
+  OpenRequest request = WithToken(42, Request(1, kActive, 2));
   Open(&c_, request);
   EXPECT_EQ(a_.stops, 1);
   Gone(&a_);
@@ -122,8 +117,7 @@ TEST_F(MigrationTest, AnActiveOpenWithTheTokenClaims) {
 }
 
 TEST_F(MigrationTest, SoItNeedsAHigherEpochToo) {
-  OpenRequest request = Request(2, kActive, 1);
-  request.open.token = Id(42);
+  OpenRequest request = WithToken(42, Request(2, kActive, 1));
   EXPECT_EQ(OpenNow(&c_, request), Code::kInvalid);
   EXPECT_EQ(c_.answers[0].epoch, 1u);
   request.open.epoch = 2;
@@ -133,13 +127,11 @@ TEST_F(MigrationTest, SoItNeedsAHigherEpochToo) {
 }
 
 TEST_F(MigrationTest, ATokenIsRepeatedAtItsOwnEpochOnly) {
-  OpenRequest claim = Request(1, kActive, 2);
-  claim.open.token = Id(42);
+  OpenRequest claim = WithToken(42, Request(1, kActive, 2));
   Open(&c_, claim);
   Gone(&a_);
   ASSERT_EQ(c_.status(), Code::kOk);
-  OpenRequest repeated = Request(1, kActive, 3, 9);
-  repeated.open.token = Id(42);
+  OpenRequest repeated = WithToken(42, Request(1, kActive, 3, 9));
   // Taken back.
   Release(&c_, {Id(43), 2});
   Claim(&c_, {Id(43), 3});
@@ -149,23 +141,20 @@ TEST_F(MigrationTest, ATokenIsRepeatedAtItsOwnEpochOnly) {
 }
 
 TEST_F(MigrationTest, NorIsItAfterTheClaimantCameAgainWithoutIt) {
-  OpenRequest claim = Request(1, kActive, 2);
-  claim.open.token = Id(42);
+  OpenRequest claim = WithToken(42, Request(1, kActive, 2));
   Open(&c_, claim);
   Gone(&a_);
   Gone(&c_);
   ASSERT_EQ(OpenNow(&d_, Request(1, kActive, 3)), Code::kOk);
   FakePeer other;
-  OpenRequest repeated = Request(1, kActive, 3, 9);
-  repeated.open.token = Id(42);
+  OpenRequest repeated = WithToken(42, Request(1, kActive, 3, 9));
   EXPECT_EQ(OpenNow(&other, repeated), Code::kBadToken);
   EXPECT_EQ(d_.stops, 0);
 }
 
 // Its answer may have been lost with the proxy.
 TEST_F(MigrationTest, AClaimMayBeRepeatedAfterARestart) {
-  OpenRequest request = Request(1, kActive, 2);
-  request.open.token = Id(42);
+  OpenRequest request = WithToken(42, Request(1, kActive, 2));
   Open(&c_, request);
   Gone(&a_);
   ASSERT_EQ(c_.status(), Code::kOk);
@@ -244,8 +233,7 @@ TEST_F(MigrationTest, AReservationOutlivesTheSourceAndTheProxy) {
   Restart();
   now_ += 100 * kLeaseNs;
   EXPECT_EQ(OpenNow(&c_, Request(2)), Code::kBusy);
-  OpenRequest request = Request(1, kActive, 2);
-  request.open.token = Id(42);
+  OpenRequest request = WithToken(42, Request(1, kActive, 2));
   EXPECT_EQ(OpenNow(&d_, request), Code::kOk);
 }
 

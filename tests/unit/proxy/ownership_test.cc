@@ -69,10 +69,8 @@ TEST_F(OwnershipTest, TheEndOfASessionFreesTheVolumeAtOnce) {
 }
 
 TEST_F(OwnershipTest, TheEndStopsTheSessionsOtherConnectionsFirst) {
-  OpenRequest first = Request(1);
-  first.open.channel_count = 2;
-  OpenRequest second = first;
-  second.open.channel = 1;
+  OpenRequest first = OneOfTwo(0, Request(1));
+  OpenRequest second = OneOfTwo(1, first);
   Open(&a_, first);
   Open(&b_, second);
   End(&a_);
@@ -85,10 +83,8 @@ TEST_F(OwnershipTest, TheEndStopsTheSessionsOtherConnectionsFirst) {
 }
 
 TEST_F(OwnershipTest, TheEndOfAnObserverStopsItsOtherConnectionsToo) {
-  OpenRequest first = Request(1, kObserve);
-  first.open.channel_count = 2;
-  OpenRequest second = first;
-  second.open.channel = 1;
+  OpenRequest first = OneOfTwo(0, Request(1, kObserve));
+  OpenRequest second = OneOfTwo(1, first);
   Open(&a_, first);
   Open(&b_, second);
   Open(&c_, Request(1, kObserve, 2));
@@ -126,10 +122,8 @@ TEST_F(OwnershipTest, AnExpiredHolderMayResumeUntilAnotherCame) {
 }
 
 TEST_F(OwnershipTest, TheLeaseStartsWithTheLastConnection) {
-  OpenRequest first = Request(1);
-  first.open.channel_count = 2;
-  OpenRequest second = first;
-  second.open.channel = 1;
+  OpenRequest first = OneOfTwo(0, Request(1));
+  OpenRequest second = OneOfTwo(1, first);
   Open(&a_, first);
   Open(&b_, second);
   Gone(&a_);
@@ -152,10 +146,8 @@ TEST_F(OwnershipTest, AHigherIncarnationIsAnsweredOnceTheOlderIsStopped) {
 }
 
 TEST_F(OwnershipTest, AnotherChannelStopsNobody) {
-  OpenRequest first = Request(1);
-  first.open.channel_count = 2;
-  OpenRequest second = first;
-  second.open.channel = 1;
+  OpenRequest first = OneOfTwo(0, Request(1));
+  OpenRequest second = OneOfTwo(1, first);
   Open(&a_, first);
   EXPECT_EQ(OpenNow(&b_, second), Code::kOk);
   EXPECT_EQ(a_.stops, 0);
@@ -171,10 +163,8 @@ TEST_F(OwnershipTest, AnOldOrEqualIncarnationIsStale) {
 }
 
 TEST_F(OwnershipTest, AHigherEpochStopsAllOfTheLower) {
-  OpenRequest first = Request(1);
-  first.open.channel_count = 2;
-  OpenRequest second = first;
-  second.open.channel = 1;
+  OpenRequest first = OneOfTwo(0, Request(1));
+  OpenRequest second = OneOfTwo(1, first);
   Open(&a_, first);
   Open(&b_, second);
   Open(&c_, Request(1, kResume, 2, 1));
@@ -189,10 +179,8 @@ TEST_F(OwnershipTest, AHigherEpochStopsAllOfTheLower) {
 }
 
 TEST_F(OwnershipTest, ANewEpochCountsItsIncarnationsAnew) {
-  OpenRequest first = Request(1, kActive, 1, 7);
-  first.open.channel_count = 2;
-  OpenRequest second = first;
-  second.open.channel = 1;
+  OpenRequest first = OneOfTwo(0, Request(1, kActive, 1, 7));
+  OpenRequest second = OneOfTwo(1, first);
   Open(&a_, first);
   Open(&b_, second);
   Gone(&a_);
