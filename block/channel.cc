@@ -117,6 +117,7 @@ int Channel::Submit(const CloudblkRequest& request) {
   mine->opaque = request.opaque;
   mine->own = (request.flags & CLOUDBLK_REQUEST_OWN) != 0;
   mine->since = (request.flags & CLOUDBLK_REQUEST_AGAIN) != 0 ? given_up_since_ : session_->Now();
+  flushes_given_up_ = false;
   mine->iov.clear();
   mine->ranges.clear();
   if (HasRanges(mine->operation)) {
@@ -352,12 +353,11 @@ void Channel::FailAll(int error) {
 
 // The host may submit them again.
 void Channel::NoteFlushesGivenUp() {
-  bool first = true;
   for (const Piece* piece = queue_.front(); piece != nullptr; piece = piece->next) {
     const Request& request = *piece->request;
     if (request.operation != wire::Operation::kFlush || request.own) continue;
-    given_up_since_ = first ? request.since : Earlier(given_up_since_, request.since);
-    first = false;
+    given_up_since_ = flushes_given_up_ ? Earlier(given_up_since_, request.since) : request.since;
+    flushes_given_up_ = true;
   }
 }
 

@@ -115,6 +115,10 @@ class Channel final : public FdHandler, private ReceiverSink {
   void ForgetResize();
   // Says RELEASE as soon as it is connected, once. Preconditions: attached, nothing in flight.
   void Release();
+  // A FLUSH that Revoke gave up, and that may be submitted again, is going to fail.
+  bool given_up_flush_fails() const {
+    return flushes_given_up_ && session_->LostSince(given_up_since_);
+  }
   // Gives up the connection, without a word to the server. Precondition: nothing in flight.
   void Abandon();
 
@@ -248,10 +252,11 @@ class Channel final : public FdHandler, private ReceiverSink {
   RequestPool requests_;
   TagTable tags_;
   OverlapGuard overlaps_;
-  LinkedList<Piece> queue_;       // to be sent, in order
-  LinkedList<Piece> bulk_queue_;  // likewise, of bulk requests, and what is to be sent again
-  LinkedList<Piece> sent_;        // not answered, in the order of sending
-  Since given_up_since_;          // of the flushes that were given up last, the earliest
+  LinkedList<Piece> queue_;        // to be sent, in order
+  LinkedList<Piece> bulk_queue_;   // likewise, of bulk requests, and what is to be sent again
+  LinkedList<Piece> sent_;         // not answered, in the order of sending
+  Since given_up_since_;           // of the flushes that were given up last, the earliest
+  bool flushes_given_up_ = false;  // and nothing was submitted since
   BulkWindow bulk_window_;
   // Of the frames being built: what their bulk pieces are stamped with, 0: no window is in force.
   int64_t bulk_now_ns_ = 0;

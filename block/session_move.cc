@@ -46,7 +46,7 @@ void SessionState::Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uui
   written_ = unflushed ? 1 : 0;
   losses_ = lost ? 1 : 0;
   flushed_ = 0;
-  lost_ = lost;
+  told_ = 0;
   lost_mark_ = 0;
   // What was lost since is found out by comparing the next OPEN_REPLY with it.
   generation_ = generation;
@@ -177,7 +177,11 @@ void Session::Export(CloudblkIdentity* identity) const {
   identity->epoch = state_.epoch();
   identity->generation = state_.generation();
   identity->unflushed = state_.unflushed();
-  identity->lost = state_.lost();
+  identity->lost = state_.LostSince(state_.Now());
+  // A flush that was given up may be from before another one told.
+  for (const auto& channel : channels_) {
+    if (channel->given_up_flush_fails()) identity->lost = true;
+  }
 }
 
 Status Session::Claim() {

@@ -14,9 +14,7 @@ bool SessionState::SetGeneration(uint64_t generation) {
   const std::lock_guard lock(loss_mutex_);
   if (generation_.exchange(generation) == generation) return false;
   if (written_.load() == flushed_.load()) return false;
-  lost_mark_ = written_.load();
-  lost_ = true;
-  losses_.fetch_add(1);
+  NoteLoss();
   return true;
 }
 
@@ -24,16 +22,19 @@ void SessionState::NoteWrite(uint64_t generation) {
   written_.fetch_add(1);
   if (generation_.load() == generation) return;
   const std::lock_guard lock(loss_mutex_);
+  NoteLoss();
+}
+
+void SessionState::NoteLoss() {
   lost_mark_ = written_.load();
-  lost_ = true;
+  losses_.fetch_add(1);
 }
 
 bool SessionState::FlushFails(const Since& since) {
-  if (!lost_.load() && since.losses == losses_.load()) return false;
+  if (!LostSince(since)) return false;
   const std::lock_guard lock(loss_mutex_);
-  const bool untold = lost_.load();
-  if (since.mark >= lost_mark_) lost_ = false;
-  return untold || since.losses != losses_.load();
+  if (since.mark >= lost_mark_) told_ = losses_.load();
+  return true;
 }
 
 void SessionState::NoteFlush(uint64_t mark) {

@@ -50,11 +50,11 @@ inline constexpr uint64_t kClaimStep = 2;
 // A moment in a session's life, for what a FLUSH that is submitted then has to tell
 // (SessionState::FlushFails).
 struct Since {
-  uint64_t losses = 0;  // how often completed writes may have been lost before
-  uint64_t mark = 0;    // SessionState::FlushMark()
+  uint64_t told = 0;  // how many losses a flush had told of
+  uint64_t mark = 0;  // SessionState::FlushMark()
 };
 inline Since Earlier(const Since& a, const Since& b) {
-  return {std::min(a.losses, b.losses), std::min(a.mark, b.mark)};
+  return {std::min(a.told, b.told), std::min(a.mark, b.mark)};
 }
 
 class SessionState {
@@ -105,8 +105,8 @@ class SessionState {
   bool ClaimRefused(ClaimStep step, wire::Status status);
   // Completed writes are not covered by a flush.
   bool unflushed() const { return written_.load() != flushed_.load(); }
-  // The next flush is going to fail.
-  bool lost() const { return lost_.load(); }
+  // Of FlushFails, without an effect: for Now() whether the next flush is going to fail.
+  bool LostSince(const Since& since) const { return since.told != losses_.load(); }
 
   // --- Set by the first OPEN_REPLY, before any channel is used by the host; constant then. -------
   void SetVolume(const wire::OpenReply& reply);
@@ -137,10 +137,10 @@ class SessionState {
   uint64_t FlushMark() const { return written_.load(); }
   void NoteFlush(uint64_t mark);
   // Now. A flush keeps it from when it was submitted.
-  Since Now() const { return {losses_.load(), FlushMark()}; }
+  Since Now() const { return {told_.load(), FlushMark()}; }
   // Whether that flush must fail instead of being sent (again): writes that it was to cover may be
-  // lost, or nobody was told yet of some that are. Only a flush from after the lost writes were
-  // completed tells of all of them.
+  // lost, or nobody had been told of some that are when it was submitted. Only a flush from after
+  // the lost writes were completed tells of all of them.
   bool FlushFails(const Since& since);
 
   // A channel gave up requests that the server may still be working on, until the channel's next
@@ -163,6 +163,9 @@ class SessionState {
   void NoteOutage() { outage_ = true; }
 
  private:
+  // Completed writes may be lost. Precondition: loss_mutex_ is held.
+  void NoteLoss();
+
   const SessionConfig config_;
   wire::Uuid uuid_;
   uint64_t epoch_ = 1;  // that the volume was held at, without a claim under way
@@ -190,9 +193,9 @@ class SessionState {
   std::atomic<uint64_t> flushed_{0};  // how many of them a flush covered
   // A new generation and what follows from it are seen as one: changed with loss_mutex_ held.
   std::mutex loss_mutex_;
-  std::atomic<uint64_t> losses_{0};
-  std::atomic<bool> lost_{false};  // and no flush has told of all that was
-  uint64_t lost_mark_ = 0;         // written_ when some was lost last; with loss_mutex_ held
+  std::atomic<uint64_t> losses_{0};  // how often completed writes may have been lost
+  std::atomic<uint64_t> told_{0};    // how many of these a flush has told of
+  uint64_t lost_mark_ = 0;           // written_ at the last one; with loss_mutex_ held
 };
 
 }  // namespace cloudblk

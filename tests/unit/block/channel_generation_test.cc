@@ -351,6 +351,33 @@ TEST(SessionGeneration, FlushesThatWereUnderWayFailOnEveryChannel) {
   EXPECT_EQ(second->result, -EIO);
 }
 
+// It was submitted when nobody had been told, so that its success would be believed.
+TEST(SessionGeneration, AFlushThatWaitsFailsThoughALaterOneHasTold) {
+  TwoChannels both;
+  auto& [loop, a, b] = both;
+  a.Write(0, Pattern(512, 1));
+  a.Run();
+  for (ChannelFixture* one : {&a, &b}) ++one->server.open.generation;
+  b.server.silent = true;
+  for (ChannelFixture* one : {&a, &b}) one->server.Cut();
+  a.Run();
+  ASSERT_TRUE(a.ready());
+  Io* waiting = b.Flush();
+  b.Run();
+  Io* later = a.Flush();
+  a.Run();
+  ASSERT_EQ(waiting->completions, 0);
+  EXPECT_EQ(later->result, -EIO);
+  b.server.silent = false;
+  b.server.Cut();
+  loop.Advance(3'000'000'000);
+  ASSERT_EQ(waiting->completions, 1);
+  EXPECT_EQ(waiting->result, -EIO);
+  Io* after = b.Flush();
+  b.Run();
+  EXPECT_EQ(after->result, 0);
+}
+
 // Else each of its writes would count as lost, and no flush of the other succeed again.
 TEST(SessionGeneration, AChannelThatServesAnOldGenerationIsOpenedAnew) {
   TwoChannels both;

@@ -191,7 +191,7 @@ TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
   state.NoteWrite(2);
   state.NoteFlush(mark);
   EXPECT_FALSE(state.SetGeneration(2)) << "no change";
-  const Since under_way{state.Now().losses, mark};
+  const Since under_way{state.Now().told, mark};
   EXPECT_TRUE(state.SetGeneration(3));
   EXPECT_TRUE(state.FlushFails(under_way));
   const auto fails = [&] { return state.FlushFails(state.Now()); };

@@ -411,6 +411,44 @@ TEST_F(SessionMoveFlushTest, ALossThatNobodyWasToldOfMovesToo) {
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
 }
 
+// Another channel's flush has told, while the machine's stop gave this one up.
+TEST_F(SessionMoveFlushTest, ALossThatAFlushHasToldOfMovesWithAnEarlierFlushThatWaits) {
+  Channel* channel = source.session->channel(0);
+  channel->Attach({source.loop.get(), Client::Complete, &source, nullptr});
+  ASSERT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+  CloudblkRequest flush{};
+  flush.operation = CLOUDBLK_OP_FLUSH;
+  ASSERT_EQ(channel->Submit(flush), 0);
+  source.Park();
+  EXPECT_FALSE(source.Identity().lost);
+  SessionState& state = source.session->state();
+  ASSERT_TRUE(state.SetGeneration(2));
+  ASSERT_TRUE(state.FlushFails(state.Now()));
+  source.server.Do([](FakeServer* fake) { fake->open.generation = 2; });
+  destination = std::make_unique<Client>(&owner, true, 2);
+  ASSERT_TRUE(source.session->Release(10 * kSecond).ok());
+  EXPECT_FALSE(state.LostSince(state.Now()));
+  ASSERT_TRUE(destination->session->Adopt(source.Identity()).ok());
+  ASSERT_TRUE(destination->Claim());
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH, CLOUDBLK_REQUEST_AGAIN), -EIO);
+  EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
+}
+
+TEST_F(SessionMoveFlushTest, AFlushThatWasGivenUpLongAgoTellsNothing) {
+  Channel* channel = source.session->channel(0);
+  channel->Attach({source.loop.get(), Client::Complete, &source, nullptr});
+  CloudblkRequest flush{};
+  flush.operation = CLOUDBLK_OP_FLUSH;
+  ASSERT_EQ(channel->Submit(flush), 0);
+  channel->Revoke();  // a reset: it does not go on
+  ASSERT_EQ(source.Do(CLOUDBLK_OP_WRITE), 0);
+  SessionState& state = source.session->state();
+  ASSERT_TRUE(state.SetGeneration(2));
+  ASSERT_TRUE(state.FlushFails(state.Now()));
+  EXPECT_FALSE(source.Identity().lost);
+  source.Park();
+}
+
 TEST_F(SessionMoveFlushTest, NothingWasLostThatWasFlushed) {
   Move(CLOUDBLK_OP_FLUSH, 2);
   EXPECT_EQ(destination->Do(CLOUDBLK_OP_FLUSH), 0);
