@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <charconv>
 #include <sstream>
 
@@ -20,29 +21,49 @@ std::string OneLine(const std::string& text) {
   return line;
 }
 
-bool ParseHolder(std::istringstream* line, OwnerRecord::Holder* holder) {
+// Each adds a line to the record. False: it makes no sense.
+bool AddHolder(std::istringstream* line, OwnerRecord* record) {
+  OwnerRecord::Holder holder;
   std::string session;
   std::string mode;
   std::string token;
-  if (!(*line >> session >> holder->epoch >> mode >> token)) return false;
+  if (!(*line >> session >> holder.epoch >> mode >> token)) return false;
   const std::optional<wire::Uuid> uuid = ParseUuid(session);
   if (!uuid) return false;
-  holder->session = *uuid;
-  holder->share_rw = mode == "share-rw";
-  holder->read_only = mode == "read-only";
+  holder.session = *uuid;
+  holder.share_rw = mode == "share-rw";
+  holder.read_only = mode == "read-only";
+  if (!holder.share_rw && !holder.read_only && mode != "exclusive") return false;
   if (token != "-") {
-    holder->token = ParseUuid(token);
-    if (!holder->token) return false;
+    holder.token = ParseUuid(token);
+    if (!holder.token) return false;
   }
-  std::getline(*line >> std::ws, holder->client_name);
+  std::getline(*line >> std::ws, holder.client_name);
+  record->holders.push_back(std::move(holder));
   return true;
 }
 
 // Behind the line of the holder.
-void AddSpent(const std::string& session, const std::string& token, OwnerRecord* record) {
+bool AddSpent(std::istringstream* line, OwnerRecord* record) {
+  std::string session;
+  std::string token;
+  if (!(*line >> session >> token)) return false;
+  const std::optional<wire::Uuid> spent = ParseUuid(token);
   for (OwnerRecord::Holder& holder : record->holders) {
-    if (ToString(holder.session) == session) holder.spent = ParseUuid(token).value_or(wire::Uuid{});
+    if (spent && ToString(holder.session) == session) {
+      holder.spent = *spent;
+      return true;
+    }
   }
+  return false;
+}
+
+bool AddLast(std::istringstream* line, OwnerRecord* record) {
+  std::string session;
+  if (!(*line >> session)) return false;
+  const std::optional<wire::Uuid> uuid = ParseUuid(session);
+  if (uuid) record->last.push_back(*uuid);
+  return uuid.has_value();
 }
 
 }  // namespace
@@ -89,22 +110,18 @@ std::string Format(const OwnerRecord& record) {
   return text;
 }
 
-OwnerRecord ParseOwnerRecord(std::string_view text) {
+Result<OwnerRecord> ParseOwnerRecord(std::string_view text) {
   OwnerRecord record;
   std::istringstream lines{std::string(text)};
   for (std::string row; std::getline(lines, row);) {
     std::istringstream line(row);
     std::string kind;
     line >> kind;
-    OwnerRecord::Holder holder;
-    if (kind == "holder" && ParseHolder(&line, &holder)) record.holders.push_back(holder);
-    std::string session;
-    std::string token;
-    if (kind == "spent" && line >> session >> token) AddSpent(session, token, &record);
-    std::string last;
-    if (kind == "last" && line >> last) {
-      if (const std::optional<wire::Uuid> uuid = ParseUuid(last)) record.last.push_back(*uuid);
-    }
+    const bool sense = kind == "holder"  ? AddHolder(&line, &record)
+                       : kind == "spent" ? AddSpent(&line, &record)
+                       : kind == "last"  ? AddLast(&line, &record)
+                                         : true;
+    if (!sense) return Status(EINVAL, "its record has a damaged line: " + OneLine(row));
   }
   return record;
 }

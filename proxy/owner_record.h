@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "block/status.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk::proxy {
@@ -35,8 +36,9 @@ struct OwnerRecord {
 
 // One line each; an empty record is an empty text.
 std::string Format(const OwnerRecord& record);
-// Lines that are not understood (of a later release) are left out.
-OwnerRecord ParseOwnerRecord(std::string_view text);
+// Kinds of lines that are not known (of a later release) are left out. EINVAL: one that is known
+// makes no sense; the text names it.
+Result<OwnerRecord> ParseOwnerRecord(std::string_view text);
 
 std::string ToString(const wire::Uuid& uuid);  // 8-4-4-4-12
 std::optional<wire::Uuid> ParseUuid(std::string_view text);

@@ -355,7 +355,9 @@ void Ownership::UnlockIfFree() {
 cloudblk::Status Ownership::LoadRecord() {
   const Result<std::string> text = backend_->LoadOwner();
   if (!text.ok()) return text.status();
-  stored_ = ParseOwnerRecord(text.value());
+  Result<OwnerRecord> record = ParseOwnerRecord(text.value());
+  if (!record.ok()) return record.status();
+  stored_ = *std::move(record);
   if (stored_ == OwnerRecord{}) return cloudblk::Status::Ok();
   record_kept_ = true;
   last_ = stored_.last;

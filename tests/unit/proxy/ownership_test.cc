@@ -449,7 +449,7 @@ TEST(OwnerRecordTest, KeepsNoPartOfACharacter) {
   // 3 bytes each
   for (int i = 0; i < 40; ++i) name += "\u4eee";
   record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, name});
-  const std::string kept = ParseOwnerRecord(Format(record)).holders.at(0).client_name;
+  const std::string kept = ParseOwnerRecord(Format(record)).value().holders.at(0).client_name;
   EXPECT_EQ(kept, name.substr(0, 63));
 }
 
@@ -459,7 +459,7 @@ TEST(OwnerRecordTest, ANameAddsNoLine) {
   uuid.bytes.fill(0xab);
   const std::string name = "host\nlast " + ToString(uuid);
   record.holders.push_back({uuid, 7, false, false, std::nullopt, {}, name});
-  const OwnerRecord kept = ParseOwnerRecord(Format(record));
+  const OwnerRecord kept = ParseOwnerRecord(Format(record)).value();
   EXPECT_EQ(kept.holders.size(), 1u);
   EXPECT_TRUE(kept.last.empty());
 }
@@ -473,9 +473,43 @@ TEST(OwnerRecordTest, SurvivesItsText) {
   other.bytes.fill(0xcd);
   record.holders.push_back({other, 8, false, true, uuid, uuid, ""});
   record.last.push_back(uuid);
-  EXPECT_EQ(ParseOwnerRecord(Format(record)), record);
-  EXPECT_EQ(ParseOwnerRecord("nonsense\nholder x\nholder\nlast 12\n"), OwnerRecord{});
+  EXPECT_EQ(ParseOwnerRecord(Format(record)).value(), record);
+  EXPECT_EQ(ParseOwnerRecord("of-a-later-release 7\n" + Format(record)).value(), record);
   EXPECT_EQ(Format(OwnerRecord{}), "");
+}
+
+// Taken for nobody, the holder would lose the volume to whoever comes first.
+TEST(OwnerRecordTest, ADamagedLineIsAnError) {
+  const std::string uuid = "abababab-abab-abab-abab-abababababab";
+  const std::string holder = "holder " + uuid + " 7 exclusive - a host\n";
+  ASSERT_TRUE(ParseOwnerRecord(holder + "spent " + uuid + " " + uuid + "\n").ok());
+  const std::vector<std::string> damaged = {"holder",
+                                            "holder x 7 exclusive - a host",
+                                            "holder " + uuid,
+                                            "holder " + uuid + " x exclusive - a host",
+                                            "holder " + uuid + " 7 maybe - a host",
+                                            "holder " + uuid + " 7 exclusive",
+                                            "holder " + uuid + " 7 exclusive x a host",
+                                            "spent",
+                                            "spent " + uuid,
+                                            "spent " + uuid + " x",
+                                            "spent x " + uuid,
+                                            "last",
+                                            "last 12"};
+  for (const std::string& line : damaged) {
+    const Result<OwnerRecord> record = ParseOwnerRecord(holder + line);
+    EXPECT_EQ(record.status().error(), EINVAL) << line;
+    EXPECT_THAT(record.status().message(), HasSubstr(line));
+  }
+}
+
+TEST_F(OwnershipTest, WhileTheRecordMakesNoSenseNobodyGetsTheVolume) {
+  disk_.record = "holder of the volume";
+  Restart();
+  EXPECT_EQ(OpenNow(&a_, Request(1, kTakeover)), Code::kBusy);
+  EXPECT_THAT(a_.answers[0].text, HasSubstr("damaged line: holder of the volume"));
+  EXPECT_EQ(disk_.locks, 0);
+  EXPECT_EQ(disk_.record, "holder of the volume");
 }
 
 }  // namespace
