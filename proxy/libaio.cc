@@ -20,7 +20,10 @@ namespace {
 class Libaio final : public AsyncIo, public FdHandler {
  public:
   Libaio(EventLoop* loop, io_context_t context, int event_fd)
-      : loop_(loop), context_(context), event_fd_(event_fd) {
+      : loop_(loop),
+        context_(context),
+        event_fd_(event_fd),
+        retry_(loop->NewTimer([this] { Kick(); })) {
     for (unsigned i = 0; i < kDepth; ++i) free_.push_back(&slots_[i]);
     loop_->Watch(event_fd_, true, false, this);
   }
@@ -43,8 +46,11 @@ class Libaio final : public AsyncIo, public FdHandler {
       if (taken == count) continue;
       if (submitted == -EINTR) continue;
       // Out of kernel memory or of its queue: what is under way makes room when it ends.
-      if ((submitted >= 0 || submitted == -EAGAIN) && free_.size() < kDepth) return;
-      if (submitted < 0) FailFirst(submitted);
+      if (submitted >= 0 || submitted == -EAGAIN) {
+        if (free_.size() == kDepth) retry_->Arm(loop_->NowNs() + kRetryNs);
+        return;
+      }
+      FailFirst(submitted);
     }
   }
 
@@ -52,6 +58,8 @@ class Libaio final : public AsyncIo, public FdHandler {
   void OnWritable() override {}
 
  private:
+  static constexpr int64_t kRetryNs = 1'000'000;
+
   struct Slot {
     iocb control;
     Transfer transfer;
@@ -131,6 +139,7 @@ class Libaio final : public AsyncIo, public FdHandler {
   EventLoop* const loop_;
   const io_context_t context_;
   const int event_fd_;
+  const std::unique_ptr<Timer> retry_;
   // Loop thread only.
   std::deque<Transfer> waiting_;
   std::vector<Slot*> free_;

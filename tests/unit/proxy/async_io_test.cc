@@ -7,7 +7,12 @@
 #include <liburing.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
+#include <deque>
+#include <limits>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -18,21 +23,32 @@ namespace {
 
 // How many operations each system call handed over.
 std::vector<unsigned> batches;
+// What the next calls come to, in order: at most so many are taken, or -errno. Then all are.
+std::deque<int> outcomes;
+
+int NextOutcome() {
+  if (outcomes.empty()) return std::numeric_limits<int>::max();
+  const int outcome = outcomes.front();
+  outcomes.pop_front();
+  return outcome;
+}
 
 }  // namespace
 
-// In the libraries' place: they note the batch and go on there.
+// In the libraries' place: they note the batch and go on there, unless the kernel is to refuse.
 extern "C" int io_submit(io_context_t context, long count, iocb** controls) {
   static const auto next = reinterpret_cast<decltype(&io_submit)>(dlsym(RTLD_NEXT, "io_submit"));
   batches.push_back(static_cast<unsigned>(count));
-  return next(context, count, controls);
+  const int outcome = NextOutcome();
+  return outcome < 0 ? outcome : next(context, std::min<long>(count, outcome), controls);
 }
 
 extern "C" int io_uring_submit(io_uring* ring) {
   static const auto next =
       reinterpret_cast<decltype(&io_uring_submit)>(dlsym(RTLD_NEXT, "io_uring_submit"));
   batches.push_back(io_uring_sq_ready(ring));
-  return next(ring);
+  const int outcome = NextOutcome();
+  return outcome < 0 ? outcome : next(ring);
 }
 
 namespace cloudblk::proxy {
@@ -49,21 +65,23 @@ class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoS
       const std::vector<uint8_t> block(kBlock, static_cast<uint8_t>(i));
       EXPECT_EQ(ssize_t{kBlock}, pwrite(fd_.get(), block.data(), kBlock, i * kBlock));
     }
-    const bool uring = std::string(GetParam()) == "Uring";
-    auto made = uring ? NewUring(loop_.get()) : NewLibaio(loop_.get());
+    outcomes.clear();
+    auto made = uring() ? NewUring(loop_.get()) : NewLibaio(loop_.get());
     if (made.ok()) io_ = std::move(*made);
   }
   void SetUp() override {
     // An administrator may switch io_uring off; AIO every kernel has that the proxy runs on.
-    if (io_ == nullptr && std::string(GetParam()) == "Uring") {
+    if (io_ == nullptr && uring()) {
       GTEST_SKIP() << "this host has no io_uring (kernel.io_uring_disabled)";
     }
     ASSERT_NE(io_, nullptr);
   }
 
-  void Queue(size_t block) {
+  bool uring() const { return std::string(GetParam()) == "Uring"; }
+
+  void Queue(size_t block, int fd) {
     Transfer transfer;
-    transfer.fd = fd_.get();
+    transfer.fd = fd;
     transfer.data = data_[block].data();
     transfer.length = kBlock;
     transfer.offset = block * kBlock;
@@ -73,8 +91,16 @@ class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoS
   }
 
   void QueueAll() {
-    for (size_t i = 0; i < kBlocks; ++i) Queue(i);
+    for (size_t i = 0; i < kBlocks; ++i) Queue(i, fd_.get());
     io_->Kick();
+  }
+
+  // Each of them, once.
+  void ExpectAllRead() {
+    EXPECT_TRUE(loop_.TurnUntil([&] { return ended_ == kBlocks; }));
+    for (size_t i = 0; i < kBlocks; ++i) EXPECT_EQ(i, data_[i].back());
+    EXPECT_TRUE(failed_.empty());
+    EXPECT_TRUE(outcomes.empty());
   }
 
   TempFolder folder_;
@@ -87,13 +113,15 @@ class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoS
   size_t ended_ = 0;
   size_t sent_ = 0;
   std::vector<size_t> sends_;
+  std::map<size_t, int64_t> failed_;  // with what, by block
 
  private:
   void OnTransferred(IoOp* op, int64_t result) override {
-    EXPECT_EQ(int64_t{kBlock}, result);
+    const size_t block = op - &ops_[0];
+    if (result != int64_t{kBlock}) failed_.emplace(block, result);
     if (again_ > 0) {
       --again_;
-      Queue(op - &ops_[0]);
+      Queue(block, fd_.get());
     }
     // As a connection does, to send what is ready.
     if (ended_++ == sent_)
@@ -103,14 +131,40 @@ class AsyncIoTest : public testing::TestWithParam<const char*>, private AsyncIoS
 
 TEST_P(AsyncIoTest, TransfersAllThatIsQueued) {
   QueueAll();
+  ExpectAllRead();
+}
+
+TEST_P(AsyncIoTest, HandsOverAgainWhatTheKernelHadNoRoomFor) {
+  outcomes = {1000, -EAGAIN, 1000, -EAGAIN, -EAGAIN};
+  QueueAll();
+  ExpectAllRead();
+}
+
+TEST_P(AsyncIoTest, HandsOverAgainAfterASignal) {
+  outcomes = {-EINTR, 1000, -EINTR, -EINTR};
+  QueueAll();
+  ExpectAllRead();
+}
+
+TEST_P(AsyncIoTest, HandsOverTheRestOfABatchOfWhichTheKernelTookAPart) {
+  if (uring()) outcomes = {-EBUSY, 1000, -EBUSY};  // completions that wait: none is taken
+  if (!uring()) outcomes = {1, 1, 3, 1};
+  QueueAll();
+  ExpectAllRead();
+}
+
+TEST_P(AsyncIoTest, OneThatTheKernelRefusesFailsAlone) {
+  for (size_t i = 0; i < kBlocks; ++i) Queue(i, i == 0 || i == 5 ? -1 : fd_.get());
+  io_->Kick();
   EXPECT_TRUE(loop_.TurnUntil([&] { return ended_ == kBlocks; }));
-  for (size_t i = 0; i < kBlocks; ++i) EXPECT_EQ(i, data_[i].back());
+  EXPECT_EQ((std::map<size_t, int64_t>{{0, -EBADF}, {5, -EBADF}}), failed_);
 }
 
 TEST_P(AsyncIoTest, SeesWhatEndsWhileItLooksAtAPart) {
   again_ = AsyncIo::kFirstPart;
   QueueAll();
   EXPECT_TRUE(loop_.TurnUntil([&] { return ended_ == kBlocks + AsyncIo::kFirstPart; }));
+  EXPECT_TRUE(failed_.empty());
 }
 
 // They wait to be looked at; the storage has nothing to do.
@@ -129,6 +183,7 @@ TEST_P(AsyncIoTest, WhatIsReadyIsSentBeforeMoreIsReaped) {
   const std::vector<size_t> parts = {AsyncIo::kFirstPart, AsyncIo::kNextPart, AsyncIo::kNextPart,
                                      AsyncIo::kNextPart};
   EXPECT_EQ(parts, sends_);
+  EXPECT_TRUE(failed_.empty());
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, AsyncIoTest, testing::Values("Libaio", "Uring"),
