@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the proxy's surroundings can do to it: closed descriptors, limits, namespaces, odd devices."""
+"""What the proxy's surroundings can do to it: closed descriptors, limits, namespaces, odd devices, silence."""
 
 import contextlib
 import ctypes
@@ -262,3 +262,21 @@ def test_too_few_threads_for_the_loops_are_an_error(tmp_path):
     proxy = Daemon(tmp_path, {"disk": "memory:?size=1M"}, "--threads", "16", prefix=prefix).launch()
     assert proxy.process.wait(30) == 1
     assert "cannot start a thread" in proxy.log()
+
+
+def test_who_does_not_open_a_volume_in_time_is_dropped(tmp_path):
+    """4.3. Else whoever connects and says nothing would take the proxy's descriptors for good."""
+    with Daemon(tmp_path, {"disk": "memory:?size=1M"}) as proxy:
+        user = opened(proxy)
+        begun = time.monotonic()
+        late = [wire.Client(proxy.address, timeout=60) for _ in range(3)]
+        late[1].sock.sendall(wire.frame(wire.HELLO)[:20])
+        late[2].hello()
+        for one in late:
+            with pytest.raises(wire.Refused, match="within 30 seconds"):
+                one.expect(wire.OPEN_REPLY)
+            with pytest.raises(wire.Disconnected):
+                one.receive()
+        # They were given the time that the protocol grants them
+        assert time.monotonic() - begun >= 29.5
+        assert user.write(0, bytes(4096)) == wire.OK
