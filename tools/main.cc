@@ -22,6 +22,10 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int kUsageError = 2;
+// Each has a buffer.
+constexpr uint32_t kMaxDepth = 65536;
+
 struct Options {
   ClientOptions client;
   uint64_t offset = 0;
@@ -197,6 +201,15 @@ int Bench(Client* client, const Options& options) {
   return 0;
 }
 
+// Bytes: 512, 4k, 1M, ... That of the library takes -1 for a very large number.
+struct SizeValue : CLI::AsSizeValue {
+  SizeValue() : CLI::AsSizeValue(false) {
+    func_ = [parse = func_](std::string& text) {
+      return text.starts_with('-') ? text + " is not a size" : parse(text);
+    };
+  }
+};
+
 // The options that every command has.
 CLI::App* AddCommand(CLI::App* app, Options* o, const char* name, const char* help) {
   CLI::App* command = app->add_subcommand(name, help);
@@ -214,21 +227,22 @@ void AddActive(CLI::App* command, Options* o) {
 }
 
 void AddExtent(CLI::App* command, Options* o) {
-  const CLI::AsSizeValue size(false);
+  const SizeValue size;
   command->add_option("--offset", o->offset, "First byte (512, 4k, 1M, ...)")->transform(size);
   command->add_option("--length", o->length, "Bytes; the rest if not given")->transform(size);
 }
 
 void AddBench(CLI::App* command, Options* o) {
-  const CLI::AsSizeValue size(false);
+  const SizeValue size;
   BenchOptions* b = &o->bench;
   command->add_option("--pattern", b->pattern,
                       "read, write, rw, randread, randwrite or randrw; writes destroy the content");
   command->add_option("--size", b->size, "Bytes of a request")->transform(size);
-  command->add_option("--depth", b->depth, "Requests in flight")->check(CLI::PositiveNumber);
+  command->add_option("--depth", b->depth, "Requests in flight")
+      ->check(CLI::Range(uint32_t{1}, kMaxDepth));
   command->add_option("--seconds", b->seconds, "How long");
   command->add_option("--count", b->count, "How many requests, instead of --seconds")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(uint64_t{1}, uint64_t{INT64_MAX}));
   command->add_option("--range", b->range, "Only the first so many bytes")->transform(size);
   command->add_option("--seed", b->seed, "Of the offsets and the content");
   command->add_flag("--verify", b->verify, "Check all content that this run wrote");
@@ -258,7 +272,7 @@ int Main(int argc, char** argv) {
   AddCommand(&app, &o, "info", "Show what a volume is");
   AddCommand(&app, &o, "ping", "Connect, open to observe, and tell how long that took")
       ->add_option("--count", o.pings, "How often")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(uint32_t{1}, UINT32_MAX));
   CLI::App* read = AddCommand(&app, &o, "read", "Copy from a volume to a file or stdout");
   read->add_option("file", o.file, "Where to; - is stdout");
   CLI::App* write =
@@ -270,13 +284,20 @@ int Main(int argc, char** argv) {
       AddCommand(&app, &o, "resize", "Give a volume another size, also while it is used");
   resize->add_option("size", o.size, "Bytes (512, 4k, 1M, ...)")
       ->required()
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(SizeValue());
   resize->add_flag("--force", o.force, "Allow a smaller size, which cuts data off");
   CLI::App* bench = AddCommand(&app, &o, "bench", "Measure IOPS and latency");
   for (CLI::App* command : {read, write, discard, flush, bench}) AddActive(command, &o);
   for (CLI::App* command : {read, write, discard}) AddExtent(command, &o);
   AddBench(bench, &o);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    fmt::print(stderr, "cloudblk: {}; see --help\n", error.what());
+    return kUsageError;
+  }
   CLI::App* command = app.get_subcommands().front();
   const std::string name = command->get_name();
   o.client.observe = name == "info" || name == "ping" || name == "resize";
