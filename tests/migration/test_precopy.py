@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from tests.migration import pair
-from tests.support.paths import CLIENT, COMPILED_IN
-from tests.support.proxy import hanging
+from tests.support.paths import CLIENT, COMPILED_IN, RELEASES
+from tests.support.proxy import Proxy, hanging
 from tests.support.virtio import poll
 
 WAYS = [("installed", "installed"), ("installed", "10.0.2"), ("10.0.2", "10.0.2")]
@@ -97,6 +97,23 @@ def test_a_destination_that_comes_too_late_gets_nothing(machines):
     machines.check_owners(1)
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_destination_of_another_volume_gets_nothing(machines, release):
+    with Proxy({"d0": "memory:?size=64M"}) as other:
+        source = machines.start(release)
+        destination = machines.start(release, source, server=other.uri("d0"))
+        load = pair.Load(pair.new_driver(source))
+        load.run(0.1)
+        load.drain()
+        source.qmp.command("migrate", uri=pair.listen(destination))
+        assert destination.wait() != 0
+        assert "cannot take" in destination.messages()
+        pair.wait_status(source, "completed", "failed")
+        source.qmp.command("cont")
+        load.run(0.1)
+        load.verify()
+
+
 @pytest.mark.parametrize("kill", [False, True], ids=["alive", "killed"])
 def test_a_source_gets_nothing_once_the_destination_has_it(machines, kill):
     source, destination, load = loaded_pair(machines)
@@ -154,9 +171,10 @@ def test_a_loser_that_is_continued_once_more_stops_once_more(machines):
     load.verify()
 
 
-def test_a_stopped_machine_takes_its_disk_back_when_the_migration_fails(machines):
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_stopped_machine_takes_its_disk_back_when_the_migration_fails(machines, release):
     """Nobody continues it, and nobody else has the token."""
-    source, destination, load = loaded_pair(machines)
+    source, destination, load = loaded_pair(machines, release)
     load.drain()
     source.qmp.command("stop")
     uri = pair.listen(destination)
@@ -167,7 +185,7 @@ def test_a_stopped_machine_takes_its_disk_back_when_the_migration_fails(machines
     source.qmp.command("quit")
     assert source.wait() == 0
     # Long before a lease would end
-    again = machines.start("installed", open_timeout=5000)
+    again = machines.start(release, open_timeout=5000)
     pair.move_driver(load.driver, again)
     load.driver = pair.new_driver(again)
     load.verify()

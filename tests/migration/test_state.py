@@ -13,7 +13,19 @@ from tests.migration import pair
 from tests.support.paths import qemu_command
 from tests.support.proxy import hanging
 from tests.support.shrinking import MIB, Shrinking
-from tests.support.virtio import BLK_MQ, PACKED, S_OK, T_IN, T_OUT, Request, poll
+from tests.support.virtio import (
+    BLK_CONFIG_WCE,
+    BLK_FLUSH,
+    BLK_MQ,
+    PACKED,
+    S_IOERR,
+    S_OK,
+    T_FLUSH,
+    T_IN,
+    T_OUT,
+    Request,
+    poll,
+)
 
 IOTHREADS = ("-object", "iothread,id=io0", "-object", "iothread,id=io1")
 FILLED = 32 * MIB  # from here on memory holds what takes time to send
@@ -147,6 +159,24 @@ def test_requests_of_all_queues_go_on(machines, way, packed):
     machines.check_owners(1)
 
 
+def move(source, destination, driver):
+    source.qmp.command("migrate", uri=pair.listen(destination))
+    assert pair.wait_status(source, "completed", "failed") == "completed", source.messages() + destination.messages()
+    pair.wait_arrived(destination)
+    pair.move_driver(driver, destination)
+    destination.qmp.command("cont")
+
+
+@pytest.mark.parametrize("way", [("installed", "10.0.2"), ("10.0.2", "10.0.2")], ids="-".join)
+def test_a_write_cache_that_was_switched_off_stays_off(machines, way):
+    source = machines.start(way[0], write_cache="on")
+    destination = machines.start(way[1], source, write_cache="on")
+    driver = pair.BlockDriver(source, 4, (BLK_FLUSH, BLK_CONFIG_WCE))
+    driver.registers.set_config(32, 1, 0)
+    move(source, destination, driver)
+    assert driver.registers.config(32, 1) == 0
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_server_that_hangs_during_the_switch_over(machines, release):
     """It comes back before, while or after the source gives up: whoever has the disk then has all of
@@ -173,7 +203,7 @@ def test_a_server_that_hangs_during_the_switch_over(machines, release):
 
 
 class TestStopped:
-    """A machine that stands still because its storage failed."""
+    """A machine whose storage has failed, and mostly stands still for that."""
 
     @pytest.fixture
     def storage(self, tmp_path):
@@ -183,6 +213,19 @@ class TestStopped:
     def proxy(self, storage):
         with storage.proxy as started:
             yield started
+
+    @pytest.mark.parametrize("way", [("installed", "10.0.2"), ("10.0.2", "10.0.2")], ids="-".join)
+    def test_a_flush_tells_of_writes_that_were_lost_at_the_source(self, machines, storage, way):
+        source = machines.start(way[0])
+        destination = machines.start(way[1], source)
+        driver = pair.BlockDriver(source, 4, (BLK_FLUSH,))
+        assert Request(driver, T_OUT, 0, bytes(4096)).submit().wait() == S_OK
+        storage.lose_writes()
+        # It is connected again, and knows
+        assert Request(driver, T_IN, 0, 4096).submit().wait() == S_OK
+        move(source, destination, driver)
+        assert Request(driver, T_FLUSH).submit().wait() == S_IOERR
+        assert Request(driver, T_FLUSH).submit().wait() == S_OK
 
     @pytest.mark.parametrize("way", [("installed", "10.0.2"), ("10.0.2", "10.0.2")], ids="-".join)
     def test_a_write_that_failed_is_repeated_elsewhere(self, machines, storage, way):

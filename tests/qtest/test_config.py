@@ -9,10 +9,24 @@ import pytest
 
 from tests.support import virtio
 from tests.support.paths import PLUGIN, REPO, plugin_arguments
+from tests.support.proxy import Proxy
 from tests.support.qtest import PciDevice
-from tests.support.virtio import BLK_CONFIG_WCE, BLK_DISCARD, BLK_FLUSH, BLK_MQ, BLK_RO, BLK_WRITE_ZEROES, Modern
+from tests.support.virtio import (
+    BLK_CONFIG_WCE,
+    BLK_DISCARD,
+    BLK_FLUSH,
+    BLK_MQ,
+    BLK_RO,
+    BLK_WRITE_ZEROES,
+    S_IOERR,
+    S_OK,
+    T_IN,
+    T_OUT,
+    Modern,
+    Request,
+)
 
-from .conftest import VOLUME_SIZE
+from .conftest import VOLUME_SIZE, Bench
 
 # Offset and size of each field (virtio 1.2, 5.2.4)
 FIELDS = {
@@ -125,6 +139,28 @@ def test_block_sizes_follow_the_volume_unless_told_not_to(bench):
     assert volume["physical_block_exp"] > 0
 
 
+def test_a_volume_of_large_blocks(qemu):
+    with Proxy({"d0": f"memory:?size={VOLUME_SIZE}&logical-block-size=4096"}) as proxy, Bench(qemu, proxy) as bench:
+        found = config(bench.disk())
+        # A track holds whole blocks
+        assert (found["blk_size"], found["sectors"]) == (4096, 56)
+        bench.quit()
+        for properties in ({"logical_block_size": 512}, {"backend_defaults": "off"}):
+            status, messages = bench.fails(**properties)
+            assert status == 1 and "at least the volume's, 4096" in messages
+
+
+def test_a_volume_that_is_read_only(qemu, tmp_path):
+    path = tmp_path / "disk"
+    path.touch()
+    os.truncate(path, VOLUME_SIZE)
+    with Proxy({"d0": f"file://{path}?read-only=on"}) as proxy, Bench(qemu, proxy) as bench:
+        driver = bench.disk(werror="stop")
+        assert offered(driver, BLK_RO)
+        assert Request(driver, T_OUT, 0, bytes(512)).submit().wait() == S_IOERR
+        assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+
+
 def test_flush_without_a_write_cache(bench):
     """Older machine types offer it only with a cache that is on."""
     for on in (True, False):
@@ -211,7 +247,9 @@ MISTAKES = {
     "small physical blocks": ({"logical_block_size": 4096, "physical_block_size": 512}, "physical_block_size"),
     "odd opt_io_size": ({"opt_io_size": 700}, "multiples of the logical block size"),
     "half a geometry": ({"cyls": 5}, "set cyls"),
+    "huge min_io_size": ({"min_io_size": 65536 * 512}, "min_io_size must be at most"),
     "max-discard-sectors 0": ({"max_discard_sectors": 0}, "max-discard-sectors"),
+    "max-write-zeroes-sectors 0": ({"max_write_zeroes_sectors": 0}, "max-write-zeroes-sectors"),
 }
 
 

@@ -2,7 +2,6 @@
 """werror and rerror: what a failed request does to the machine, and its second try."""
 
 import os
-import pathlib
 import subprocess
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.support.proxy import Proxy, hanging
 from tests.support.qtest import Machine
 from tests.support.shrinking import MIB, SIZE, Shrinking
+from tests.support.stream import Timeout
 from tests.support.virtio import (
     BLK_DISCARD,
     BLK_FLUSH,
@@ -107,21 +107,13 @@ def back(driver, request):
     return request.token in request.queue.done
 
 
-def lose_writes(storage):
-    """The proxy dies, and the next one finds noted with the file that unflushed writes were lost."""
-    storage.proxy.kill()
-    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    os.setxattr(storage.path, "user.cloudblk.sync-failures", f"{boot} 1".encode())
-    storage.proxy.start()
-
-
 # Linux once sent flushes with the bit of a write.
 @pytest.mark.parametrize("flush", (T_FLUSH, T_FLUSH | T_OUT))
 @pytest.mark.parametrize("werror", ("report", "stop"))
 def test_a_flush_that_comes_too_late_fails_and_is_not_repeated(bench, storage, loops, werror, flush):
     driver = bench.disk(*IOTHREAD, features=(BLK_FLUSH,), werror=werror, **loops)
     assert Request(driver, T_OUT, 0, bytes(4096)).submit().wait() == S_OK
-    lose_writes(storage)
+    storage.lose_writes()
     assert Request(driver, flush).submit().wait() == S_IOERR
     if werror == "stop":
         assert io_error(driver) == event("write", "stop")
@@ -133,7 +125,7 @@ def test_a_flush_that_comes_too_late_fails_and_is_not_repeated(bench, storage, l
 def test_a_stop_in_between_does_not_hide_what_was_lost(bench, storage, loops):
     driver = bench.disk(*IOTHREAD, features=(BLK_FLUSH,), **loops)
     assert Request(driver, T_OUT, 0, bytes(4096)).submit().wait() == S_OK
-    lose_writes(storage)
+    storage.lose_writes()
     # It is connected again
     assert Request(driver, T_IN, 0, 4096).submit().wait() == S_OK
     driver.machine.qmp.command("stop")
@@ -149,7 +141,7 @@ def test_flushes_that_a_stop_gave_up_all_tell_what_was_lost_meanwhile(bench, sto
         flushes = [Request(driver, T_FLUSH).submit() for _ in range(3)]
         poll(driver.queues[0].all_taken, "taking of the flushes")
         driver.machine.qmp.command("stop")
-        lose_writes(storage)
+        storage.lose_writes()
     driver.machine.qmp.command("cont")
     assert [flush.wait() for flush in flushes] == [S_IOERR] * 3
     assert Request(driver, T_FLUSH).submit().wait() == S_OK
@@ -250,6 +242,53 @@ def test_stop_and_second_try(bench, storage, loops, kind, operation):
     assert state(driver) == "running" and io_status(driver) == "ok"
 
 
+def test_nothing_is_tried_again_while_the_machine_stands_still(bench, storage, loops):
+    driver = bench.disk(*IOTHREAD, werror="stop", rerror="stop", **loops)
+    assert far(driver, T_OUT).submit().wait() == S_OK
+    storage.fail()
+    request = far(driver, T_IN).submit()
+    driver.machine.qmp.wait_event("STOP")
+    storage.repair()
+    with pytest.raises(Timeout):
+        poll(lambda: back(driver, request) or any(request.bytes), "change", timeout=0.3)
+    assert state(driver) == "io-error" and io_status(driver) == "failed"
+    driver.machine.qmp.command("cont")
+    assert request.wait() == S_OK
+
+
+def test_second_try_of_header_and_data_in_one_buffer(bench, storage, loops):
+    driver = bench.disk(*IOTHREAD, werror="stop", **loops)
+    memory = driver.machine.memory
+    storage.fail()
+    write = far(driver, T_OUT)
+    at = driver.machine.alloc(16 + write.size)
+    memory[at : at + 16 + write.size] = memory[write.header : write.header + 16] + write.bytes
+    write.buffers = [(at, 16 + write.size, False), write.buffers[-1]]
+    write.submit()
+    driver.machine.qmp.wait_event("STOP")
+    storage.repair()
+    driver.machine.qmp.command("cont")
+    assert write.wait() == S_OK
+    check = far(driver, T_IN)
+    assert check.submit().wait() == S_OK and check.bytes == write.bytes
+
+
+def test_a_disk_that_was_taken_over_stops_at_each_try(bench, loops):
+    """Also where the request does not get as far as the network."""
+    driver = bench.disk(*IOTHREAD, werror="stop", **loops)
+    assert Request(driver, T_OUT, 0, b"mine".ljust(512)).submit().wait() == S_OK
+    taker = bench.disk(takeover=True)
+    assert Request(taker, T_OUT, 0, b"theirs".ljust(512)).submit().wait() == S_OK
+    request = Request(driver, T_OUT, 0, b"late".ljust(512)).submit()
+    for _ in range(3):
+        driver.machine.qmp.wait_event("STOP")
+        poll(lambda: state(driver) == "io-error", "stop")
+        assert not back(driver, request)
+        driver.machine.qmp.command("cont")
+    check = Request(taker, T_IN, 0, 512)
+    assert check.submit().wait() == S_OK and check.bytes == b"theirs".ljust(512)
+
+
 def test_continue_that_comes_before_the_stop(bench, storage, loops):
     """A `cont` may undo a stop that was asked for and has not come yet. The request is tried again."""
     driver = bench.disk(*IOTHREAD, werror="stop", **loops)
@@ -330,6 +369,13 @@ def test_mistakes_of_the_guest_do_not_stop_the_machine(bench):
     ):
         assert Request(driver, kind, sector, data).submit().wait() == answer
     assert Request(driver, T_FLUSH).submit().wait() == S_OK
+    assert state(driver) == "running"
+    assert not [event for event in driver.machine.qmp.events if event["event"] == "BLOCK_IO_ERROR"]
+
+
+def test_writes_to_a_read_only_disk_do_not_stop_the_machine(bench):
+    driver = bench.disk(werror="stop", read_only=True)
+    assert Request(driver, T_OUT, 0, bytes(512)).submit().wait() == S_IOERR
     assert state(driver) == "running"
     assert not [event for event in driver.machine.qmp.events if event["event"] == "BLOCK_IO_ERROR"]
 

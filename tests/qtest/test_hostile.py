@@ -5,13 +5,15 @@ import struct
 
 import pytest
 
-from tests.support.proxy import hanging
-from tests.support.qtest import RAM_SIZE, PciDevice
+from tests.support.proxy import Proxy, hanging
+from tests.support.qtest import MESSAGE, RAM_SIZE, PciDevice
 from tests.support.stream import Timeout
 from tests.support.virtio import (
     BLK_DISCARD,
+    BLK_MQ,
     BLK_WRITE_ZEROES,
     DRIVER_OK,
+    EVENT_IDX,
     F_INDIRECT,
     F_NEXT,
     F_WRITE,
@@ -34,19 +36,21 @@ from tests.support.virtio import (
     ranges,
 )
 
-from .conftest import VOLUME_SIZE
+from .conftest import VOLUME_SIZE, Bench
 
 SECTORS = VOLUME_SIZE // 512
 # Offsets in the common configuration
 DRIVER_FEATURES, MSIX_CONFIG, QUEUE_SELECT, QUEUE_SIZE, QUEUE_MSIX = 12, 16, 22, 24, 26
 QUEUE_ENABLE, QUEUE_DESC, QUEUE_RESET = 28, 32, 58
-MSIX = 0x11
 UNMAP = 1
 # The device stops until it is reset, or takes no notice
 BROKEN, IGNORED = "needs reset", "ignored"
 # It answers, but not where the test keeps the status
 NO_STATUS = "no status"
 REACTION = 10  # seconds
+ROM = 0xFFFF0000
+# Buffers of one request
+MOST_BUFFERS = 1024
 FAR = {
     "behind memory": RAM_SIZE + (1 << 20),
     "in no device": 0xD0000000,
@@ -131,7 +135,7 @@ CHAINS |= {
 }
 # The firmware's: memory for who only reads it
 CHAINS |= {
-    f"{place} in ROM": (at_place(place, 0xFFFF0000), expected)
+    f"{place} in ROM": (at_place(place, ROM), expected)
     for place, expected in (("write", S_OK), ("read", BROKEN), ("status", BROKEN))
 }
 CHAINS |= {f"header {name}": (at_place("header", FAR[name]), BROKEN) for name in ("behind memory", "behind all addresses")}
@@ -199,6 +203,49 @@ def moved_index(by):
     return make
 
 
+def ahead(extra):
+    """The index is the whole ring ahead, and more, where each entry asks for the serial number."""
+
+    def make(driver, r):
+        queue = driver.queues[0]
+        struct.pack_into("<I", driver.machine.memory, r.header, T_GET_ID)
+        for index, entry in enumerate(three(r)):
+            queue.write_descriptor(index, *entry[:2], entry[2] | (F_WRITE if index else 0), entry[3])
+        for entry in range(queue.size):
+            queue._set_word(queue.driver + 4 + 2 * entry, 0)
+        queue._set_word(queue.driver + 2, queue._avail + queue.size + extra)
+
+    return make
+
+
+def head_behind_the_ring(driver, r):
+    """There is memory behind the descriptors, and what is in it would do."""
+    queue = driver.queues[0]
+    driver.registers.set_common(QUEUE_SELECT, 2, 0)
+    driver.registers.set_common(QUEUE_SIZE, 2, queue.size // 2)
+    queue.write_descriptor(queue.size // 2, table(driver, three(r)), 48, F_INDIRECT)
+    queue.make_available(queue.size // 2)
+
+
+def next_behind_the_table(driver, r):
+    return [(table(driver, [(r.header, 16, F_NEXT, 2), (0, 0, 0, 0), (r.status_at, 1, F_WRITE, 0)]), 32, F_INDIRECT, 0)]
+
+
+def many_buffers(count):
+    """A write of 1024 bytes in that many buffers, header and status among them."""
+
+    def make(driver, r):
+        sizes = [1024 - (count - 3), *[1] * (count - 3)]
+        buffers = [(r.header, 16, False), *((r.data, size, False) for size in sizes), (r.status_at, 1, True)]
+        entries = [
+            (address, length, (F_WRITE if writes else 0) | (F_NEXT if i + 1 < count else 0), i + 1)
+            for i, (address, length, writes) in enumerate(buffers)
+        ]
+        return [(table(driver, entries), 16 * count, F_INDIRECT, 0)]
+
+    return make
+
+
 def whole_packed(driver, r):
     size = driver.queues[0].size
     return [(r.header, 16, F_NEXT, 0)] * size
@@ -212,6 +259,9 @@ SPLIT = {
     "head outside the ring": (split_ring(lambda d, r: three(r), head=60000), BROKEN),
     "index far ahead": (moved_index(5000), BROKEN),
     "index behind": (moved_index(0xFFFF), BROKEN),
+    "index the whole ring ahead": (ahead(0), S_OK),
+    "index one more ahead": (ahead(1), BROKEN),
+    "head right behind the ring": (head_behind_the_ring, BROKEN),
     "indirect inside indirect": (split_ring(nested), S_IOERR),
     "indirect that goes on": (split_ring(lambda d, r: [(table(d, three(r)), 48, F_INDIRECT | F_NEXT, 0)]), S_OK),
     "loop in an indirect table": (split_ring(lambda d, r: [(table(d, [(r.header, 16, F_NEXT, 0)]), 16, F_INDIRECT, 0)]), BROKEN),
@@ -219,8 +269,12 @@ SPLIT = {
         split_ring(lambda d, r: [(table(d, [(r.header, 16, F_NEXT, 9)]), 16, F_INDIRECT, 0)]),
         BROKEN,
     ),
+    "next right behind an indirect table": (split_ring(next_behind_the_table), BROKEN),
+    "as many buffers as there may be": (split_ring(many_buffers(MOST_BUFFERS)), S_OK),
+    "one buffer more": (split_ring(many_buffers(MOST_BUFFERS + 1)), BROKEN),
     "empty indirect table": (split_ring(indirect(1 << 20, 0)), BROKEN),
     "odd indirect table": (split_ring(indirect(1 << 20, 17)), BROKEN),
+    "indirect table and a byte more": (split_ring(lambda d, r: [(table(d, three(r)), 49, F_INDIRECT, 0)]), BROKEN),
     "huge indirect table": (split_ring(indirect(1 << 20, 0xFFFFFFF0)), BROKEN),
     "indirect table behind memory": (split_ring(indirect(RAM_SIZE + 4096, 48)), BROKEN),
     "indirect table behind all addresses": (split_ring(indirect(1 << 60, 48)), BROKEN),
@@ -336,6 +390,26 @@ def test_data_in_the_devices_own_registers(driver):
     comes_back(driver)
 
 
+def start_with_area_at(driver, place, address, queues=1):
+    """Takes the disk into use, with a request, and that part of its last queue in that place."""
+    driver.start(driver.wanted, queues)
+    *others, queue = driver.queues
+    driver.reset()
+    driver.registers.status = 1
+    driver.registers.status = 3
+    driver.registers.features()
+    driver.registers.set_features(driver.features)
+    areas = [queue.desc, queue.driver, queue.device]
+    areas[place] = address
+    for other in others:
+        driver.registers.set_queue(other.index, other.size, other.desc, other.driver, other.device)
+    where = driver.registers.set_queue(queue.index, queue.size, *areas)
+    driver.registers.status |= DRIVER_OK
+    driver.queues = [*others, queue]
+    Request(driver, T_IN, 0, 512, queue.index).submit(kick=False)
+    driver.registers.notify(where, queue.index)
+
+
 @pytest.mark.parametrize("place", range(3), ids=("descriptors", "driver area", "device area"))
 def test_ring_outside_memory(driver, place):
     driver.floor = driver.machine.used
@@ -343,23 +417,30 @@ def test_ring_outside_memory(driver, place):
     for name, address in FAR.items():
         if place and name == "across the end of memory":
             continue  # some areas are too small for that
-        driver.start(driver.wanted)
-        queue = driver.queues[0]
-        driver.reset()
-        driver.registers.status = 1
-        driver.registers.status = 3
-        driver.registers.features()
-        driver.registers.set_features(driver.features)
-        areas = [queue.desc, queue.driver, queue.device]
-        areas[place] = address & ~15
-        where = driver.registers.set_queue(0, queue.size, *areas)
-        driver.registers.status |= DRIVER_OK
-        driver.queues = [queue]
-        request = Request(driver, T_IN, 0, 512)
-        request.submit(kick=False)
-        driver.registers.notify(where, 0)
+        start_with_area_at(driver, place, address & ~15)
         assert driver.registers.status & NEEDS_RESET
         comes_back(driver)
+
+
+def test_second_ring_outside_memory(bench, packed):
+    features = (BLK_MQ, *([PACKED] if packed else []))
+    driver = bench.disk("-object", "iothread,id=io0", features=features, queues=2, iothread="io0", packed=packed)
+    driver.wanted = features
+    for place in range(3):
+        start_with_area_at(driver, place, FAR["at an interrupt controller"], queues=2)
+        assert driver.registers.status & NEEDS_RESET
+    driver.start(driver.wanted, 2)
+    assert Request(driver, T_IN, 0, 512, 1).submit().wait() == S_OK
+
+
+def test_answers_into_rom(driver, packed):
+    """With a packed ring they go into the descriptors too."""
+    driver.floor = driver.machine.used
+    for place in (0, 2) if packed else (2,):
+        comes_back(driver)
+        start_with_area_at(driver, place, ROM)
+        assert driver.registers.status & NEEDS_RESET
+    comes_back(driver)
 
 
 def test_every_register_written(driver):
@@ -409,22 +490,66 @@ def test_queue_registers_written_with_requests_in_flight(driver, packed):
     comes_back(driver)
 
 
-def turn_msix_on(pci):
-    for capability, at in pci.capabilities():
-        if capability == MSIX:
-            where = pci.config(at + 4, 4)
-            table = pci.bars[where & 7] + (where & ~7)
-            for word, value in enumerate((0xFEE00000, 0, 0x30, 0)):
-                pci.machine.write(table + 4 * word, 4, value)
-            pci.set_config(at + 2, 2, pci.config(at + 2, 2) | 0x8000)
-            return
-    raise LookupError("no MSI-X")
+@pytest.mark.parametrize("more", ({}, {"iothread": "io0"}), ids=("main-loop", "iothread"))
+def test_a_request_made_available_again_and_again(bench, more):
+    """What the disk keeps of its requests is bounded by the ring."""
+    driver = bench.disk("-object", "iothread,id=io0", features=(EVENT_IDX,), **more)
+    queue = driver.queues[0]
+    request = Request(driver, T_IN, 0, 512)
+    with hanging(bench.proxy):
+        for index, (address, length, flags, following) in enumerate(three(request)):
+            queue.write_descriptor(index, address, length, flags | (F_WRITE if index else 0), following)
+        for _ in range(queue.size):
+            queue.make_available(0)
+        driver.registers.notify(queue.place, 0)
+        poll(queue.all_taken, "taking of the requests")
+        assert not driver.registers.status & NEEDS_RESET
+        queue.make_available(0)
+        driver.registers.notify(queue.place, 0)
+        poll(lambda: driver.registers.status & NEEDS_RESET, "NEEDS_RESET")
+    driver.start()
+    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+
+
+def test_a_legacy_driver_finds_no_bit_that_it_does_not_know(bench):
+    driver = bench.disk(device="cloudblk-pci-transitional")
+    request = Request(driver, T_IN, 0, 512)
+    request.buffers = request.buffers[:1]
+    request.submit()
+    poll(lambda: "request without status" in driver.machine.messages(), "mistake to be seen")
+    driver.machine.qmp.command("query-status")
+    assert not driver.registers.status & NEEDS_RESET
+    driver.start()
+    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+
+
+def test_queues_that_the_driver_does_not_use(bench):
+    """There is memory at address 0, but no queue."""
+    driver = bench.disk(num_queues=2, ioeventfd=False)
+    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+    driver.machine.memory[:4096] = b"\xff" * 4096
+    driver.machine.qmp.command("stop")
+    driver.machine.qmp.command("cont")
+    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+    assert not driver.registers.status & NEEDS_RESET
+
+
+def test_a_request_of_two_gibibytes(qemu):
+    """Longer than QEMU's block layer takes. Its buffers lie on top of each other."""
+    size = 32 << 20
+    with Proxy({"d0": "memory:?size=4G"}) as proxy, Bench(qemu, proxy) as bench:
+        driver = bench.disk(features=(INDIRECT,))
+        request = Request(driver, T_IN, 0, 0)
+        header, status = request.buffers
+        request.buffers = [header, *[(RAM_SIZE - size, size, True)] * ((2 << 30) // size), status]
+        assert request.submit(indirect=True).wait() == S_IOERR
+        assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
 
 
 def test_a_reset_right_after_a_mistake(bench):
     """To tell the guest takes the lock with which a reset waits for the IOThread."""
     driver = bench.disk("-object", "iothread,id=io0,poll-max-ns=0", iothread="io0")
-    turn_msix_on(driver.pci)
+    driver.pci.turn_msix_on(0xFEE00000)
     mark = driver.machine.used
     for _ in range(200):
         driver.reset()
@@ -436,6 +561,37 @@ def test_a_reset_right_after_a_mistake(bench):
         driver.registers.status = 0
     driver.start()
     assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+
+
+def test_a_reset_right_after_an_answer(bench):
+    """Likewise the interrupt of a request."""
+    driver = bench.disk("-object", "iothread,id=io0,poll-max-ns=0", iothread="io0")
+    driver.pci.turn_msix_on(0xFEE00000)
+    mark = driver.machine.used
+    for _ in range(200):
+        driver.reset()
+        driver.machine.forget(mark)
+        driver.start()
+        driver.registers.set_common(QUEUE_SELECT, 2, 0)
+        driver.registers.set_common(QUEUE_MSIX, 2, 0)
+        Request(driver, T_GET_ID, 0, 20).submit()
+        driver.registers.status = 0
+    driver.start()
+    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
+
+
+@pytest.mark.parametrize("more", ({}, {"iothread": "io0"}, {"ioeventfd": False}), ids=("main-loop", "iothread", "no-ioeventfd"))
+def test_an_interrupt_is_a_message(bench, packed, more):
+    """Which goes to memory, where it can be seen."""
+    driver = bench.disk("-object", "iothread,id=io0", features=(PACKED,) if packed else (), packed=packed, **more)
+    at = driver.machine.alloc(4)
+    driver.pci.turn_msix_on(at)
+    driver.registers.set_common(QUEUE_SELECT, 2, 0)
+    driver.registers.set_common(QUEUE_MSIX, 2, 0)
+    for kind in (T_GET_ID, T_IN):
+        assert Request(driver, kind, 0, 512).submit().wait() == S_OK
+        poll(lambda: driver.machine.memory[at] == MESSAGE, "interrupt")
+        driver.machine.memory[at] = 0
 
 
 def test_a_ring_made_larger_than_the_disks(bench, packed):

@@ -66,6 +66,11 @@ def test_requests(bench, packed, more, translated):
         check = Request(driver, T_IN, 64, size)
         assert check.submit(indirect).wait() == S_OK and check.bytes == data
 
+    if not translated:
+        # It begins to translate while the disk is in use, whose requests are taken another way from then on
+        enable(machine)
+        check = Request(driver, T_IN, 64, 65536)
+        assert check.submit().wait() == S_OK and check.bytes == data
     if translated:
         for kind in (T_IN, T_OUT):
             request = Request(driver, kind, 64, 512 if kind == T_IN else bytes(512))

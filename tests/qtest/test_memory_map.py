@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The memory map changes under the disk: what it knows of guest memory has to change with it."""
 
+import pathlib
+
 import pytest
 
 from tests.support.proxy import hanging
 from tests.support.qtest import PciDevice
-from tests.support.virtio import EVENT_IDX, INDIRECT, NEEDS_RESET, PACKED, S_OK, T_IN, T_OUT, Request, poll
+from tests.support.virtio import BLK_MQ, EVENT_IDX, INDIRECT, NEEDS_RESET, PACKED, S_OK, T_IN, T_OUT, Request, poll
+
+from .life import IOTHREADS
 
 # Local APICs: no memory, and large enough for any ring
 REGISTERS = 0xFEE00000
@@ -31,8 +35,8 @@ class Screen:
         self._pci.set_config(0x10, 4, to)
         self.address = to
 
-    def request(self, kind, sector, address):
-        made = Request(self._driver, kind, sector, 512 if kind == T_IN else bytes(512))
+    def request(self, kind, sector, address, queue=0):
+        made = Request(self._driver, kind, sector, 512 if kind == T_IN else bytes(512), queue)
         made.buffers[1] = (address, 512, kind == T_IN)
         return made.submit()
 
@@ -83,6 +87,55 @@ def test_memory_that_moves_with_requests_in_flight(bench, more, packed):
     # They hold the memory that they were given, wherever it is now
     assert driver.machine.read(after, 2) == int.from_bytes(b"pi", "little")
     assert Request(driver, T_OUT, 8, bytes(4096)).submit().wait() == S_OK
+
+
+def test_memory_that_moves_under_two_iothreads(bench):
+    """Each knows where the memory is."""
+    driver = bench.disk(*IOTHREADS, "-device", "VGA,addr=5", features=(BLK_MQ,), queues=2, iothreads="io0:io1")
+    screen = Screen(driver)
+    before, after = screen.address, screen.address + (64 << 20)
+    for queue in (0, 1):
+        assert screen.request(T_IN, 0, before, queue).wait() == S_OK
+    screen.move(after)
+    for queue in (0, 1):
+        assert screen.request(T_IN, 0, after, queue).wait() == S_OK
+    for queue in (0, 1):
+        screen.request(T_OUT, 8, before, queue)
+        assert stopped(driver)
+        driver.start((BLK_MQ,), queues=2)
+
+
+@THREADS
+def test_memory_that_was_used_can_be_taken_away(bench, tmp_path, more, packed):
+    """Nothing holds on to it: not what was answered, and not what a reset gave up."""
+    path = tmp_path / "memory"
+    driver = start(
+        bench,
+        more,
+        packed,
+        *("-object", f"memory-backend-file,id=mem,mem-path={path},size=1M,share=on"),
+        *("-device", "ivshmem-plain,id=shared,memdev=mem,addr=5"),
+    )
+    machine = driver.machine
+    shared = PciDevice(machine, 5).bars[2]
+
+    def request():
+        made = Request(driver, T_IN, 0, 512)
+        made.buffers[1] = (shared, 512, True)
+        return made.submit()
+
+    assert request().wait() == S_OK
+    with hanging(bench.proxy):
+        request()
+        poll(driver.queues[0].all_taken, "taking of the request")
+        driver.reset()
+    machine.qmp.command("device_del", id="shared")
+    machine.port_out(0xAE08, 4, 1 << 5)
+    machine.qmp.wait_event("DEVICE_DELETED")
+    machine.qmp.command("object-del", id="mem")
+    maps = pathlib.Path(f"/proc/{machine.process.pid}/maps")
+    poll(lambda: str(path) not in maps.read_text(), "end of the mapping", 5)
+    assert works(driver)
 
 
 # Not the two other areas, and no packed rings: QEMU reads them too (docs/security.md)

@@ -26,6 +26,7 @@ from tests.support.virtio import (
 
 
 UNMAP = 1
+BARRIER = 1 << 31
 
 
 def run(driver, *arguments, **keywords):
@@ -51,6 +52,30 @@ def test_several_ranges(bench, packed, kind, flags):
     for first, count in ((8, 8), (32, 16), (64, 64)):
         expected[512 * first : 512 * (first + count)] = bytes(512 * count)
     assert read(driver, 0, 65536) == expected
+
+
+@pytest.mark.parametrize("kind", (T_DISCARD, T_WRITE_ZEROES), ids=("discard", "zero"))
+def test_as_many_ranges_as_the_guest_is_told(bench, kind):
+    driver = bench.disk(features=(BLK_DISCARD, BLK_WRITE_ZEROES))
+    most = driver.registers.config(40 if kind == T_DISCARD else 52, 4)
+    assert run(driver, T_OUT, 0, b"\xaa" * 512 * 2 * (most + 1)) == S_OK
+    each = [(2 * i, 1, 0) for i in range(most + 1)]
+    assert run(driver, kind, 0, ranges(*each)) == S_UNSUPP
+    assert run(driver, kind, 0, ranges(*each[:most])) == S_OK
+    assert read(driver, 0, 512 * 2 * (most + 1)) == (bytes(512) + b"\xaa" * 512) * most + b"\xaa" * 1024
+
+
+def test_as_long_a_range_as_the_guest_is_told(bench):
+    driver = bench.disk(features=(BLK_DISCARD, BLK_WRITE_ZEROES), max_discard_sectors=16, max_write_zeroes_sectors=8)
+    for kind, most in ((T_DISCARD, 16), (T_WRITE_ZEROES, 8)):
+        assert run(driver, kind, 0, ranges((0, most, 0))) == S_OK
+        assert run(driver, kind, 0, ranges((0, most + 1, 0))) == S_IOERR
+
+
+@pytest.mark.parametrize("kind", (T_DISCARD, T_WRITE_ZEROES), ids=("discard", "zero"))
+def test_nothing_but_empty_ranges(bench, kind):
+    driver = bench.disk(features=(BLK_DISCARD, BLK_WRITE_ZEROES))
+    assert run(driver, kind, 0, ranges((0, 0, 0), (8, 0, 0))) == S_OK
 
 
 @pytest.mark.parametrize("serial", ("", "disk-7", "exactly-twenty-chars", "more-than-twenty-characters"))
@@ -119,9 +144,17 @@ def test_queue_reset_is_not_offered(bench):
     assert not bench.disk().offered >> RING_RESET & 1
 
 
-def test_discard_that_was_not_negotiated(bench):
+@pytest.mark.parametrize("kind, other", ((T_DISCARD, BLK_WRITE_ZEROES), (T_WRITE_ZEROES, BLK_DISCARD)), ids=("discard", "zero"))
+def test_discard_and_zero_that_were_not_negotiated(bench, kind, other):
+    driver = bench.disk(features=(other,))
+    assert run(driver, kind, 0, ranges((0, 8, 0))) == S_UNSUPP
+
+
+def test_barrier_of_old_drivers(bench):
     driver = bench.disk()
-    assert run(driver, T_DISCARD, 0, ranges((0, 8, 0))) == S_UNSUPP
+    assert run(driver, T_OUT | BARRIER, 8, b"b" * 512) == S_OK
+    request = Request(driver, T_IN | BARRIER, 8, 512)
+    assert request.submit().wait() == S_OK and request.bytes == b"b" * 512
 
 
 def test_empty_read_and_write(bench):

@@ -88,13 +88,22 @@ def test_driver_that_cannot_flush(bench, relay):
     assert requests(driver, relay) == expected(FUA)
 
 
-def test_stop_and_unplug_flush(bench, relay):
+def test_driver_that_switches_what_it_did_not_ask_for(bench, relay):
+    """It cannot flush, so its writes must not wait for that."""
+    driver = bench.disk(features=(BLK_DISCARD, BLK_WRITE_ZEROES))
+    driver.registers.set_config(32, 1, 1)
+    assert driver.registers.config(32, 1) == 0
+    assert requests(driver, relay) == expected(FUA)
+
+
+def test_each_stop_and_unplug_flush(bench, relay):
     driver = bench.disk()
-    assert Request(driver, T_OUT, 0, b"w" * 512).submit().wait() == S_OK
-    relay.entries()
-    driver.machine.qmp.command("stop")
-    assert [entry.operation for entry in relay.entries()] == [FLUSH]
-    driver.machine.qmp.command("cont")
+    for _ in range(3):
+        assert Request(driver, T_OUT, 0, b"w" * 512).submit().wait() == S_OK
+        relay.entries()
+        driver.machine.qmp.command("stop")
+        assert [entry.operation for entry in relay.entries()] == [FLUSH]
+        driver.machine.qmp.command("cont")
     driver.machine.qmp.command("device_del", id="disk")
     driver.machine.port_out(0xAE08, 4, 1 << 4)
     driver.machine.qmp.wait_event("DEVICE_DELETED")

@@ -13,6 +13,8 @@ from .stream import Lines
 
 RAM_SIZE = 64 << 20
 COMMAND_TIMEOUT = 60
+# Capability, and what the interrupts of a test say
+MSIX, MESSAGE = 0x11, 0x30
 
 
 def halting_rom():
@@ -150,6 +152,15 @@ class PciDevice:
                 self.set_config(0x10 + 4 * bar, 4, 0)
             bar += 1
         self.machine.pci_memory, self.machine.pci_port = memory, port
+
+    def turn_msix_on(self, address):
+        """The first vector writes MESSAGE there."""
+        at = next(at for capability, at in self.capabilities() if capability == MSIX)
+        where = self.config(at + 4, 4)
+        table = self.bars[where & 7] + (where & ~7)
+        for word, value in enumerate((address, 0, MESSAGE, 0)):
+            self.machine.write(table + 4 * word, 4, value)
+        self.set_config(at + 2, 2, self.config(at + 2, 2) | 0x8000)
 
     def capabilities(self):
         """(ID, offset) of each capability."""

@@ -2,6 +2,7 @@
 """Storage that fails and is repaired."""
 
 import os
+import pathlib
 import time
 
 from .proxy import Proxy
@@ -29,4 +30,11 @@ class Shrinking:
         # The proxy does not trust a file again that shrank under it
         self.proxy.kill()
         os.truncate(self.path, SIZE)
+        self.proxy.start()
+
+    def lose_writes(self):
+        """The proxy dies, and the next one finds noted with the file that unflushed writes were lost."""
+        self.proxy.kill()
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        os.setxattr(self.path, "user.cloudblk.sync-failures", f"{boot} 1".encode())
         self.proxy.start()
