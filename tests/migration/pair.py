@@ -165,6 +165,13 @@ def migrate(source, destination, load):
     wait_arrived(destination)
 
 
+def migrate_without_load(source, destination):
+    """As migrate(), with nobody who uses the disk meanwhile."""
+    source.qmp.command("migrate", uri=listen(destination))
+    assert wait_status(source, "completed", "failed") == "completed", source.messages() + destination.messages()
+    wait_arrived(destination)
+
+
 def wait_arrived(destination):
     def arrived():
         return destination.qmp.command("query-status")["status"] in ("paused", "prelaunch")

@@ -31,9 +31,7 @@ def test_the_guest_is_told_at_the_destination(machines, way, when):
         machines.proxy.resize("d0", 2 * SIZE)
         # An interrupt that the guest does not take here, and that does not come along.
         take_interrupt(driver)
-    source.qmp.command("migrate", uri=pair.listen(destination))
-    assert pair.wait_status(source, "completed", "failed") == "completed", source.messages()
-    pair.wait_arrived(destination)
+    pair.migrate_without_load(source, destination)
     if when == "after":
         machines.proxy.resize("d0", 2 * SIZE)
     pair.move_driver(driver, destination)

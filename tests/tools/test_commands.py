@@ -164,6 +164,7 @@ MISTAKES = {
     "odd size": (["resize", "{uri}", "1000"], b"", "multiple of"),
     "no time": (["bench", "--seconds", "nan", "{uri}"], b"", "no time to measure"),
     "time back": (["bench", "--seconds", "-1", "{uri}"], b"", "no time to measure"),
+    "huge size": (["resize", "{uri}", "9223372036854775808"], b"", "cannot have"),
     "size 0": (["resize", "--force", "{uri}", "0"], b"", "not 0"),
     "read-only resize": (["resize", "{reader}", "16M"], b"", "is read-only"),
 }
