@@ -172,15 +172,13 @@ static bool check_iothread_support(CloudblkDevice *dev, Error **errp)
     return true;
 }
 
-/* The loop of `iothread`, or, if that is NULL, of `context`. */
-static CloudblkLoop *find_loop(CloudblkDevice *dev, IOThread *iothread,
-                               AioContext *context)
+/* The loop of `iothread`, or, if that is NULL, of the main loop. */
+static CloudblkLoop *find_loop(CloudblkDevice *dev, IOThread *iothread)
 {
+    AioContext *context = iothread ? iothread_get_aio_context(iothread) :
+                                     qemu_get_aio_context();
     CloudblkLoop *loop;
 
-    if (iothread) {
-        context = iothread_get_aio_context(iothread);
-    }
     for (loop = dev->loops; loop < dev->loops + dev->num_loops; loop++) {
         if (loop->context == context) {
             return loop;
@@ -202,7 +200,6 @@ bool cloudblk_loops_init(CloudblkDevice *dev, Error **errp)
     CloudblkConf *conf = &dev->conf;
     unsigned num_queues = conf->num_queues;
     g_autofree IOThread **iothreads = g_new0(IOThread *, num_queues);
-    g_autofree AioContext **contexts = g_new0(AioContext *, num_queues);
     unsigned i;
 
     if (!check_iothread_support(dev, errp)) {
@@ -210,13 +207,12 @@ bool cloudblk_loops_init(CloudblkDevice *dev, Error **errp)
     }
     for (i = 0; i < num_queues; i++) {
         iothreads[i] = conf->iothread;
-        contexts[i] = qemu_get_aio_context();
     }
     if (conf->iothreads && !map_iothreads_by_name(dev, iothreads, errp)) {
         return false;
     }
     if (conf->iothread_vq_mapping &&
-        !cloudblk_compat_vq_mapping_apply(conf->iothread_vq_mapping, contexts,
+        !cloudblk_compat_vq_mapping_apply(conf->iothread_vq_mapping, iothreads,
                                           num_queues, errp)) {
         return false;
     }
@@ -227,7 +223,7 @@ bool cloudblk_loops_init(CloudblkDevice *dev, Error **errp)
         dev->queues[i].dev = dev;
         QSIMPLEQ_INIT(&dev->queues[i].failed);
         QSIMPLEQ_INIT(&dev->queues[i].retry);
-        dev->queues[i].loop = find_loop(dev, iothreads[i], contexts[i]);
+        dev->queues[i].loop = find_loop(dev, iothreads[i]);
     }
     return true;
 }
@@ -236,9 +232,6 @@ void cloudblk_loops_cleanup(CloudblkDevice *dev)
 {
     unsigned i;
 
-    if (dev->conf.iothread_vq_mapping) {
-        cloudblk_compat_vq_mapping_release(dev->conf.iothread_vq_mapping);
-    }
     for (i = 0; i < dev->num_loops; i++) {
         cloudblk_ring_cleanup(&dev->loops[i]);
         if (dev->loops[i].iothread) {

@@ -83,27 +83,36 @@ typedef void CloudblkVqMapping;
 #endif
 
 /*
- * Writes the AioContext of each queue that `mapping` gives it and takes
- * references to the IOThreads, which cloudblk_compat_vq_mapping_release()
- * drops.
+ * Writes the IOThread of each queue that `mapping` gives it, without a
+ * reference. The one that QEMU takes it drops by the IOThread's name, which
+ * may be another one's by the time the disk goes: so it is dropped at once.
  */
 static inline bool cloudblk_compat_vq_mapping_apply(CloudblkVqMapping *mapping,
-                                                    AioContext **contexts,
+                                                    IOThread **iothreads,
                                                     uint16_t num_queues,
                                                     Error **errp)
 {
 #if CLOUDBLK_QEMU_AT_LEAST(9, 0)
-    return iothread_vq_mapping_apply(mapping, contexts, num_queues, errp);
+    g_autofree AioContext **contexts = g_new0(AioContext *, num_queues);
+    CloudblkVqMapping *node;
+    unsigned i;
+
+    if (!iothread_vq_mapping_apply(mapping, contexts, num_queues, errp)) {
+        return false;
+    }
+    for (node = mapping; node; node = node->next) {
+        IOThread *iothread = iothread_by_id(node->value->iothread);
+
+        for (i = 0; i < num_queues; i++) {
+            if (contexts[i] == iothread_get_aio_context(iothread)) {
+                iothreads[i] = iothread;
+            }
+        }
+    }
+    iothread_vq_mapping_cleanup(mapping);
+    return true;
 #else
     g_assert_not_reached();
-#endif
-}
-
-static inline void cloudblk_compat_vq_mapping_release(
-    CloudblkVqMapping *mapping)
-{
-#if CLOUDBLK_QEMU_AT_LEAST(9, 0)
-    iothread_vq_mapping_cleanup(mapping);
 #endif
 }
 

@@ -181,15 +181,14 @@ def test_an_iothread_lives_as_long_as_its_disk(bench, way):
     machine.qmp.command("device_add", driver="cloudblk-pci", id="disk", addr="0x5", server=bench.proxy.uri("d0"), **{way: chosen})
     driver = BlockDriver(machine, 5)
     assert Request(driver, T_OUT, 0, b"i" * 4096).submit().wait() == S_OK
-    if way == "iothread-vq-mapping":
-        # QEMU looks for it by its name in the end
-        eject(machine, 5)
-        machine.qmp.command("object-del", id="io0")
-    else:
-        machine.qmp.command("object-del", id="io0")
-        assert Request(driver, T_IN, 0, 4096).submit().wait() == S_OK and thread.exists()
-        eject(machine, 5)
+    machine.qmp.command("object-del", id="io0")
+    # Another one that its name now means
+    machine.qmp.command("object-add", qom_type="iothread", id="io0")
+    assert Request(driver, T_IN, 0, 4096).submit().wait() == S_OK and thread.exists()
+    eject(machine, 5)
     virtio.poll(lambda: not thread.exists(), "end of the thread", 5)
+    assert len(machine.qmp.command("query-iothreads")) == 1
+    machine.qmp.command("object-del", id="io0")
 
 
 def test_each_queue_has_the_iothread_that_its_turn_gives_it(qemu, proxy):
