@@ -120,7 +120,7 @@ Result<OwnerRecord> ParseOwnerRecord(std::string_view text) {
     const bool sense = kind == "holder"  ? AddHolder(&line, &record)
                        : kind == "spent" ? AddSpent(&line, &record)
                        : kind == "last"  ? AddLast(&line, &record)
-                                         : true;
+                                         : false;
     if (!sense) return Status(EINVAL, "its record has a damaged line: " + OneLine(row));
   }
   return record;

@@ -36,8 +36,8 @@ struct OwnerRecord {
 
 // One line each; an empty record is an empty text.
 std::string Format(const OwnerRecord& record);
-// Kinds of lines that are not known (of a later release) are left out. EINVAL: one that is known
-// makes no sense; the text names it.
+// EINVAL: a line makes no sense, which the text names. It may be damaged, or of a later release: in
+// either case it may be a holder's.
 Result<OwnerRecord> ParseOwnerRecord(std::string_view text);
 
 std::string ToString(const wire::Uuid& uuid);  // 8-4-4-4-12

@@ -72,7 +72,9 @@ Result<std::string> FileAttributes::Get(const std::string& name) const {
     const UniqueFd fd(open(PathOf(name).c_str(), O_RDONLY | O_CLOEXEC));
     length = fd ? read(fd.get(), value.data(), value.size()) : -1;
   }
-  if (length >= 0) {
+  // Set() never leaves it so; a crash of the file system may.
+  if (length == 0) return Status(EINVAL, Describe(name) + " is empty");
+  if (length > 0) {
     value.resize(static_cast<size_t>(length));
     return value;
   }

@@ -5,11 +5,15 @@
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <fstream>
 
+#include "block/socket.h"
+#include "proxy/backends/file_attributes.h"
 #include "proxy/backends/file_store.h"
 #include "tests/unit/proxy/support.h"
 
@@ -447,6 +451,22 @@ TEST(FileOwner, TheRecordIsKeptWithTheFile) {
   EXPECT_EQ(again.backend().LoadOwner().value(), "holder somebody");
   EXPECT_TRUE(again.backend().StoreOwner("").ok());
   EXPECT_EQ(again.backend().LoadOwner().value(), "");
+}
+
+// Nobody stores that: it is what a crash has left of a text.
+TEST(FileAttributesTest, AnEmptyTextIsAnError) {
+  const TempFolder folder;
+  const std::string path = folder / "key.owner";
+  const UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  const FileAttributes in_folder(-1, folder.path(), "key");
+  EXPECT_EQ(in_folder.Get("owner").status().error(), EINVAL);
+  EXPECT_EQ(in_folder.Get("other").value(), "");
+  const FileAttributes extended(fd.get(), {}, {});
+  EXPECT_EQ(extended.Get("owner").value(), "");
+  if (fsetxattr(fd.get(), "user.cloudblk.owner", "", 0, 0) != 0) {
+    GTEST_SKIP() << "this file system has no extended attributes";
+  }
+  EXPECT_EQ(extended.Get("owner").status().error(), EINVAL);
 }
 
 }  // namespace

@@ -474,7 +474,6 @@ TEST(OwnerRecordTest, SurvivesItsText) {
   record.holders.push_back({other, 8, false, true, uuid, uuid, ""});
   record.last.push_back(uuid);
   EXPECT_EQ(ParseOwnerRecord(Format(record)).value(), record);
-  EXPECT_EQ(ParseOwnerRecord("of-a-later-release 7\n" + Format(record)).value(), record);
   EXPECT_EQ(Format(OwnerRecord{}), "");
 }
 
@@ -495,12 +494,16 @@ TEST(OwnerRecordTest, ADamagedLineIsAnError) {
                                             "spent " + uuid + " x",
                                             "spent x " + uuid,
                                             "last",
-                                            "last 12"};
+                                            "last 12",
+                                            "lastly " + uuid,
+                                            std::string(8, '\0')};
   for (const std::string& line : damaged) {
     const Result<OwnerRecord> record = ParseOwnerRecord(holder + line);
     EXPECT_EQ(record.status().error(), EINVAL) << line;
-    EXPECT_THAT(record.status().message(), HasSubstr(line));
+    EXPECT_THAT(record.status().message(),
+                HasSubstr("damaged line: " + line.substr(0, line.find('\0'))));
   }
+  EXPECT_FALSE(ParseOwnerRecord("\n" + holder).ok());
 }
 
 TEST_F(OwnershipTest, WhileTheRecordMakesNoSenseNobodyGetsTheVolume) {
