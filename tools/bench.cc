@@ -13,6 +13,8 @@
 namespace cloudblk {
 namespace {
 
+constexpr uint64_t kMaxBuffers = 1 << 30;  // bytes
+
 enum class Mix { kRead, kWrite, kBoth };
 
 struct Pattern {
@@ -223,6 +225,10 @@ Result<BenchResult> RunBench(Client* client, const BenchOptions& options) {
                   fmt::format("depth {} must be at least 1 and, with --verify, below the {} "
                               "requests that fit into the range",
                               options.depth, slots));
+  }
+  if (options.size > kMaxBuffers / options.depth) {
+    return Status(EINVAL, fmt::format("depth {} of {} bytes takes more than {} MiB of memory",
+                                      options.depth, options.size, kMaxBuffers >> 20));
   }
   return Bench(client, options, *pattern, slots).Run();
 }

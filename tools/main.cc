@@ -6,10 +6,14 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "tools/bench.h"
@@ -131,7 +135,24 @@ int Write(Client* client, const Options& options) {
   return 0;
 }
 
+Status CheckDiscard(const CloudblkInfo& info, uint64_t offset, uint64_t length) {
+  if (info.read_only) return Status(EROFS, "the volume is read-only");
+  if (offset > info.size_bytes || length > info.size_bytes - offset) {
+    return Status(EINVAL, fmt::format("offset {} and length {} go beyond the end of the volume "
+                                      "({} bytes)",
+                                      offset, length, info.size_bytes));
+  }
+  if (length == 0 || (offset | length) % info.logical_block_size != 0) {
+    return Status(EINVAL, fmt::format("offset and length must be multiples of the volume's block "
+                                      "size of {} bytes, and length not 0",
+                                      info.logical_block_size));
+  }
+  return Status::Ok();
+}
+
 int Discard(Client* client, const Options& options) {
+  const Status status = CheckDiscard(client->info(), options.offset, options.length);
+  if (!status.ok()) return Fail(status);
   const int result = client->Discard(options.offset, options.length);
   if (result < 0) return FailErrno(result, "the discard failed");
   Print(options, {{"bytes", options.length}}, fmt::format("{} bytes discarded\n", options.length));
@@ -201,11 +222,22 @@ int Bench(Client* client, const Options& options) {
   return 0;
 }
 
-// Bytes: 512, 4k, 1M, ... That of the library takes -1 for a very large number.
+// Bytes: 512, 4k, 1M, ... The library alone would take 010k for octal, and -1 or too many digits
+// for the largest number there is.
 struct SizeValue : CLI::AsSizeValue {
   SizeValue() : CLI::AsSizeValue(false) {
-    func_ = [parse = func_](std::string& text) {
-      return text.starts_with('-') ? text + " is not a size" : parse(text);
+    func_ = [parse = func_](std::string& text) -> std::string {
+      const std::string given = text;
+      const char* const end = given.data() + given.size();
+      uint64_t number = 0;
+      const auto [unit, error] = std::from_chars(given.data(), end, number);
+      if (error == std::errc::result_out_of_range) return given + " is too large";
+      if (error != std::errc{} || std::any_of(unit, end, isdigit)) return given + " is not a size";
+      text = std::to_string(number) + std::string(unit, end);
+      std::string wrong = parse(text);
+      if (!wrong.empty()) return wrong;
+      std::from_chars(text.data(), text.data() + text.size(), number);
+      return number > uint64_t{INT64_MAX} ? given + " is too large" : std::string();
     };
   }
 };
@@ -261,6 +293,12 @@ int Run(const std::string& name, const Options& options) {
   return Bench(client->get(), options);
 }
 
+// A full disk shows only now.
+int FlushOutput() {
+  const bool written = fflush(stdout) == 0 && std::cout.flush();
+  return written ? 0 : FailErrno(-errno, "cannot write to the standard output");
+}
+
 int Main(int argc, char** argv) {
   // A reader of our stdout that went away is an error of write(), not the end of a session.
   signal(SIGPIPE, SIG_IGN);
@@ -269,6 +307,8 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   app.add_flag("--json", o.json, "Print the result as JSON");
+  app.set_version_flag("--version", std::string("cloudblk " CLOUDBLK_VERSION));
+  app.footer("Exit status: 0, 1 if it failed, 2 if the command line was not understood.");
   AddCommand(&app, &o, "info", "Show what a volume is");
   AddCommand(&app, &o, "ping", "Connect, open to observe, and tell how long that took")
       ->add_option("--count", o.pings, "How often")
@@ -292,8 +332,9 @@ int Main(int argc, char** argv) {
   AddBench(bench, &o);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::Success& success) {  // --help
-    return app.exit(success);
+  } catch (const CLI::Success& success) {  // --help, --version
+    app.exit(success);
+    return FlushOutput();
   } catch (const CLI::ParseError& error) {
     fmt::print(stderr, "cloudblk: {}; see --help\n", error.what());
     return kUsageError;
@@ -305,19 +346,16 @@ int Main(int argc, char** argv) {
   if (command == discard && o.length == UINT64_MAX) {
     return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));
   }
-  if (command == resize && o.size > uint64_t{INT64_MAX}) {
-    return Fail(Status(EINVAL, fmt::format("a volume cannot have {} bytes", o.size)));
-  }
   const int result = Run(name, o);
-  // A full disk shows only now.
-  if (fflush(stdout) != 0) return FailErrno(-errno, "cannot write to the standard output");
-  return result;
+  const int flushed = FlushOutput();
+  return result != 0 ? result : flushed;
 }
 
-// What is closed must not become the number of a socket, which the output would go to.
+// What is closed must not become the number of a socket, which the output would go to. Input and
+// output stay unusable: who has closed them must not be told that all was copied.
 void OpenStandardFiles() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-    if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+    if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
   }
 }
 

@@ -159,12 +159,16 @@ MISTAKES = {
     "odd offset": (["write", "--offset", "100", "{uri}"], bytes(512), "multiple of"),
     "no such file": (["write", "{uri}", "/nonexistent/file"], b"", "cannot open /nonexistent/file"),
     "discard of what": (["discard", "{uri}"], b"", "--length"),
-    "discard of half a block": (["discard", "--length", "100", "{uri}"], b"", "the discard failed"),
+    "discard of half a block": (["discard", "--length", "100", "{uri}"], b"", "multiples of the volume's block size"),
+    "discard of nothing": (["discard", "--length", "0", "{uri}"], b"", "not 0"),
+    "discard from half a block": (["discard", "--offset", "3", "--length", "1k", "{uri}"], b"", "multiples of"),
+    "discard beyond the end": (["discard", "--offset", "4M", "--length", "5M", "{uri}"], b"", "beyond the end"),
+    "read-only discard": (["discard", "--length", "1k", "{reader}"], b"", "is read-only"),
     "read-only": (["write", "{reader}"], bytes(512), "read-only"),
     "odd size": (["resize", "{uri}", "1000"], b"", "multiple of"),
     "no time": (["bench", "--seconds", "nan", "{uri}"], b"", "no time to measure"),
     "time back": (["bench", "--seconds", "-1", "{uri}"], b"", "no time to measure"),
-    "huge size": (["resize", "{uri}", "9223372036854775808"], b"", "cannot have"),
+    "huge buffers": (["bench", "--depth", "65536", "--size", "64k", "{uri}"], b"", "of memory"),
     "size 0": (["resize", "--force", "{uri}", "0"], b"", "not 0"),
     "read-only resize": (["resize", "{reader}", "16M"], b"", "is read-only"),
 }
@@ -248,6 +252,10 @@ def test_mistakes_are_one_line(proxy, mistake):
         ["read", "--length", "-1", "{uri}"],
         ["read", "--offset", "-512", "{uri}"],
         ["resize", "{uri}", "--", "-512"],
+        ["resize", "{uri}", "9223372036854775808"],
+        ["resize", "{uri}", "9999999999T"],
+        ["write", "--length", "99999999999999999999", "{uri}"],
+        ["read", "--length", "0x10", "{uri}"],
         ["info", "--timeout", "-1", "{uri}"],
     ],
 )
@@ -256,6 +264,17 @@ def test_what_cannot_be_parsed_is_told_with_the_way_to_the_help(proxy, arguments
     lines = result.stderr.decode().splitlines()
     assert result.returncode == 2 and len(lines) == 1 and result.stdout == b"", result
     assert lines[0].startswith("cloudblk: ") and lines[0].endswith("; see --help") and len(lines[0]) < 200
+
+
+def test_sizes_are_decimal(proxy):
+    assert len(output("read", "--length", "010", proxy.uri("d0"))) == 10
+    assert len(output("read", "--length", "010k", proxy.uri("d0"))) == 10 << 10
+
+
+def test_no_input_is_not_an_empty_one(proxy):
+    command = ["sh", "-c", 'exec "$0" "$@" <&-', *map(str, (CLIENT, "write", proxy.uri("d0"), "-"))]
+    result = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert result.returncode == 1 and b"cannot read -" in result.stderr and not result.stdout
 
 
 class Terminal:
