@@ -11,7 +11,11 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -34,7 +38,7 @@ struct CommandLine {
   uint32_t threads = 0;
   uint32_t lease_s = 0;
   std::string log_level;
-  std::string state_dir;
+  std::optional<std::string> state_dir;
 };
 
 int Fail(const std::string& message, int code) {
@@ -89,7 +93,7 @@ Result<Options> Collect(const CommandLine& line) {
   if (line.threads != 0) options.threads = line.threads;
   if (line.lease_s != 0) options.lease_s = line.lease_s;
   if (!line.log_level.empty()) options.log_level = line.log_level;
-  if (!line.state_dir.empty()) options.state_dir = line.state_dir;
+  if (line.state_dir) options.state_dir = *line.state_dir;
   const Status status = CheckOptions(options);
   if (!status.ok()) return status;
   return options;
@@ -127,6 +131,10 @@ int Serve(const Options& options) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  // Unless nohup ignores it: a blocked signal would come nevertheless.
+  struct sigaction hangup {};
+  sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   // A file size limit is an error of the request, not the end of the process.
@@ -143,7 +151,10 @@ int Serve(const Options& options) {
   for (const std::string& address : server->Addresses()) {
     fmt::print("listening on {}\n", address);
   }
-  fflush(stdout);
+  if (fflush(stdout) != 0) {
+    spdlog::warn("nobody is told of the addresses: cannot write to the standard output: {}",
+                 strerror(errno));
+  }
 
   int signal_number = 0;
   sigwait(&signals, &signal_number);
@@ -171,7 +182,8 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {  // --help, --version
-    return app.exit(success);
+    app.exit(success);
+    return std::cout.flush() ? 0 : Fail("cannot write to the standard output", kUserError);
   } catch (const CLI::ParseError& error) {
     return Fail(fmt::format("{}; see --help", error.what()), kUsageError);
   }

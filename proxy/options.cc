@@ -2,6 +2,7 @@
 #include "proxy/options.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -161,6 +162,10 @@ Status CheckOptions(const Options& options) {
   if (!options.state_dir.starts_with('/')) {
     return Status(EINVAL, fmt::format("state-dir '{}': write the absolute path of a folder",
                                       options.state_dir));
+  }
+  struct stat info {};
+  if (stat(options.state_dir.c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
+    return Status(ENOTDIR, fmt::format("state-dir '{}' is not a folder", options.state_dir));
   }
   std::set<std::string> names;
   for (const VolumeOptions& volume : options.volumes) {

@@ -44,11 +44,23 @@ int SyncFolderOf(const std::string& path) {
 }
 
 // `begun`: it is there, but empty, as a crash may leave it.
+// A file in their place would be lost with the memory that /dev is, and hide the device.
+bool IsDevicePath(const std::string& path) {
+  return path.starts_with("/dev/") && !path.starts_with("/dev/shm/");
+}
+
 Status Create(const FileOptions& options, bool begun) {
+  const uint32_t block = options.logical_block_size.value_or(512);
+  if (*options.size % block != 0) {
+    return Bad(options, fmt::format("cannot be made with size={}: write a multiple of {}",
+                                    *options.size, block));
+  }
   const int flags = begun ? 0 : O_CREAT | O_EXCL;
   const int fd = open(options.path.c_str(), O_RDWR | O_CLOEXEC | flags, 0600);
   if (fd < 0) {
-    return errno == EEXIST ? Status::Ok() : Failed(options, "cannot create", errno);
+    if (errno == EEXIST) return Status::Ok();
+    if (errno == ENOENT) return Bad(options, "cannot be made: make its folder first");
+    return Failed(options, "cannot create", errno);
   }
   // One that was in use has lost its content: that is not made good by zeros.
   Result<std::string> owner = FileAttributes(fd, {}, {}).Get("owner");
@@ -236,6 +248,9 @@ Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
   struct stat existing {};
   if (stat(options.path.c_str(), &existing) != 0) {
     if (errno != ENOENT) return Failed(options, "cannot open", errno);
+    if (IsDevicePath(options.path)) {
+      return Bad(options, "does not exist; make the device available first");
+    }
     if (!options.create) {
       return Status(ENOENT,
                     fmt::format("volume '{}': {} does not exist; add size=SIZE&create=on to "

@@ -152,7 +152,9 @@ def test_a_volume_follows_its_block_device(tmp_path, block_device):
 
 @pytest.mark.parametrize("arguments, status, text", [
     (["--volume", "a=file:///no/such/file"], 1, "does not exist"),
-    (["--volume", "a=file:///no/such/file?size=1M&create=on"], 1, "cannot create"),
+    (["--volume", "a=file:///no/such/file?size=1M&create=on"], 1, "make its folder first"),
+    (["--volume", "a=file:///dev/no-such-device?size=1M&create=on"], 1, "make the device available first"),
+    (["--volume", "a=file:///dev/no-such-device"], 1, "make the device available first"),
     (["--volume", "a=memory:"], 1, "size= is missing"),
     (["--volume", "memory:?size=1M"], 1, "NAME=BACKEND-URI"),
     (["--volume", "a=memory:?size=1M", "--volume", "a=memory:?size=1M"], 1, "given twice"),
@@ -165,6 +167,22 @@ def test_a_mistake_of_the_user_is_one_line(tmp_path, arguments, status, text):
     assert proxy.process.wait(30) == status
     assert text in proxy.log()
     assert len(proxy.log().strip().splitlines()) == 1
+
+
+def test_a_file_of_a_wrong_size_is_not_made(tmp_path):
+    path = tmp_path / "disk.img"
+    for size, more in ((1000, ""), (1024, "&logical-block-size=4096")):
+        proxy = Daemon(tmp_path, {"a": f"file://{path}?size={size}&create=on{more}"}).launch()
+        assert proxy.process.wait(30) == 1
+        assert f"size={size}: write a multiple of" in proxy.log()
+        assert not path.exists()
+
+
+def test_a_state_dir_that_is_a_file(tmp_path):
+    (tmp_path / "state").touch()
+    proxy = Daemon(tmp_path, {"a": "memory:?size=1M"}).launch()
+    assert proxy.process.wait(30) == 1
+    assert "is not a folder" in proxy.log()
 
 
 def test_settings_come_from_a_file_and_its_errors_name_the_line(tmp_path):

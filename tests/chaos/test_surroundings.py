@@ -4,6 +4,7 @@
 import contextlib
 import ctypes
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -280,3 +281,26 @@ def test_who_does_not_open_a_volume_in_time_is_dropped(tmp_path):
         # They were given the time that the protocol grants them
         assert time.monotonic() - begun >= 29.5
         assert user.write(0, bytes(4096)) == wire.OK
+
+
+def test_the_end_of_its_terminal_ends_it_in_order(tmp_path):
+    """Unless it was told not to mind."""
+    with Daemon(tmp_path, {"disk": "memory:?size=1M"}) as proxy:
+        opened(proxy)
+        proxy.process.send_signal(signal.SIGHUP)
+        assert proxy.process.wait(30) == 0
+        assert "stopping on signal 1" in proxy.log()
+    with Daemon(tmp_path, {"disk": "memory:?size=1M"}, prefix=["nohup"]) as proxy:
+        proxy.process.send_signal(signal.SIGHUP)
+        assert opened(proxy).write(0, bytes(4096)) == wire.OK
+        assert proxy.stop() == 0
+
+
+def test_an_output_that_takes_no_line_is_told_of(tmp_path):
+    listen = [f"unix://{tmp_path}/socket"]
+    proxy = Daemon(tmp_path, {"disk": "memory:?size=1M"}, listen=listen, prefix=shell("exec >/dev/full")).launch()
+    proxy.wait_for_log("nobody is told of the addresses")
+    one = wire.Client(f"{tmp_path}/socket")
+    one.hello()
+    assert one.open().write(0, bytes(4096)) == wire.OK
+    assert proxy.stop() == 0
