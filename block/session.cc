@@ -169,8 +169,9 @@ void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure
 void SessionOpener::GiveUp(int64_t waited_ns) {
   done_ = true;
   const std::string why = last_.error != 0 ? Describe(last_) : "the server does not answer";
-  status_ = Status(last_.refused ? last_.error : ETIMEDOUT,
-                   "gave up after " + std::to_string(waited_ns / kNsPerS) + " s: " + why);
+  const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / 1'000'000) + " ms"
+                                                 : std::to_string(waited_ns / kNsPerS) + " s";
+  status_ = Status(last_.refused ? last_.error : ETIMEDOUT, "gave up after " + waited + ": " + why);
 }
 
 void SessionOpener::Finish() {

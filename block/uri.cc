@@ -49,6 +49,9 @@ Result<std::vector<Endpoint>> ParseHosts(std::string_view uri, std::string_view 
 Result<std::vector<Endpoint>> ParseSocketQuery(std::string_view uri, std::string_view query) {
   constexpr std::string_view kKey = "socket=";
   if (!query.starts_with(kKey)) return Bad(uri, "lacks ?socket=/PATH");
+  if (query.find('&') != std::string_view::npos) {
+    return Bad(uri, "has more than socket=/PATH behind '?'; write & in a path as %26");
+  }
   Result<std::string> path = PercentDecode(query.substr(kKey.size()));
   if (!path.ok()) return Bad(uri, path.status().message());
   if (!path->starts_with('/')) return Bad(uri, "has a socket path that is not absolute");

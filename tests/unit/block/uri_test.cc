@@ -46,7 +46,8 @@ TEST(ServerUri, RefusesWhatItCannotRead) {
         "cloudblk:///volume", "cloudblk://a,/volume", "cloudblk://a:0/volume",
         "cloudblk://a:x/volume", "cloudblk://a/v%2", "cloudblk://a/v%00", "cloudblk://a/v%zz",
         "cloudblk://a/v%ff", "cloudblk://a/v?x=1", "cloudblk+unix://h/v?socket=/s",
-        "cloudblk+unix:///v", "cloudblk+unix:///v?socket=s", "cloudblk+unix:///?socket=/s"}) {
+        "cloudblk+unix:///v", "cloudblk+unix:///v?socket=s", "cloudblk+unix:///?socket=/s",
+        "cloudblk+unix:///v?socket=/s&x=1"}) {
     const Result<ServerUri> uri = ParseServerUri(text);
     ASSERT_FALSE(uri.ok()) << text;
     EXPECT_EQ(uri.status().error(), EINVAL) << text;
