@@ -13,6 +13,14 @@ readonly repo cache
 
 say() { printf '%s\n' "$*" >&2; }
 
+# What the script's head says.
+case ${1-} in
+  -h | --help)
+    sed -n '/^# Usage/,/^$/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
+
 die() {
   say "${0##*/}: $*"
   exit 1
