@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from tests.support.proxy import Proxy, hanging
-from tests.support.qtest import MESSAGE, RAM_SIZE, PciDevice
+from tests.support.qtest import RAM_SIZE, PciDevice
 from tests.support.stream import Timeout
 from tests.support.virtio import (
     BLK_DISCARD,
@@ -544,54 +544,6 @@ def test_a_request_of_two_gibibytes(qemu):
         request.buffers = [header, *[(RAM_SIZE - size, size, True)] * ((2 << 30) // size), status]
         assert request.submit(indirect=True).wait() == S_IOERR
         assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
-
-
-def test_a_reset_right_after_a_mistake(bench):
-    """To tell the guest takes the lock with which a reset waits for the IOThread."""
-    driver = bench.disk("-object", "iothread,id=io0,poll-max-ns=0", iothread="io0")
-    driver.pci.turn_msix_on(0xFEE00000)
-    mark = driver.machine.used
-    for _ in range(200):
-        driver.reset()
-        driver.machine.forget(mark)
-        driver.start()
-        driver.registers.set_common(MSIX_CONFIG, 2, 0)
-        driver.queues[0].add([(driver.machine.alloc(16), 0, False)])
-        driver.registers.notify(driver.queues[0].place, 0)
-        driver.registers.status = 0
-    driver.start()
-    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
-
-
-def test_a_reset_right_after_an_answer(bench):
-    """Likewise the interrupt of a request."""
-    driver = bench.disk("-object", "iothread,id=io0,poll-max-ns=0", iothread="io0")
-    driver.pci.turn_msix_on(0xFEE00000)
-    mark = driver.machine.used
-    for _ in range(200):
-        driver.reset()
-        driver.machine.forget(mark)
-        driver.start()
-        driver.registers.set_common(QUEUE_SELECT, 2, 0)
-        driver.registers.set_common(QUEUE_MSIX, 2, 0)
-        Request(driver, T_GET_ID, 0, 20).submit()
-        driver.registers.status = 0
-    driver.start()
-    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
-
-
-@pytest.mark.parametrize("more", ({}, {"iothread": "io0"}, {"ioeventfd": False}), ids=("main-loop", "iothread", "no-ioeventfd"))
-def test_an_interrupt_is_a_message(bench, packed, more):
-    """Which goes to memory, where it can be seen."""
-    driver = bench.disk("-object", "iothread,id=io0", features=(PACKED,) if packed else (), packed=packed, **more)
-    at = driver.machine.alloc(4)
-    driver.pci.turn_msix_on(at)
-    driver.registers.set_common(QUEUE_SELECT, 2, 0)
-    driver.registers.set_common(QUEUE_MSIX, 2, 0)
-    for kind in (T_GET_ID, T_IN):
-        assert Request(driver, kind, 0, 512).submit().wait() == S_OK
-        poll(lambda: driver.machine.memory[at] == MESSAGE, "interrupt")
-        driver.machine.memory[at] = 0
 
 
 def test_a_ring_made_larger_than_the_disks(bench, packed):

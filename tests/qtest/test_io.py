@@ -6,7 +6,6 @@ import random
 import pytest
 
 from tests.support import virtio
-from tests.support.qtest import MESSAGE
 from tests.support.virtio import (
     EVENT_IDX,
     IN_ORDER,
@@ -30,8 +29,6 @@ RINGS = {
     "packed-event-idx": (PACKED, EVENT_IDX),
     "packed-all": (PACKED, INDIRECT, EVENT_IDX),
 }
-# Offsets in the common configuration
-QUEUE_SELECT, QUEUE_MSIX = 22, 26
 TWO_IOTHREADS = ("-object", "iothread,id=io0", "-object", "iothread,id=io1")
 
 
@@ -171,36 +168,6 @@ def test_large_requests(bench):
     read = Request(driver, T_IN, 100, len(data), segments=3)
     assert read.submit(indirect=True).wait() == S_OK
     assert read.bytes == data
-
-
-@pytest.mark.parametrize("packed", (False, True), ids=("split", "packed"))
-@pytest.mark.parametrize("iothread", (False, True), ids=("main-loop", "iothread"))
-def test_interrupt_only_when_asked_for(bench, packed, iothread):
-    more = {"iothread": "io0"} if iothread else {}
-    features = (EVENT_IDX, PACKED) if packed else (EVENT_IDX,)
-    driver = bench.disk("-object", "iothread,id=io0", features=features, packed=packed, **more)
-    queue, registers, memory = driver.queues[0], driver.registers, driver.machine.memory
-    # By messages: of an IOThread's interrupt the ISR register tells twice
-    at = driver.machine.alloc(4)
-    driver.pci.turn_msix_on(at)
-    registers.set_common(QUEUE_SELECT, 2, 0)
-    registers.set_common(QUEUE_MSIX, 2, 0)
-
-    def interrupted():
-        found, memory[at] = memory[at], 0
-        return found == MESSAGE
-
-    queue.interrupt_after(1)
-    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
-    virtio.poll(interrupted, "interrupt")
-    # Each takes three descriptors of the packed ring, whose positions count descriptors
-    queue.interrupt_after(7 if packed else 3)
-    for _ in range(2):
-        assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
-        assert not interrupted()
-    assert Request(driver, T_IN, 0, 512).submit().wait() == S_OK
-    virtio.poll(interrupted, "interrupt")
-    assert registers.isr() & 1
 
 
 def test_kick_before_driver_ok(bench):
