@@ -11,8 +11,9 @@ from .workloads import WORKLOADS
 
 FILE = pathlib.Path(__file__).with_name("budget.json")
 STANDARD = ("randread-4k-qd1", "randread-4k-qd32", "randread-4k-qd128", "randwrite-4k-qd32")
-# Instructions of two runs differ by half a percent, calls hardly; one call more for each batch of 32 is 14 %.
-TOLERANCE = {"instructions": 0.015, "calls": 0.1}
+# Instructions of two runs differ by half a percent, and at depth 1 by one percent more: whether a request needs an
+# interrupt depends on who is faster, the device or the driver that polls. One call more for each batch of 32 is 14 %.
+TOLERANCE = {"instructions": 0.02, "calls": 0.1}
 
 
 def measure(qemu):
