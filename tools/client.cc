@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "tools/client.h"
 
+#include <poll.h>
+
+#include <array>
+
 #include "block/epoll_ops.h"
+#include "tools/interrupt.h"
 
 namespace cloudblk {
 namespace {
@@ -44,6 +49,12 @@ Result<std::unique_ptr<Client>> Client::Open(const ClientOptions& options) {
   client->channel_ = cloudblk_session_channel(client->session_, 0);
   const Status attached = client->Attach();
   if (!attached.ok()) return attached;
+  // An observer holds nothing that others wait for.
+  if (options.observe) return client;
+  auto interrupt = CatchInterrupt();
+  if (!interrupt.ok()) return interrupt.status();
+  client->interrupt_ = std::move(*interrupt);
+  client->loop_->Watch(client->interrupt_.get(), true, false, client.get());
   return client;
 }
 
@@ -54,6 +65,7 @@ Status Client::Attach() {
 }
 
 Client::~Client() {
+  loop_->Unwatch(interrupt_.get());
   if (session_ == nullptr) return;
   if (cloudblk_channel_in_flight(channel_) > 0) cloudblk_channel_revoke(channel_);
   cloudblk_channel_detach(channel_);
@@ -78,7 +90,19 @@ CloudblkStats Client::stats() const {
   return stats;
 }
 
+void Client::OnReadable() {
+  loop_->Unwatch(interrupt_.get());
+  cloudblk_channel_revoke(channel_);
+}
+
+bool Client::AwaitInput(int fd) {
+  std::array<pollfd, 2> files{pollfd{fd, POLLIN, 0}, pollfd{interrupt_.get(), POLLIN, 0}};
+  poll(files.data(), files.size(), -1);
+  return InterruptSignal() == 0;
+}
+
 int Client::Submit(const CloudblkRequest& request) {
+  if (InterruptSignal() != 0) return -ECANCELED;
   return cloudblk_channel_submit(channel_, &request);
 }
 

@@ -36,7 +36,9 @@ class Waiter {
   ~Waiter() = default;
 };
 
-class Client {
+// An active session can be interrupted (interrupt.h): what is in flight completes with -ECANCELED
+// then, and what is submitted later is refused with it.
+class Client : private FdHandler {
  public:
   static Result<std::unique_ptr<Client>> Open(const ClientOptions& options);
   // Gives up what is in flight and tells the server that the session is over.
@@ -56,6 +58,9 @@ class Client {
   void Kick();
   // Waits for something to happen and lets it happen; at most timeout_ns where that is >= 0.
   void Turn(int64_t timeout_ns = -1) { loop_->RunOnce(timeout_ns); }
+  // Waits until there is something to read from a file, which may be a pipe. Nothing else happens
+  // meanwhile. False: interrupted.
+  bool AwaitInput(int fd);
 
   // One request without data, waited for. 0 or -errno.
   int Flush();
@@ -68,9 +73,12 @@ class Client {
   explicit Client(std::unique_ptr<EpollLoop> loop);
   int Await(CloudblkRequest request);
   Status Attach();
+  void OnReadable() override;
+  void OnWritable() override {}
   static void OnComplete(void* opaque, const CloudblkCompletion* done, uint32_t count);
 
   std::unique_ptr<EpollLoop> loop_;
+  UniqueFd interrupt_;  // readable: interrupted. Of an active session
   CloudblkSession* session_ = nullptr;
   CloudblkChannel* channel_ = nullptr;
 };

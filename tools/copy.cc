@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "tools/interrupt.h"
 #include "tools/progress.h"
 
 namespace cloudblk {
@@ -65,8 +66,12 @@ Status Errno(int error, const std::string& what) {
   return Status(error, fmt::format("{}: {}", what, strerror(error)));
 }
 
+Status Interrupted() { return Status(ECANCELED, "interrupted"); }
+
 Status WriteAll(int fd, std::span<const uint8_t> data, const std::string& path) {
   while (!data.empty()) {
+    // The reader of a pipe may be one that does not read on.
+    if (InterruptSignal() != 0) return Interrupted();
     const ssize_t n = write(fd, data.data(), data.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return Errno(errno, "cannot write to " + path);
@@ -76,9 +81,10 @@ Status WriteAll(int fd, std::span<const uint8_t> data, const std::string& path) 
 }
 
 // Fills `data` unless the file ends before. Returns the bytes read.
-Result<size_t> ReadUpTo(int fd, std::span<uint8_t> data, const std::string& path) {
+Result<size_t> ReadUpTo(Client* client, int fd, std::span<uint8_t> data, const std::string& path) {
   size_t done = 0;
   while (done < data.size()) {
+    if (!client->AwaitInput(fd)) return Interrupted();
     const ssize_t n = read(fd, data.data() + done, data.size() - done);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return Errno(errno, "cannot read " + path);
@@ -207,7 +213,7 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
     }
     Chunk& chunk = ring.Next();
     const auto wanted = static_cast<size_t>(std::min<uint64_t>(kChunk, length - done));
-    auto got = ReadUpTo(file->get(), std::span(chunk.data).first(wanted), path);
+    auto got = ReadUpTo(client, file->get(), std::span(chunk.data).first(wanted), path);
     if (!got.ok()) {
       input = got.status();
       break;

@@ -19,6 +19,7 @@
 #include "tools/bench.h"
 #include "tools/client.h"
 #include "tools/copy.h"
+#include "tools/interrupt.h"
 #include "tools/progress.h"
 
 namespace cloudblk {
@@ -61,7 +62,9 @@ void Print(const Options& options, const Json& json, const std::string& text) {
 }
 
 int Fail(const Status& status) {
-  fmt::print(stderr, "cloudblk: {}\n", status.message());
+  // What failed then, failed of that.
+  const bool interrupted = InterruptSignal() != 0;
+  fmt::print(stderr, "cloudblk: {}\n", interrupted ? "interrupted" : status.message());
   return 1;
 }
 
@@ -247,7 +250,8 @@ CLI::App* AddCommand(CLI::App* app, Options* o, const char* name, const char* he
   CLI::App* command = app->add_subcommand(name, help);
   command->add_option("server", o->client.server, "cloudblk://HOST[:PORT]/VOLUME and the like")
       ->required();
-  command->add_option("--timeout", o->client.open_timeout_ms, "Give up opening after so many ms");
+  command->add_option("--timeout", o->client.open_timeout_ms,
+                      "Give up opening after so many ms (default 15000)");
   return command;
 }
 
@@ -267,12 +271,17 @@ void AddExtent(CLI::App* command, Options* o) {
 void AddBench(CLI::App* command, Options* o) {
   const SizeValue size;
   BenchOptions* b = &o->bench;
-  command->add_option("--pattern", b->pattern,
-                      "read, write, rw, randread, randwrite or randrw; writes destroy the content");
-  command->add_option("--size", b->size, "Bytes of a request")->transform(size);
+  command
+      ->add_option("--pattern", b->pattern,
+                   "read, write, rw, randread, randwrite or randrw; writes destroy the content")
+      ->capture_default_str();
+  command->add_option("--size", b->size, "Bytes of a request")
+      ->transform(size)
+      ->capture_default_str();
   command->add_option("--depth", b->depth, "Requests in flight")
-      ->check(CLI::Range(uint32_t{1}, kMaxDepth));
-  command->add_option("--seconds", b->seconds, "How long");
+      ->check(CLI::Range(uint32_t{1}, kMaxDepth))
+      ->capture_default_str();
+  command->add_option("--seconds", b->seconds, "How long")->capture_default_str();
   command->add_option("--count", b->count, "How many requests, instead of --seconds")
       ->check(CLI::Range(uint64_t{1}, uint64_t{INT64_MAX}));
   command->add_option("--range", b->range, "Only the first so many bytes")->transform(size);
@@ -312,7 +321,8 @@ int Main(int argc, char** argv) {
   AddCommand(&app, &o, "info", "Show what a volume is");
   AddCommand(&app, &o, "ping", "Connect, open to observe, and tell how long that took")
       ->add_option("--count", o.pings, "How often")
-      ->check(CLI::Range(uint32_t{1}, UINT32_MAX));
+      ->check(CLI::Range(uint32_t{1}, UINT32_MAX))
+      ->capture_default_str();
   CLI::App* read = AddCommand(&app, &o, "read", "Copy from a volume to a file or stdout");
   read->add_option("file", o.file, "Where to; - is stdout");
   CLI::App* write =
@@ -348,6 +358,11 @@ int Main(int argc, char** argv) {
   }
   const int result = Run(name, o);
   const int flushed = FlushOutput();
+  if (result != 0 && InterruptSignal() != 0) {
+    // So that whoever waits for us knows.
+    signal(InterruptSignal(), SIG_DFL);
+    raise(InterruptSignal());
+  }
   return result != 0 ? result : flushed;
 }
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The cloudblk command line against a proxy."""
 
+import contextlib
 import json
 import os
 import pty
 import random
 import select
+import signal
 import subprocess
 
 import pytest
@@ -275,6 +277,63 @@ def test_no_input_is_not_an_empty_one(proxy):
     command = ["sh", "-c", 'exec "$0" "$@" <&-', *map(str, (CLIENT, "write", proxy.uri("d0"), "-"))]
     result = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert result.returncode == 1 and b"cannot read -" in result.stderr and not result.stdout
+
+
+# The first waits for input, the second for somebody who takes its output
+ENDLESS = {"write": (), "read": (), "bench": ("--pattern", "randrw", "--seconds", "1000")}
+
+
+@contextlib.contextmanager
+def busy_command(command, uri, path):
+    """A command that has the volume, whose file is at `path`, and does not end by itself."""
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    before = path.stat().st_mtime_ns
+    process = subprocess.Popen([str(word) for word in (CLIENT, command, uri, *ENDLESS[command])], **pipes)
+    try:
+        if command == "read":
+            process.stdout.read(1)
+        elif command == "write":
+            # More than a pipe holds
+            process.stdin.write(noise(MIB))
+            process.stdin.flush()
+        else:
+            while path.stat().st_mtime_ns == before:
+                assert process.poll() is None
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ENDLESS)
+def test_an_interrupted_command_gives_the_volume_back(proxy, path, command, number):
+    uri = proxy.uri("d0")
+    with busy_command(command, uri, path) as process:
+        process.send_signal(number)
+        assert process.wait(timeout=30) == -number
+        assert process.stderr.read() == b"cloudblk: interrupted\n"
+    # Long before its lease would have expired
+    output("flush", uri, "--timeout", "3000")
+
+
+def test_a_command_whose_server_is_gone_can_be_interrupted(proxy, path):
+    with busy_command("bench", proxy.uri("d0"), path) as process:
+        proxy.kill()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == -signal.SIGINT
+        assert process.stderr.read().endswith(b"cloudblk: interrupted\n")
+
+
+def test_what_nohup_ignores_does_not_interrupt(proxy, path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with busy_command("write", proxy.uri("d0"), path) as process:
+            process.send_signal(signal.SIGHUP)
+            out, _ = process.communicate(noise(MIB), timeout=60)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.returncode == 0 and out == b"%d bytes written and flushed\n" % (2 * MIB)
 
 
 class Terminal:
