@@ -233,6 +233,10 @@ Result<UniqueFd> Listen(const Endpoint& endpoint, Endpoint* bound) {
     const int error = errno;
     Status status = Failed(what, error);
     if (error != EADDRINUSE) return status;
+    struct stat info {};
+    if (family == AF_UNIX && lstat(endpoint.path.c_str(), &info) == 0 && !S_ISSOCK(info.st_mode)) {
+      return Status(error, what + ": there is a file that is no socket; choose another path");
+    }
     return Status(error, status.message() + "; choose another, or stop the server that uses it");
   }
   if (bound != nullptr) {

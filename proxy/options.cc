@@ -175,6 +175,9 @@ Status CheckOptions(const Options& options) {
       return Status(EINVAL, fmt::format("volume '{}': a name has 1 to {} bytes of UTF-8",
                                         volume.name, wire::kMaxVolumeName));
     }
+    if (std::ranges::any_of(volume.name, [](char c) { return c == 0x7f || (c >= 0 && c < ' '); })) {
+      return Status(EINVAL, "a volume's name has a control character; it is for one line of a log");
+    }
     if (!names.insert(volume.name).second) {
       return Status(EINVAL, fmt::format("volume '{}' is given twice", volume.name));
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "block/socket.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -159,6 +160,19 @@ TEST(Socket, ReplacesAStaleUnixSocketButNotALiveOne) {
   EXPECT_EQ(bound, endpoint);
   ExpectConnected(bound, listener->get());
   unlink(path.c_str());
+  rmdir(folder);
+}
+
+TEST(Socket, LeavesAFileThatIsNoSocketWhereItIs) {
+  char folder[] = "/tmp/cloudblk-socket-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/s";
+  const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600));
+  ASSERT_TRUE(file);
+  const Result<UniqueFd> listener = Listen(*ParseEndpoint("unix://" + path), nullptr);
+  ASSERT_FALSE(listener.ok());
+  EXPECT_THAT(listener.status().message(), HasSubstr("no socket"));
+  EXPECT_EQ(unlink(path.c_str()), 0);
   rmdir(folder);
 }
 

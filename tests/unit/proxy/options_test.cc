@@ -93,6 +93,17 @@ TEST(CheckOptionsTest, SaysWhatIsMissing) {
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("'a' is given twice"));
 }
 
+TEST(CheckOptionsTest, WantsNamesForOneLine) {
+  Options options;
+  options.listen.emplace_back();
+  for (const char* bad : {"a\nb", "\x1b[2J", "\x7f"}) {
+    options.volumes = {{bad, "memory:?size=1M"}};
+    EXPECT_THAT(CheckOptions(options).message(), HasSubstr("control character")) << bad;
+  }
+  options.volumes = {{"größe 1/a", "memory:?size=1M"}};
+  EXPECT_TRUE(CheckOptions(options).ok());
+}
+
 TEST(ParseSizeTest, TakesUnits) {
   EXPECT_EQ(ParseSize("512"), 512u);
   EXPECT_EQ(ParseSize("4K"), 4096u);
