@@ -338,7 +338,8 @@ void Channel::ArmForState() {
       return timer_->Arm(now + config.connect_timeout_ns);
     case State::kHello:
     case State::kOpen:
-      return timer_->Arm(now + config.answer_timeout_ns);
+      return timer_->Arm(now +
+                         (opened_ ? config.answer_timeout_ns : config.open_answer_timeout_ns));
     case State::kBackoff:
       return timer_->Arm(now);
     case State::kReady:

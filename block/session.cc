@@ -82,11 +82,17 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
                                                int64_t timeout_ns) {
   Result<ServerUri> uri = ParseServerUri(server);
   if (!uri.ok()) return uri.status();
-  Result<std::vector<SocketAddress>> addresses = ResolveAll(uri->endpoints);
-  if (!addresses.ok()) return addresses.status();
   Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
   if (!loop.ok()) return loop.status();
+  EpollLoop& epoll = **loop;
+  // A slow name server costs of the time, though nothing can cut it short.
+  const int64_t deadline = epoll.NowNs() + timeout_ns;
+  Result<std::vector<SocketAddress>> addresses = ResolveAll(uri->endpoints);
+  if (!addresses.ok()) return addresses.status();
 
+  // A server that is silent leaves the others their share.
+  const int64_t share = timeout_ns / static_cast<int64_t>(addresses->size());
+  config.open_answer_timeout_ns = std::min(config.answer_timeout_ns, share);
   config.volume = uri->volume;
   SocketSettings settings;
   settings.dead_peer_ms = static_cast<uint32_t>(config.answer_timeout_ns / kNsPerMs);
@@ -96,8 +102,6 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
   for (const auto& channel : session->channels_) channels.push_back(channel.get());
   SessionOpener opener(&session->state_, std::move(channels));
 
-  EpollLoop& epoll = **loop;
-  const int64_t deadline = epoll.NowNs() + timeout_ns;
   opener.Start({&epoll, nullptr, nullptr, nullptr});
   while (!opener.done()) {
     const int64_t left = deadline - epoll.NowNs();
@@ -157,18 +161,24 @@ void SessionOpener::OnReady(Channel*) {
 
 void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure) {
   if (done_) return;
-  ++failures_;
-  last_ = failure;
-  last_server_ = channel->connector().Name(channel->address());
-  // Every address gets its chance.
-  if (MayPass(failure) || failures_ < channel->connector().count()) return;
+  // What a server says itself is told rather than that another one cannot be reached.
+  const std::string server = channel->connector().Name(channel->address());
+  if (failure.refused || !last_.refused || server == last_server_) {
+    last_ = failure;
+    last_server_ = server;
+  }
+  // Every address gets its chance, and one that may take us later is waited for.
+  failures_ = MayPass(failure) ? 0 : failures_ + 1;
+  if (failures_ < channel->connector().count()) return;
   done_ = true;
-  status_ = Status(failure.error, Describe(failure));
+  status_ = Status(last_.error, Describe(last_));
 }
 
 void SessionOpener::GiveUp(int64_t waited_ns) {
   done_ = true;
-  const std::string why = last_.error != 0 ? Describe(last_) : "the server does not answer";
+  const Channel& first = *channels_[0];
+  std::string why = "server " + first.connector().Name(first.address()) + " does not answer";
+  if (last_.error != 0) why = Describe(last_);
   const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / 1'000'000) + " ms"
                                                  : std::to_string(waited_ns / kNsPerS) + " s";
   status_ = Status(last_.refused ? last_.error : ETIMEDOUT, "gave up after " + waited + ": " + why);

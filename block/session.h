@@ -90,7 +90,7 @@ class SessionOpener final : public ChannelObserver {
   SessionState* const state_;
   const std::vector<Channel*> channels_;
   bool started_others_ = false;
-  size_t failures_ = 0;  // since a channel was ready
+  size_t failures_ = 0;  // in a row that are final, since a channel was ready
   ConnectionFailure last_;
   std::string last_server_;
   bool done_ = false;

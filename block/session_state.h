@@ -29,6 +29,7 @@ struct SessionConfig {
   bool payload_crc = false;
   int64_t connect_timeout_ns = 5'000'000'000;
   int64_t answer_timeout_ns = 30'000'000'000;
+  int64_t open_answer_timeout_ns = 30'000'000'000;  // of one address, until it was opened
   uint64_t jitter_seed = 1;
   CloudblkEventFn* event = nullptr;
   void* event_opaque = nullptr;

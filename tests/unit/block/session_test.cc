@@ -97,6 +97,33 @@ TEST_F(SessionOpenerTest, BusyWithALeaseThatRunsOutIsWaitedFor) {
   EXPECT_TRUE(opener.status().ok());
 }
 
+TEST_F(SessionOpenerTest, ALeaseIsWaitedForBesideAServerThatIsNotThere) {
+  a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
+  a.server.open.status = wire::Status::kBusy;
+  a.server.open.retry_ms = 5000;
+  a.server.refusal = "held by host-b, gone for 2 s";
+  Start();
+  loop.Advance(4 * kSecond);
+  ASSERT_FALSE(opener.done());
+  a.server.open.status = wire::Status::kOk;
+  loop.Advance(5 * kSecond);
+  EXPECT_TRUE(opener.done());
+  EXPECT_TRUE(opener.status().ok());
+}
+
+TEST_F(SessionOpenerTest, WhatTheServerThatIsThereSaidIsTold) {
+  a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
+  a.server.open.status = wire::Status::kBusy;
+  a.server.open.retry_ms = 60'000;
+  a.server.refusal = "held by host-b, gone for 2 s";
+  Start();
+  loop.Advance(15 * kSecond);
+  EXPECT_FALSE(opener.done());
+  opener.GiveUp(15 * kSecond);
+  EXPECT_THAT(opener.status().message(), HasSubstr("held by host-b"));
+  ExpectFailed(EBUSY);
+}
+
 TEST_F(SessionOpenerTest, TheTimeIsUp) {
   a.server.open.status = wire::Status::kBusy;
   a.server.open.retry_ms = 60'000;
@@ -115,6 +142,7 @@ TEST_F(SessionOpenerTest, ASilentServer) {
   Start();
   loop.Advance(15 * kSecond);
   opener.GiveUp(15 * kSecond);
+  EXPECT_THAT(opener.status().message(), HasSubstr("memory:0 does not answer"));
   ExpectFailed(ETIMEDOUT);
 }
 
@@ -182,6 +210,21 @@ TEST(Session, ATimeoutOfItsOwn) {
   const Result<std::unique_ptr<Session>> session = Session::Open(server.uri(), config, 50'000'000);
   ASSERT_FALSE(session.ok());
   EXPECT_EQ(session.status().error(), ETIMEDOUT);
+}
+
+TEST(Session, ASilentServerLeavesTheNextOneItsTime) {
+  TcpFakeServer silent(1 << 20);
+  silent.Do([](FakeServer* fake) { fake->silent = true; });
+  TcpFakeServer server(1 << 20);
+  std::string uri = server.uri();
+  const std::string first = silent.uri();
+  const size_t host = uri.find("//") + 2;
+  uri.insert(host, first.substr(host, first.rfind('/') - host) + ",");
+  SessionConfig config;
+  config.uuid = RandomUuid();
+  Result<std::unique_ptr<Session>> session = Session::Open(uri, config, kSecond);
+  ASSERT_TRUE(session.ok()) << session.status().message();
+  (*session)->Close(10 * kSecond);
 }
 
 // --- Resize ------------------------------------------------------------------------------------
