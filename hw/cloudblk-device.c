@@ -324,7 +324,8 @@ static const CloudblkPropertyText cloudblk_texts[] = {
       "URI of the volume: cloudblk://host[:port]/volume or "
       "cloudblk+unix:///volume?socket=PATH" },
     { "iothreads", "IOThreads that serve the queues in turn, as in io0:io1" },
-    { "open-timeout", "milliseconds that opening the volume may take" },
+    { "open-timeout",
+      "milliseconds that opening the volume may take (0: 15000)" },
     { "takeover", "fence the volume's present holder and take its place" },
     { "payload-crc", "checksum the data on the wire, not only the headers" },
     { "read-only", "refuse writes" },
@@ -336,7 +337,7 @@ static const CloudblkPropertyText cloudblk_texts[] = {
     { "opt_io_size",
       "preferred size of large requests in bytes (0: the volume's)" },
     { "discard_granularity",
-      "alignment of discards in bytes (-1: the volume's)" },
+      "alignment of discards in bytes (4294967295: the volume's)" },
     { "write-cache",
       "whether completed writes may wait for a flush (auto: as the volume's)" },
     { "backend_defaults",

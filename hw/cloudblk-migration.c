@@ -157,6 +157,13 @@ static int leave(void *opaque)
                      dev->conf.server);
         return -ENOTSUP;
     }
+    /* Two that run with one disk */
+    if (migrate_colo()) {
+        error_report("cloudblk: a disk on a server (%s) cannot be in two VMs, "
+                     "unplug it or set the capability x-colo to false",
+                     dev->conf.server);
+        return -ENOTSUP;
+    }
     dev->leaving = true;
     for (i = 0; i < dev->num_loops; i++) {
         cloudblk_loop_detach(&dev->loops[i]);

@@ -47,6 +47,17 @@
 #include "hw/virtio/iothread-vq-mapping.h"
 #endif
 
+/* Of QEMU's own headers, not of those for devices. */
+#if CLOUDBLK_QEMU_AT_LEAST(8, 1)
+bool migrate_colo(void);
+#else
+bool migrate_colo_enabled(void);
+static inline bool migrate_colo(void)
+{
+    return migrate_colo_enabled();
+}
+#endif
+
 /* A list of properties: constant and without a terminator since 10.0. */
 #if CLOUDBLK_QEMU_AT_LEAST(10, 0)
 #define CLOUDBLK_PROPERTIES const Property

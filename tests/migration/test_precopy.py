@@ -210,6 +210,20 @@ def test_requests_that_a_slow_server_has_not_answered_go_on_at_the_destination(m
     load.verify()
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_colo_is_refused(machines, release):
+    source, destination, load = loaded_pair(machines, release)
+    load.drain()
+    for machine in (source, destination):
+        pair.capability(machine, "x-colo")
+    source.qmp.command("migrate", uri=pair.listen(destination))
+    assert pair.wait_status(source, "colo", "completed", "failed") == "failed", source.messages()
+    assert "x-colo" in source.messages()
+    assert destination.wait() != 0
+    load.run(0.2)
+    load.verify()
+
+
 def test_a_snapshot_is_refused(machines):
     source = machines.start("installed")
     load = pair.Load(pair.new_driver(source))
