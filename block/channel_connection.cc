@@ -246,6 +246,8 @@ void Channel::Cut(const ConnectionFailure& failure) {
   if (was == State::kReady) {
     if (attached() && now - ready_since_ns_ >= kBackoffMost) attempts_ = 0;
     ++stats_.reconnects;
+    // What was silent will be silent again. One that closed may be up again before another is.
+    if (failure.error == ETIMEDOUT) session_->AddressFailed(address_, connector_->count());
     if (failure.error != ECANCELED) {
       outage = true;
       Log(CLOUDBLK_LOG_WARNING, "lost " + ServerName() + ": " + failure.text + "; reconnecting");

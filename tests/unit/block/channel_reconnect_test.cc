@@ -341,6 +341,20 @@ TEST(ChannelLiveness, ASilentServerIsDead) {
   EXPECT_THAT(f.events[0].text, HasSubstr("no answer for 30 s"));
 }
 
+TEST(ChannelLiveness, TheNextServerIsTriedAfterASilentOne) {
+  ChannelFixture f(FixtureOptions{.addresses = 2});
+  f.server.hold = true;
+  f.Open();
+  f.Read(0, 512);
+  f.Run();
+  f.server.silent = true;
+  f.loop.Advance(29 * kSecond);
+  f.server.silent = false;
+  f.loop.Advance(2 * kSecond);
+  EXPECT_TRUE(f.ready());
+  EXPECT_EQ(f.addresses_tried, (std::vector<size_t>{0, 1}));
+}
+
 TEST(ChannelLiveness, AServerThatDoesNotReadIsDeadToo) {
   ChannelFixture f;
   f.habits.send_buffer = 1000;
