@@ -30,7 +30,7 @@ wire::Operation OperationOf(const CloudblkRequest& request) {
 
 }  // namespace
 
-Channel::Channel(SessionState* session, uint32_t index, const Connector* connector)
+Channel::Channel(SessionState* session, uint32_t index, Connector* connector)
     : session_(session),
       index_(index),
       connector_(connector),

@@ -79,7 +79,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   };
 
   // All outlive the channel.
-  Channel(SessionState* session, uint32_t index, const Connector* connector);
+  Channel(SessionState* session, uint32_t index, Connector* connector);
   // Precondition: detached and nothing in flight.
   ~Channel();
   Channel(const Channel&) = delete;
@@ -89,8 +89,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   uint32_t index() const { return index_; }
   void set_observer(ChannelObserver* observer) { observer_ = observer; }
   const Connector& connector() const { return *connector_; }
-  // Which of the connector's addresses it uses or tried last.
-  size_t address() const { return address_; }
+  // Which server it uses or tried last, for people.
+  const std::string& server_name() const { return server_name_; }
 
   // As cloudblk.h describes them.
   void Attach(const Host& host);
@@ -178,7 +178,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   void CheckLiveness();
   void QueueEvent(CloudblkEventKind kind, uint64_t value, std::string text);
   void Log(CloudblkLogLevel level, const std::string& text) const;
-  std::string ServerName() const;
+  void TryNextAddress();
 
   // --- channel_control.cc: what is said beside requests and replies ---------------------------
   void AppendHandshake();
@@ -201,7 +201,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   // Constant after construction.
   SessionState* const session_;
   const uint32_t index_;
-  const Connector* const connector_;
+  Connector* const connector_;
   ChannelObserver* observer_ = nullptr;
 
   // Loop's thread only.
@@ -213,6 +213,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   // The connection.
   std::unique_ptr<Transport> transport_;
   size_t address_ = 0;  // where it goes
+  std::string server_name_;
   uint64_t incarnation_ = 0;
   bool opened_ = false;     // was ready at least once
   bool unsettled_ = false;  // what was given up is to be fenced by the next OPEN

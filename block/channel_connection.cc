@@ -119,6 +119,7 @@ void Channel::Connect() {
   ++incarnation_;
   ++attempts_;
   address_ = session_->address();
+  server_name_ = connector_->Name(address_);
   SetState(State::kConnecting);
   Result<std::unique_ptr<Transport>> transport = connector_->Connect(address_);
   if (!transport.ok()) {
@@ -134,7 +135,7 @@ void Channel::FinishConnect() {
   const int error = -transport_->ConnectResult();
   if (error == EINPROGRESS) return;
   if (error != 0) {
-    return Cut({error, "cannot connect to " + ServerName() + ": " + std::strerror(error), false, 0,
+    return Cut({error, "cannot connect to " + server_name_ + ": " + std::strerror(error), false, 0,
                 false});
   }
   SetState(State::kHello);
@@ -247,15 +248,15 @@ void Channel::Cut(const ConnectionFailure& failure) {
     if (attached() && now - ready_since_ns_ >= kBackoffMost) attempts_ = 0;
     ++stats_.reconnects;
     // What was silent will be silent again. One that closed may be up again before another is.
-    if (failure.error == ETIMEDOUT) session_->AddressFailed(address_, connector_->count());
+    if (failure.error == ETIMEDOUT) TryNextAddress();
     if (failure.error != ECANCELED) {
       outage = true;
-      Log(CLOUDBLK_LOG_WARNING, "lost " + ServerName() + ": " + failure.text + "; reconnecting");
+      Log(CLOUDBLK_LOG_WARNING, "lost " + server_name_ + ": " + failure.text + "; reconnecting");
       QueueEvent(CLOUDBLK_EVENT_LOST, 0, failure.text);
     }
   } else {
-    Log(CLOUDBLK_LOG_DEBUG, ServerName() + ": " + failure.text);
-    session_->AddressFailed(address_, connector_->count());
+    Log(CLOUDBLK_LOG_DEBUG, server_name_ + ": " + failure.text);
+    TryNextAddress();
   }
   SetState(State::kBackoff);
   // Not before: another channel that becomes ready ends it when all are.
@@ -263,6 +264,12 @@ void Channel::Cut(const ConnectionFailure& failure) {
   const int64_t delay = RetryDelay(failure);
   if (attached()) timer_->Arm(now + delay);
   if (observer_ != nullptr) observer_->OnFailure(this, failure);
+}
+
+void Channel::TryNextAddress() {
+  const bool all_failed = session_->AddressFailed(address_, connector_->count());
+  // A server that moved has taken its name along.
+  if (all_failed && opened_ && attached()) connector_->Refresh(host_.loop->NowNs());
 }
 
 void Channel::DropConnection() {
@@ -373,12 +380,12 @@ void Channel::OnTimer() {
       Connect();
       break;
     case State::kConnecting:
-      Cut({ETIMEDOUT, "cannot connect to " + ServerName() + ": no answer in time", false, 0,
+      Cut({ETIMEDOUT, "cannot connect to " + server_name_ + ": no answer in time", false, 0,
            false});
       break;
     case State::kHello:
     case State::kOpen:
-      Cut({ETIMEDOUT, ServerName() + " accepted the connection and does not answer", false, 0,
+      Cut({ETIMEDOUT, server_name_ + " accepted the connection and does not answer", false, 0,
            false});
       break;
     case State::kReady:
@@ -421,7 +428,5 @@ void Channel::Log(CloudblkLogLevel level, const std::string& text) const {
   MakePrintable(&line);
   host_.log(level, line.c_str());
 }
-
-std::string Channel::ServerName() const { return connector_->Name(address_); }
 
 }  // namespace cloudblk

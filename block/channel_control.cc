@@ -220,7 +220,7 @@ void Channel::BecomeReady() {
   ready_since_ns_ = host_.loop->NowNs();
   ArmForState();
   if (opened_) {
-    Log(CLOUDBLK_LOG_INFO, "connected again to " + ServerName());
+    Log(CLOUDBLK_LOG_INFO, "connected again to " + server_name_);
   } else {
     attempts_ = 0;
   }
@@ -255,7 +255,7 @@ int Channel::OnEvent(std::span<const uint8_t> section, std::string_view text) {
     case wire::EventKind::kGoingAway:
       // The connection ends soon, and the reconnect finds who serves the volume then.
       if (!std::exchange(going_away_, true)) {
-        Log(CLOUDBLK_LOG_INFO, ServerName() + " is about to stop");
+        Log(CLOUDBLK_LOG_INFO, server_name_ + " is about to stop");
       }
       return 0;
     case wire::EventKind::kRevoked:

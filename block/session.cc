@@ -55,6 +55,12 @@ Result<std::vector<SocketAddress>> ResolveAll(const std::vector<Endpoint>& endpo
   return all;
 }
 
+// What finds the servers again that moved; nothing where none of them has a name.
+SocketConnector::Lookup AnotherLookup(const std::vector<Endpoint>& endpoints) {
+  if (!std::ranges::any_of(endpoints, HasName)) return {};
+  return [endpoints] { return ResolveAll(endpoints); };
+}
+
 }  // namespace
 
 wire::Uuid RandomUuid() {
@@ -97,7 +103,8 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
   SocketSettings settings;
   settings.dead_peer_ms = static_cast<uint32_t>(config.answer_timeout_ns / kNsPerMs);
   std::unique_ptr<Session> session(new Session(
-      std::move(config), std::make_unique<SocketConnector>(std::move(*addresses), settings)));
+      std::move(config), std::make_unique<SocketConnector>(std::move(*addresses), settings,
+                                                           AnotherLookup(uri->endpoints))));
   std::vector<Channel*> channels;
   for (const auto& channel : session->channels_) channels.push_back(channel.get());
   SessionOpener opener(&session->state_, std::move(channels));
@@ -162,7 +169,7 @@ void SessionOpener::OnReady(Channel*) {
 void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure) {
   if (done_) return;
   // What a server says itself is told rather than that another one cannot be reached.
-  const std::string server = channel->connector().Name(channel->address());
+  const std::string& server = channel->server_name();
   if (failure.refused || !last_.refused || server == last_server_) {
     last_ = failure;
     last_server_ = server;
@@ -176,8 +183,7 @@ void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure
 
 void SessionOpener::GiveUp(int64_t waited_ns) {
   done_ = true;
-  const Channel& first = *channels_[0];
-  std::string why = "server " + first.connector().Name(first.address()) + " does not answer";
+  std::string why = "server " + channels_[0]->server_name() + " does not answer";
   if (last_.error != 0) why = Describe(last_);
   const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / 1'000'000) + " ms"
                                                  : std::to_string(waited_ns / kNsPerS) + " s";

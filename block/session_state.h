@@ -152,8 +152,10 @@ class SessionState {
 
   // Which of the connector's addresses is in use: all channels go to one server.
   size_t address() const { return address_.load(); }
-  void AddressFailed(size_t address, size_t count) {
-    address_.compare_exchange_strong(address, (address + 1) % count);
+  // The next one is to be tried. True if that was the last of them.
+  bool AddressFailed(size_t address, size_t count) {
+    const size_t next = (address + 1) % count;
+    return address_.compare_exchange_strong(address, next) && next == 0;
   }
 
   // True if that ends an outage: every channel is ready again.

@@ -20,6 +20,7 @@ namespace cloudblk {
 namespace {
 
 constexpr int kBacklog = 128;
+constexpr int kPortsTried = 20;
 
 bool ParsePort(std::string_view text, uint16_t* port) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *port);
@@ -78,6 +79,68 @@ uint16_t PortOf(const sockaddr_storage& storage) {
   return ntohs(storage.ss_family == AF_INET6
                    ? reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_port
                    : reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
+}
+
+void SetPort(sockaddr_storage* storage, uint16_t port) {
+  if (storage->ss_family == AF_INET6) {
+    reinterpret_cast<sockaddr_in6*>(storage)->sin6_port = htons(port);
+  } else {
+    reinterpret_cast<sockaddr_in*>(storage)->sin_port = htons(port);
+  }
+}
+
+// `only`: it is the endpoint's only address.
+Result<UniqueFd> ListenAt(const Endpoint& endpoint, const SocketAddress& address, bool only) {
+  const std::string what = "cannot listen on " + (only ? endpoint.ToString() : address.ToString());
+  const int family = address.storage.ss_family;
+  UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return Failed(what, errno);
+  if (family == AF_UNIX) {
+    RemoveStaleSocket(address, endpoint.path);
+  } else {
+    // A restarted server must not wait for its predecessor's connections to time out.
+    SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  }
+  // Else :: takes the connections of 0.0.0.0 as well, which then cannot be had for itself.
+  if (family == AF_INET6 && !only) SetOption(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 1);
+  const auto* name = reinterpret_cast<const sockaddr*>(&address.storage);
+  if (bind(fd.get(), name, address.length) == 0 && listen(fd.get(), kBacklog) == 0) return fd;
+  const int error = errno;
+  Status status = Failed(what, error);
+  if (error != EADDRINUSE) return status;
+  struct stat info {};
+  if (family == AF_UNIX && lstat(endpoint.path.c_str(), &info) == 0 && !S_ISSOCK(info.st_mode)) {
+    return Status(error, what + ": there is a file that is no socket; choose another path");
+  }
+  return Status(error, status.message() + "; choose another, or stop the server that uses it");
+}
+
+// *port: wanted or 0, then what it is.
+Result<std::vector<UniqueFd>> ListenAtAll(const Endpoint& endpoint,
+                                          const std::vector<SocketAddress>& addresses,
+                                          uint16_t* port) {
+  std::vector<UniqueFd> fds;
+  Status missing;
+  for (SocketAddress address : addresses) {
+    if (endpoint.kind == Endpoint::Kind::kTcp) SetPort(&address.storage, *port);
+    Result<UniqueFd> fd = ListenAt(endpoint, address, addresses.size() == 1);
+    if (!fd.ok()) {
+      // A name may have addresses that this host has not, or of a kind that it does not know.
+      const int error = fd.status().error();
+      if (error != EADDRNOTAVAIL && error != EAFNOSUPPORT) return fd.status();
+      missing = fd.status();
+      continue;
+    }
+    address.length = sizeof(address.storage);
+    auto* name = reinterpret_cast<sockaddr*>(&address.storage);
+    if (endpoint.kind == Endpoint::Kind::kTcp &&
+        getsockname(fd->get(), name, &address.length) == 0) {
+      *port = PortOf(address.storage);
+    }
+    fds.push_back(std::move(*fd));
+  }
+  if (fds.empty()) return missing;
+  return fds;
 }
 
 }  // namespace
@@ -141,6 +204,10 @@ Result<Endpoint> ParseEndpoint(std::string_view text) {
                             "' is not understood; write tcp://HOST:PORT or unix:///PATH");
 }
 
+bool SocketAddress::operator==(const SocketAddress& other) const {
+  return length == other.length && std::memcmp(&storage, &other.storage, length) == 0;
+}
+
 std::string SocketAddress::ToString() const {
   if (storage.ss_family == AF_UNIX) {
     const auto* un = reinterpret_cast<const sockaddr_un*>(&storage);
@@ -161,6 +228,13 @@ std::string SocketAddress::ToString() const {
   endpoint.host = host;
   endpoint.port = PortOf(storage);
   return endpoint.ToString();
+}
+
+bool HasName(const Endpoint& endpoint) {
+  in6_addr address;
+  return endpoint.kind == Endpoint::Kind::kTcp && !endpoint.host.empty() &&
+         inet_pton(AF_INET, endpoint.host.c_str(), &address) != 1 &&
+         inet_pton(AF_INET6, endpoint.host.c_str(), &address) != 1;
 }
 
 Result<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint) {
@@ -187,7 +261,8 @@ Result<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint) {
     SocketAddress address;
     std::memcpy(&address.storage, info->ai_addr, info->ai_addrlen);
     address.length = info->ai_addrlen;
-    addresses.push_back(address);
+    // Twice in /etc/hosts, say.
+    if (std::ranges::find(addresses, address) == addresses.end()) addresses.push_back(address);
   }
   return addresses;
 }
@@ -214,39 +289,23 @@ void ApplySettings(int fd, const SocketSettings& settings) {
   SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(settings.dead_peer_ms));
 }
 
-Result<UniqueFd> Listen(const Endpoint& endpoint, Endpoint* bound) {
-  const std::string what = "cannot listen on " + endpoint.ToString();
+Result<std::vector<UniqueFd>> Listen(const Endpoint& endpoint, Endpoint* bound) {
   Result<std::vector<SocketAddress>> addresses = Resolve(endpoint);
   if (!addresses.ok()) return addresses.status();
-  SocketAddress address = addresses->front();
-  const int family = address.storage.ss_family;
-  UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd) return Failed(what, errno);
-  if (family == AF_UNIX) {
-    RemoveStaleSocket(address, endpoint.path);
-  } else {
-    // A restarted server must not wait for its predecessor's connections to time out.
-    SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
-  }
-  auto* name = reinterpret_cast<sockaddr*>(&address.storage);
-  if (bind(fd.get(), name, address.length) != 0 || listen(fd.get(), kBacklog) != 0) {
-    const int error = errno;
-    Status status = Failed(what, error);
-    if (error != EADDRINUSE) return status;
-    struct stat info {};
-    if (family == AF_UNIX && lstat(endpoint.path.c_str(), &info) == 0 && !S_ISSOCK(info.st_mode)) {
-      return Status(error, what + ": there is a file that is no socket; choose another path");
+  // With several addresses the port that the kernel chose for one may be taken at another.
+  for (int attempts = 1;; ++attempts) {
+    uint16_t port = endpoint.port;
+    Result<std::vector<UniqueFd>> fds = ListenAtAll(endpoint, *addresses, &port);
+    if (!fds.ok() && fds.status().error() == EADDRINUSE && endpoint.port == 0 && port != 0 &&
+        attempts < kPortsTried) {
+      continue;
     }
-    return Status(error, status.message() + "; choose another, or stop the server that uses it");
-  }
-  if (bound != nullptr) {
-    *bound = endpoint;
-    address.length = sizeof(address.storage);
-    if (family != AF_UNIX && getsockname(fd.get(), name, &address.length) == 0) {
-      bound->port = PortOf(address.storage);
+    if (fds.ok() && bound != nullptr) {
+      *bound = endpoint;
+      bound->port = port;
     }
+    return fds;
   }
-  return fd;
 }
 
 Result<UniqueFd> Accept(int listener, SocketAddress* peer) {

@@ -61,9 +61,13 @@ struct SocketAddress {
   sockaddr_storage storage{};
   socklen_t length = 0;
 
+  bool operator==(const SocketAddress& other) const;
   // `tcp://ADDRESS:PORT` or `unix:///PATH`; `unix:` for an unnamed one.
   std::string ToString() const;
 };
+
+// Whether a name service is asked for it, whose answers change.
+bool HasName(const Endpoint& endpoint);
 
 // Every address of the endpoint in the resolver's order, at least one. Blocks on the name service.
 Result<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint);
@@ -79,9 +83,10 @@ struct SocketSettings {
 };
 void ApplySettings(int fd, const SocketSettings& settings);
 
-// A listening socket. *bound, if not null, gets the endpoint with the port that the kernel chose.
+// Listening sockets, one for every address that the endpoint has on this host, at least one, all at
+// the same port. *bound, if not null, gets the endpoint with the port that the kernel chose.
 // A unix socket file that nobody listens on any more is replaced.
-Result<UniqueFd> Listen(const Endpoint& endpoint, Endpoint* bound);
+Result<std::vector<UniqueFd>> Listen(const Endpoint& endpoint, Endpoint* bound);
 
 // The next connection. errno EAGAIN when there is none. *peer may be null.
 Result<UniqueFd> Accept(int listener, SocketAddress* peer);

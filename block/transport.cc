@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "block/transport.h"
 
+#include <pthread.h>
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <csignal>
+#include <mutex>
+#include <system_error>
+#include <thread>
 
 namespace cloudblk {
 namespace {
@@ -41,13 +46,77 @@ class SocketTransport final : public Transport {
   const UniqueFd fd_;
 };
 
+constexpr int64_t kLookupPause = 2'000'000'000;
+
+// A thread that no signal of the program's is delivered to. False if there can be none.
+bool StartThread(std::function<void()> run) {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  bool started = true;
+  try {
+    std::thread(std::move(run)).detach();
+  } catch (const std::system_error&) {
+    started = false;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return started;
+}
+
 }  // namespace
 
+struct SocketConnector::Addresses {
+  const Lookup lookup;
+  std::mutex mutex;
+  std::vector<SocketAddress> all;
+  bool looking_up = false;
+  int64_t next_lookup_ns = 0;
+};
+
+SocketConnector::SocketConnector(std::vector<SocketAddress> addresses,
+                                 const SocketSettings& settings, Lookup lookup)
+    : addresses_(
+          new Addresses{.lookup = std::move(lookup), .mutex = {}, .all = std::move(addresses)}),
+      settings_(settings) {}
+
+size_t SocketConnector::count() const {
+  const std::lock_guard lock(addresses_->mutex);
+  return addresses_->all.size();
+}
+
+SocketAddress SocketConnector::Get(size_t index) const {
+  const std::lock_guard lock(addresses_->mutex);
+  return addresses_->all[index % addresses_->all.size()];
+}
+
+std::string SocketConnector::Name(size_t index) const { return Get(index).ToString(); }
+
 Result<std::unique_ptr<Transport>> SocketConnector::Connect(size_t index) const {
-  Result<UniqueFd> fd = cloudblk::Connect(addresses_[index]);
+  Result<UniqueFd> fd = cloudblk::Connect(Get(index));
   if (!fd.ok()) return fd.status();
   ApplySettings(fd->get(), settings_);
   return std::unique_ptr<Transport>(std::make_unique<SocketTransport>(std::move(*fd)));
+}
+
+void SocketConnector::Refresh(int64_t now_ns) {
+  if (!addresses_->lookup) return;
+  {
+    const std::lock_guard lock(addresses_->mutex);
+    if (addresses_->looking_up || now_ns < addresses_->next_lookup_ns) return;
+    addresses_->looking_up = true;
+    addresses_->next_lookup_ns = now_ns + kLookupPause;
+  }
+  const bool started = StartThread([addresses = addresses_] {
+    Result<std::vector<SocketAddress>> found = addresses->lookup();
+    const std::lock_guard lock(addresses->mutex);
+    // Who has no answer goes on with what it had.
+    if (found.ok()) addresses->all = std::move(*found);
+    addresses->looking_up = false;
+  });
+  if (started) return;
+  const std::lock_guard lock(addresses_->mutex);
+  addresses_->looking_up = false;
 }
 
 }  // namespace cloudblk

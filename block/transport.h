@@ -8,6 +8,8 @@
 #include <sys/uio.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,24 +50,37 @@ class Transport {
 class Connector {
  public:
   virtual ~Connector() = default;
+  // Addresses, at least 1. Refresh may change it: an index beyond it counts on from the first.
   virtual size_t count() const = 0;
   // For people.
   virtual std::string Name(size_t index) const = 0;
   virtual Result<std::unique_ptr<Transport>> Connect(size_t index) const = 0;
+  // All addresses have failed: they may be others by now. Does not wait for the answer.
+  virtual void Refresh(int64_t now_ns) = 0;
 };
 
 // Plain sockets.
 class SocketConnector final : public Connector {
  public:
-  SocketConnector(std::vector<SocketAddress> addresses, const SocketSettings& settings)
-      : addresses_(std::move(addresses)), settings_(settings) {}
+  using Lookup = std::function<Result<std::vector<SocketAddress>>()>;
 
-  size_t count() const override { return addresses_.size(); }
-  std::string Name(size_t index) const override { return addresses_[index].ToString(); }
+  // At least one address. `lookup`, if there is one, finds out the addresses anew. It may block:
+  // it runs in a thread of its own, which may outlive the connector.
+  SocketConnector(std::vector<SocketAddress> addresses, const SocketSettings& settings,
+                  Lookup lookup);
+
+  size_t count() const override;
+  std::string Name(size_t index) const override;
   Result<std::unique_ptr<Transport>> Connect(size_t index) const override;
+  // At most once in two seconds, and not before the last lookup has ended.
+  void Refresh(int64_t now_ns) override;
 
  private:
-  const std::vector<SocketAddress> addresses_;
+  struct Addresses;
+
+  SocketAddress Get(size_t index) const;
+
+  const std::shared_ptr<Addresses> addresses_;
   const SocketSettings settings_;
 };
 

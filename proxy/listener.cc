@@ -27,16 +27,17 @@ std::string DescribePeer(int fd, const SocketAddress& address) {
 Result<std::unique_ptr<Listener>> Listener::Create(const Endpoint& endpoint, EventLoop* loop,
                                                    AcceptFn accept) {
   Endpoint bound;
-  Result<UniqueFd> fd = Listen(endpoint, &bound);
-  if (!fd.ok()) return fd.status();
-  return std::unique_ptr<Listener>(new Listener(bound, std::move(*fd), loop, std::move(accept)));
+  Result<std::vector<UniqueFd>> fds = Listen(endpoint, &bound);
+  if (!fds.ok()) return fds.status();
+  return std::unique_ptr<Listener>(new Listener(bound, std::move(*fds), loop, std::move(accept)));
 }
 
-Listener::Listener(const Endpoint& endpoint, UniqueFd fd, EventLoop* loop, AcceptFn accept)
+Listener::Listener(const Endpoint& endpoint, std::vector<UniqueFd> fds, EventLoop* loop,
+                   AcceptFn accept)
     : endpoint_(endpoint),
       loop_(loop),
       accept_(std::move(accept)),
-      fd_(std::move(fd)),
+      fds_(std::move(fds)),
       pause_(loop->NewTimer([this] { Start(); })) {
   if (endpoint_.kind == Endpoint::Kind::kUnix) stat(endpoint_.path.c_str(), &file_);
 }
@@ -50,17 +51,29 @@ Listener::~Listener() {
   }
 }
 
-void Listener::Start() { loop_->Watch(fd_.get(), true, false, this); }
+void Listener::Start() {
+  for (const UniqueFd& fd : fds_) loop_->Watch(fd.get(), true, false, this);
+}
 
 void Listener::Stop() {
-  loop_->Unwatch(fd_.get());
+  for (const UniqueFd& fd : fds_) loop_->Unwatch(fd.get());
   pause_->Disarm();
 }
 
 void Listener::OnReadable() {
+  for (const UniqueFd& fd : fds_) {
+    if (AcceptAll(fd.get())) continue;
+    // The connection stays in the queue, and asking at once would spin.
+    Stop();
+    pause_->Arm(loop_->NowNs() + kPauseNs);
+    return;
+  }
+}
+
+bool Listener::AcceptAll(int listener) {
   for (;;) {
     SocketAddress peer;
-    Result<UniqueFd> fd = Accept(fd_.get(), &peer);
+    Result<UniqueFd> fd = Accept(listener, &peer);
     if (fd.ok()) {
       ApplySettings(fd->get(), SocketSettings());
       std::string address = DescribePeer(fd->get(), peer);
@@ -69,13 +82,11 @@ void Listener::OnReadable() {
     }
     const int error = fd.status().error();
     if (error == EINTR || error == ECONNABORTED) continue;
-    if (error == EAGAIN) return;
-    // Out of descriptors, mostly: the connection stays in the queue, and asking at once would spin.
+    if (error == EAGAIN) return true;
+    // Out of descriptors, mostly.
     spdlog::error("{}: {}; raise the limit on open files (ulimit -n)", endpoint_.ToString(),
                   fd.status().message());
-    loop_->Unwatch(fd_.get());
-    pause_->Arm(loop_->NowNs() + kPauseNs);
-    return;
+    return false;
   }
 }
 

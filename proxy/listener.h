@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "block/event_loop.h"
 #include "block/socket.h"
@@ -14,7 +15,7 @@
 
 namespace cloudblk::proxy {
 
-// Accepts connections at one address, on the loop's thread.
+// Accepts connections at one endpoint, all its addresses, on the loop's thread.
 class Listener final : public FdHandler {
  public:
   // `address` says for people where the connection comes from.
@@ -37,12 +38,15 @@ class Listener final : public FdHandler {
   void OnWritable() override {}
 
  private:
-  Listener(const Endpoint& endpoint, UniqueFd fd, EventLoop* loop, AcceptFn accept);
+  Listener(const Endpoint& endpoint, std::vector<UniqueFd> fds, EventLoop* loop, AcceptFn accept);
+
+  // Until there are no more, or none can be taken. Then false.
+  bool AcceptAll(int listener);
 
   const Endpoint endpoint_;
   EventLoop* const loop_;
   const AcceptFn accept_;
-  UniqueFd fd_;
+  const std::vector<UniqueFd> fds_;
   std::unique_ptr<Timer> pause_;
   struct stat file_ {};  // of a unix socket
 };

@@ -108,9 +108,9 @@ def file_uri(path, size="64M", options=""):
     return f"file://{path}?size={size}&create=on{options}"
 
 
-def client(*arguments, **more):
+def client(*arguments, prefix=(), **more):
     """The cloudblk command line, under way."""
-    return subprocess.Popen([str(CLIENT), *map(str, arguments)], stdin=subprocess.DEVNULL,
+    return subprocess.Popen([*prefix, str(CLIENT), *map(str, arguments)], stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
 
 

@@ -45,6 +45,29 @@ def test_told_to_stop_under_load_it_ends_in_order(tmp_path):
         finish(load)
 
 
+def test_a_server_that_moved_is_found_by_its_name(tmp_path):
+    """The name has another address when the server is up again."""
+    if os.geteuid() != 0:
+        pytest.skip("an own /etc/hosts needs root")
+    hosts = tmp_path / "hosts"
+    own_hosts = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
+    with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")}, listen=["tcp://127.0.0.2:0"]) as proxy:
+        port = proxy.address[1]
+        hosts.write_text("127.0.0.2 storage.test\n")
+        uri = f"cloudblk://storage.test:{port}/disk"
+        load = client("bench", uri, *LOAD, "--seconds", "15", prefix=own_hosts)
+        for address in ("127.0.0.3", "127.0.0.4"):
+            proxy.wait_for_log("active for")
+            proxy.wait_until_busy()
+            proxy.kill()
+            proxy.listen = [f"tcp://{address}:{port}"]
+            proxy.start()
+            hosts.write_text(f"{address} storage.test\n")
+        proxy.wait_for_log("active for")
+        output = finish(load)
+        assert "reconnects: 2" in output, output
+
+
 def test_flushed_data_and_the_owner_survive_a_kill(tmp_path):
     with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")}) as proxy:
         first = wire.Client(proxy.address)

@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import pty
 import random
 import select
@@ -65,6 +66,16 @@ def test_info(proxy):
     assert f"{SIZE} (8.0 MiB)" in text and found["uuid"] in text
     assert len(text.splitlines()) == len(found)
     assert as_json("info", proxy.uri("reader"))["read-only"]
+
+
+def test_a_proxy_without_a_host_serves_every_address(path):
+    with Proxy({"d0": f"file://{path}?size={SIZE}&create=on"}, listen="tcp://:0") as proxy:
+        port = proxy.address.rpartition(":")[2]
+        hosts = ["127.0.0.1"]
+        if pathlib.Path("/proc/net/if_inet6").exists():
+            hosts.append("[::1]")
+        for host in hosts:
+            assert as_json("info", f"cloudblk://{host}:{port}/d0")["size"] == SIZE, host
 
 
 def test_info_does_not_disturb_the_holder(proxy):

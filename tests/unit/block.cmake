@@ -27,6 +27,7 @@ cloudblk_test(block_test
     block/session_test.cc
     block/session_threads_test.cc
     block/socket_test.cc
+    block/transport_test.cc
     block/uri_test.cc
   LIBS cloudblk_block_fakes
 )

@@ -57,6 +57,9 @@ class MemoryConnector final : public Connector {
   size_t count() const override { return count_; }
   std::string Name(size_t index) const override { return "memory:" + std::to_string(index); }
   Result<std::unique_ptr<Transport>> Connect(size_t index) const override;
+  void Refresh(int64_t) override { ++refreshes; }
+
+  int refreshes = 0;
 
  private:
   ManualLoop* const loop_;

@@ -64,7 +64,7 @@ class TcpFakeServer::Listener final : public FdHandler {
 
 TcpFakeServer::TcpFakeServer(uint64_t size)
     : loop_(std::move(EpollLoop::Create().value())),
-      listener_(std::move(Listen(*ParseEndpoint("tcp://127.0.0.1:0"), &bound_).value())),
+      listener_(std::move(Listen(*ParseEndpoint("tcp://127.0.0.1:0"), &bound_)->front())),
       server_(size),
       acceptor_(std::make_unique<Listener>(this)) {
   loop_->Watch(listener_.get(), true, false, acceptor_.get());

@@ -114,6 +114,32 @@ TEST(ChannelReconnect, GoesRoundTheAddresses) {
   EXPECT_EQ(f.addresses_tried.back(), 2u);
 }
 
+TEST(ChannelReconnect, AsksWhereTheServersAreWhenAllOfThemHaveFailed) {
+  ChannelFixture f(FixtureOptions{.addresses = 2});
+  f.Open();
+  f.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
+  f.addresses_tried.clear();
+  f.server.Cut();
+  while (f.addresses_tried.size() < 2) {
+    EXPECT_EQ(f.connector.refreshes, 0);
+    f.loop.Advance(kMs);
+  }
+  f.Run();
+  EXPECT_EQ(f.connector.refreshes, 1);
+  while (f.addresses_tried.size() < 4) f.loop.Advance(kMs);
+  f.Run();
+  EXPECT_EQ(f.connector.refreshes, 2);
+}
+
+TEST(ChannelReconnect, WhoWasNeverInDoesNotAskAgain) {
+  ChannelFixture f;
+  f.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
+  f.Open();
+  f.loop.Advance(kSecond);
+  EXPECT_GT(f.addresses_tried.size(), 2u);
+  EXPECT_EQ(f.connector.refreshes, 0);
+}
+
 TEST(ChannelReconnect, ABusyVolumeIsAskedForAgain) {
   ChannelFixture f;
   f.Open();
@@ -353,6 +379,7 @@ TEST(ChannelLiveness, TheNextServerIsTriedAfterASilentOne) {
   f.loop.Advance(2 * kSecond);
   EXPECT_TRUE(f.ready());
   EXPECT_EQ(f.addresses_tried, (std::vector<size_t>{0, 1}));
+  EXPECT_EQ(f.connector.refreshes, 0);
 }
 
 TEST(ChannelLiveness, AServerThatDoesNotReadIsDeadToo) {

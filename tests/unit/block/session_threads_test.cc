@@ -22,7 +22,7 @@ constexpr int kRounds = 200;
 class Lane {
  public:
   Lane(SessionState* state, uint32_t index)
-      : connector_(*Resolve(*ParseEndpoint(Address())), SocketSettings{}),
+      : connector_(*Resolve(*ParseEndpoint(Address())), SocketSettings{}, nullptr),
         channel(state, index, &connector_) {}
 
   void Run() {

@@ -61,13 +61,51 @@ void ExpectConnected(const Endpoint& bound, int listener) {
 
 TEST(Socket, ListensOnAPortOfTheKernelsChoice) {
   Endpoint bound;
-  Result<UniqueFd> listener = Listen(*ParseEndpoint("tcp://127.0.0.1:0"), &bound);
+  Result<std::vector<UniqueFd>> listener = Listen(*ParseEndpoint("tcp://127.0.0.1:0"), &bound);
   ASSERT_TRUE(listener.ok()) << listener.status().message();
   EXPECT_NE(bound.port, 0);
-  ExpectConnected(bound, listener->get());
-  const Result<UniqueFd> second = Listen(bound, nullptr);
+  ExpectConnected(bound, listener->front().get());
+  const Result<std::vector<UniqueFd>> second = Listen(bound, nullptr);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().error(), EADDRINUSE);
+}
+
+TEST(Socket, ListensAtEveryAddressOfItsName) {
+  Endpoint bound;
+  Result<std::vector<UniqueFd>> listeners = Listen(*ParseEndpoint("tcp://:0"), &bound);
+  ASSERT_TRUE(listeners.ok()) << listeners.status().message();
+  Result<std::vector<SocketAddress>> all = Resolve(bound);
+  ASSERT_EQ(all->size(), 2u) << "IPv4 and IPv6";
+  std::vector<std::string> names;
+  for (const UniqueFd& fd : *listeners) {
+    SocketAddress own;
+    own.length = sizeof(own.storage);
+    getsockname(fd.get(), reinterpret_cast<sockaddr*>(&own.storage), &own.length);
+    names.push_back(own.ToString());
+  }
+  const std::string port = std::to_string(bound.port);
+  if (listeners->size() == 1) {
+    EXPECT_THAT(names, testing::ElementsAre("tcp://0.0.0.0:" + port));
+    GTEST_SKIP() << "no IPv6 here";
+  }
+  EXPECT_THAT(names, testing::UnorderedElementsAre("tcp://0.0.0.0:" + port, "tcp://[::]:" + port));
+  EXPECT_EQ(Listen(bound, nullptr).status().error(), EADDRINUSE);
+}
+
+TEST(Socket, AloneTheAddressForAllServesIpv4Too) {
+  Endpoint bound;
+  Result<std::vector<UniqueFd>> listener = Listen(*ParseEndpoint("tcp://[::]:0"), &bound);
+  if (!listener.ok()) GTEST_SKIP() << "no IPv6 here: " << listener.status().message();
+  bound.host = "127.0.0.1";
+  ExpectConnected(bound, listener->front().get());
+}
+
+TEST(Socket, AnAddressOfAnotherHostIsNamed) {
+  const Result<std::vector<UniqueFd>> listener =
+      Listen(*ParseEndpoint("tcp://192.0.2.1:0"), nullptr);
+  ASSERT_FALSE(listener.ok());
+  EXPECT_EQ(listener.status().error(), EADDRNOTAVAIL);
+  EXPECT_THAT(listener.status().message(), HasSubstr("cannot listen on tcp://192.0.2.1:0"));
 }
 
 std::string CongestionControl(int fd) {
@@ -88,7 +126,7 @@ TEST_P(Loopback, NothingPacesAConnectionWithinTheHost) {
   Endpoint wanted;
   wanted.host = GetParam().listen;
   Endpoint bound;
-  Result<UniqueFd> listener = Listen(wanted, &bound);
+  Result<std::vector<UniqueFd>> listener = Listen(wanted, &bound);
   if (!listener.ok() && wanted.host.find(':') != std::string::npos) {
     GTEST_SKIP() << "no IPv6 here: " << listener.status().message();
   }
@@ -96,9 +134,9 @@ TEST_P(Loopback, NothingPacesAConnectionWithinTheHost) {
   bound.host = GetParam().connect;
   Result<UniqueFd> client = Connect(Resolve(bound)->front());
   ASSERT_TRUE(client.ok()) << client.status().message();
-  pollfd ready{.fd = listener->get(), .events = POLLIN, .revents = 0};
+  pollfd ready{.fd = listener->front().get(), .events = POLLIN, .revents = 0};
   ASSERT_EQ(poll(&ready, 1, 10'000), 1);
-  Result<UniqueFd> server = Accept(listener->get(), nullptr);
+  Result<UniqueFd> server = Accept(listener->front().get(), nullptr);
   ASSERT_TRUE(server.ok()) << server.status().message();
   for (const int fd : {client->get(), server->get()}) {
     ApplySettings(fd, {});
@@ -150,15 +188,15 @@ TEST(Socket, ReplacesAStaleUnixSocketButNotALiveOne) {
   const std::string path = std::string(folder) + "/s";
   const Endpoint endpoint = *ParseEndpoint("unix://" + path);
   {
-    Result<UniqueFd> listener = Listen(endpoint, nullptr);
+    Result<std::vector<UniqueFd>> listener = Listen(endpoint, nullptr);
     ASSERT_TRUE(listener.ok()) << listener.status().message();
     EXPECT_EQ(Listen(endpoint, nullptr).status().error(), EADDRINUSE);
   }
   Endpoint bound;
-  Result<UniqueFd> listener = Listen(endpoint, &bound);
+  Result<std::vector<UniqueFd>> listener = Listen(endpoint, &bound);
   ASSERT_TRUE(listener.ok()) << listener.status().message();
   EXPECT_EQ(bound, endpoint);
-  ExpectConnected(bound, listener->get());
+  ExpectConnected(bound, listener->front().get());
   unlink(path.c_str());
   rmdir(folder);
 }
@@ -169,7 +207,7 @@ TEST(Socket, LeavesAFileThatIsNoSocketWhereItIs) {
   const std::string path = std::string(folder) + "/s";
   const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600));
   ASSERT_TRUE(file);
-  const Result<UniqueFd> listener = Listen(*ParseEndpoint("unix://" + path), nullptr);
+  const Result<std::vector<UniqueFd>> listener = Listen(*ParseEndpoint("unix://" + path), nullptr);
   ASSERT_FALSE(listener.ok());
   EXPECT_THAT(listener.status().message(), HasSubstr("no socket"));
   EXPECT_EQ(unlink(path.c_str()), 0);
@@ -177,7 +215,7 @@ TEST(Socket, LeavesAFileThatIsNoSocketWhereItIs) {
 }
 
 TEST(Socket, AUnixPathThatIsTooLongIsNamed) {
-  const Result<UniqueFd> listener =
+  const Result<std::vector<UniqueFd>> listener =
       Listen(*ParseEndpoint("unix:///" + std::string(200, 'x')), nullptr);
   ASSERT_FALSE(listener.ok());
   EXPECT_THAT(listener.status().message(), HasSubstr("too long"));
@@ -186,7 +224,7 @@ TEST(Socket, AUnixPathThatIsTooLongIsNamed) {
 TEST(Socket, ARefusedConnectionSaysSo) {
   Endpoint bound;
   {
-    Result<UniqueFd> listener = Listen(*ParseEndpoint("tcp://127.0.0.1:0"), &bound);
+    Result<std::vector<UniqueFd>> listener = Listen(*ParseEndpoint("tcp://127.0.0.1:0"), &bound);
     ASSERT_TRUE(listener.ok());
   }
   Result<UniqueFd> client = Connect(Resolve(bound)->front());
