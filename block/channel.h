@@ -89,7 +89,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   uint32_t index() const { return index_; }
   void set_observer(ChannelObserver* observer) { observer_ = observer; }
   const Connector& connector() const { return *connector_; }
-  // Which server it uses or tried last, for people.
+  // Which of the connector's addresses it uses or tried last, and its name for people.
+  size_t address() const { return address_; }
   const std::string& server_name() const { return server_name_; }
 
   // As cloudblk.h describes them.
@@ -235,6 +236,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   bool watching_write_ = false;
   ConnectionFailure failure_;  // set by what makes OnControl return an error
   uint32_t attempts_ = 0;      // to connect, since the last answer
+  int64_t connect_began_ns_ = 0;
   int64_t ready_since_ns_ = 0;
   int64_t silent_since_ns_ = 0;           // nothing was received since, though requests wait
   std::optional<uint64_t> reopened_for_;  // the generation that was served then

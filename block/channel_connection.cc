@@ -120,6 +120,7 @@ void Channel::Connect() {
   ++attempts_;
   address_ = session_->address();
   server_name_ = connector_->Name(address_);
+  connect_began_ns_ = host_.loop->NowNs();
   SetState(State::kConnecting);
   Result<std::unique_ptr<Transport>> transport = connector_->Connect(address_);
   if (!transport.ok()) {
@@ -247,8 +248,9 @@ void Channel::Cut(const ConnectionFailure& failure) {
   if (was == State::kReady) {
     if (attached() && now - ready_since_ns_ >= kBackoffMost) attempts_ = 0;
     ++stats_.reconnects;
-    // What was silent will be silent again. One that closed may be up again before another is.
-    if (failure.error == ETIMEDOUT) TryNextAddress();
+    // What was silent will be silent again, unless others hear from it: they stay with one server.
+    // One that closed may be up again before another is.
+    if (failure.error == ETIMEDOUT && !session_->OthersReady()) TryNextAddress();
     if (failure.error != ECANCELED) {
       outage = true;
       Log(CLOUDBLK_LOG_WARNING, "lost " + server_name_ + ": " + failure.text + "; reconnecting");
@@ -256,7 +258,8 @@ void Channel::Cut(const ConnectionFailure& failure) {
     }
   } else {
     Log(CLOUDBLK_LOG_DEBUG, server_name_ + ": " + failure.text);
-    TryNextAddress();
+    // Who speaks of a lease has the volume: no other server could let us in meanwhile.
+    if (failure.retry_ms == 0) TryNextAddress();
   }
   SetState(State::kBackoff);
   // Not before: another channel that becomes ready ends it when all are.
@@ -341,14 +344,16 @@ bool Channel::write_waits_for_read() const {
 void Channel::ArmForState() {
   const SessionConfig& config = session_->config();
   const int64_t now = host_.loop->NowNs();
+  // Until it was opened once, an address has its share of the time, and no more for all steps.
+  const int64_t opening_ends =
+      opened_ ? INT64_MAX : connect_began_ns_ + config.open_answer_timeout_ns;
   timer_armed_ = false;
   switch (state_) {
     case State::kConnecting:
-      return timer_->Arm(now + config.connect_timeout_ns);
+      return timer_->Arm(std::min(now + config.connect_timeout_ns, opening_ends));
     case State::kHello:
     case State::kOpen:
-      return timer_->Arm(now +
-                         (opened_ ? config.answer_timeout_ns : config.open_answer_timeout_ns));
+      return timer_->Arm(std::min(now + config.answer_timeout_ns, opening_ends));
     case State::kBackoff:
       return timer_->Arm(now);
     case State::kReady:

@@ -103,7 +103,8 @@ void Channel::Resize(const wire::Resize& request) {
 }
 
 void Channel::ForgetResize() {
-  if (resize_sent_) Cut({ETIMEDOUT, "no answer to a RESIZE", false, 0, false});
+  // Not ETIMEDOUT: the server lives, it is the work that takes long.
+  if (resize_sent_) Cut({ECONNABORTED, "no answer to a RESIZE", false, 0, false});
 }
 
 int Channel::OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,

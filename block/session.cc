@@ -91,11 +91,11 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
   Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
   if (!loop.ok()) return loop.status();
   EpollLoop& epoll = **loop;
-  // A slow name server costs of the time, though nothing can cut it short.
-  const int64_t deadline = epoll.NowNs() + timeout_ns;
   Result<std::vector<SocketAddress>> addresses = ResolveAll(uri->endpoints);
   if (!addresses.ok()) return addresses.status();
 
+  // A slow name server is not the servers' fault, who have their time from now on.
+  const int64_t deadline = epoll.NowNs() + timeout_ns;
   // A server that is silent leaves the others their share.
   const int64_t share = timeout_ns / static_cast<int64_t>(addresses->size());
   config.open_answer_timeout_ns = std::min(config.answer_timeout_ns, share);
@@ -157,11 +157,16 @@ void SessionOpener::Start(const Channel::Host& host) {
 
 void SessionOpener::OnReady(Channel*) {
   if (done_) return;
-  failures_ = 0;
+  // What was wrong before is not what the others wait for.
+  failed_.clear();
+  last_ = {};
+  last_server_.clear();
   if (!started_others_) {
     started_others_ = true;
     for (size_t i = 1; i < channels_.size(); ++i) channels_[i]->Start();
   }
+  // One of them may have failed at once.
+  if (done_) return;
   done_ = std::ranges::all_of(
       channels_, [](const Channel* channel) { return channel->state() == Channel::State::kReady; });
 }
@@ -175,15 +180,18 @@ void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure
     last_server_ = server;
   }
   // Every address gets its chance, and one that may take us later is waited for.
-  failures_ = MayPass(failure) ? 0 : failures_ + 1;
-  if (failures_ < channel->connector().count()) return;
+  if (MayPass(failure)) return failed_.clear();
+  failed_.insert(channel->address());
+  if (failed_.size() < channel->connector().count()) return;
   done_ = true;
   status_ = Status(last_.error, Describe(last_));
 }
 
 void SessionOpener::GiveUp(int64_t waited_ns) {
   done_ = true;
-  std::string why = "server " + channels_[0]->server_name() + " does not answer";
+  const auto waiting = std::ranges::find_if(
+      channels_, [](const Channel* channel) { return channel->state() != Channel::State::kReady; });
+  std::string why = "server " + (*waiting)->server_name() + " does not answer";
   if (last_.error != 0) why = Describe(last_);
   const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / 1'000'000) + " ms"
                                                  : std::to_string(waited_ns / kNsPerS) + " s";

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -90,7 +91,7 @@ class SessionOpener final : public ChannelObserver {
   SessionState* const state_;
   const std::vector<Channel*> channels_;
   bool started_others_ = false;
-  size_t failures_ = 0;  // in a row that are final, since a channel was ready
+  std::set<size_t> failed_;  // addresses, in a row without one that may take us later
   ConnectionFailure last_;
   std::string last_server_;
   bool done_ = false;

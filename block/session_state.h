@@ -29,7 +29,7 @@ struct SessionConfig {
   bool payload_crc = false;
   int64_t connect_timeout_ns = 5'000'000'000;
   int64_t answer_timeout_ns = 30'000'000'000;
-  int64_t open_answer_timeout_ns = 30'000'000'000;  // of one address, until it was opened
+  int64_t open_answer_timeout_ns = 30'000'000'000;  // of one address, until the volume was opened
   uint64_t jitter_seed = 1;
   CloudblkEventFn* event = nullptr;
   void* event_opaque = nullptr;
@@ -163,6 +163,8 @@ class SessionState {
     return ready_.fetch_add(1) + 1 == config_.channels && outage_.exchange(false);
   }
   void ChannelNotReady() { ready_.fetch_sub(1); }
+  // For a channel that is ready itself.
+  bool OthersReady() const { return ready_.load() > 1; }
   void NoteOutage() { outage_ = true; }
 
  private:

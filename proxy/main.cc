@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -46,18 +48,27 @@ int Fail(const std::string& message, int code) {
   return code;
 }
 
+// The library alone would take 010 for octal.
+std::string MakeDecimal(std::string& text) {
+  if (text.empty() || !std::ranges::all_of(text, isdigit)) return text + " is not a number";
+  text.erase(0, std::min(text.find_first_not_of('0'), text.size() - 1));
+  return {};
+}
+
 void Describe(CLI::App* app, CommandLine* line) {
   app->add_option("--listen", line->listen, "Address to serve at (repeatable)")
       ->type_name("tcp://HOST:PORT|unix:///PATH");
   app->add_option("--volume", line->volumes, "Volume to serve (repeatable)")
       ->type_name("NAME=BACKEND-URI");
   app->add_option("--threads", line->threads, "Loops, each with a thread (default 1)")
+      ->transform(CLI::Validator(MakeDecimal, ""))
       ->check(CLI::Range(1u, kMaxThreads));
   app->add_option("--config", line->config, "Settings from a TOML file; the command line wins")
       ->type_name("FILE");
   app->add_option("--lease", line->lease_s,
                   "Seconds for which a volume stays with a client that lost its connection "
                   "(default 10)")
+      ->transform(CLI::Validator(MakeDecimal, ""))
       ->check(CLI::Range(1u, kMaxLeaseS));
   app->add_option("--log-level", line->log_level, "How much is logged (default info)")
       ->check(CLI::IsMember(kLogLevels));

@@ -64,7 +64,8 @@ void Print(const Options& options, const Json& json, const std::string& text) {
 int Fail(const Status& status) {
   // What failed then, failed of that.
   const bool interrupted = InterruptSignal() != 0;
-  fmt::print(stderr, "cloudblk: {}\n", interrupted ? "interrupted" : status.message());
+  // fmt::print would throw where stderr is a terminal that went away.
+  fprintf(stderr, "cloudblk: %s\n", interrupted ? "interrupted" : status.message().c_str());
   return 1;
 }
 
@@ -245,13 +246,23 @@ struct SizeValue : CLI::AsSizeValue {
   }
 };
 
+// The library alone would take 010 for octal and 0x10 for hexadecimal.
+std::string MakeDecimal(std::string& text) {
+  if (text.empty() || !std::ranges::all_of(text, isdigit)) return text + " is not a number";
+  text.erase(0, std::min(text.find_first_not_of('0'), text.size() - 1));
+  return {};
+}
+const CLI::Validator kDecimal(MakeDecimal, "");
+
 // The options that every command has.
 CLI::App* AddCommand(CLI::App* app, Options* o, const char* name, const char* help) {
   CLI::App* command = app->add_subcommand(name, help);
   command->add_option("server", o->client.server, "cloudblk://HOST[:PORT]/VOLUME and the like")
       ->required();
-  command->add_option("--timeout", o->client.open_timeout_ms,
-                      "Give up opening after so many ms (default 15000)");
+  command
+      ->add_option("--timeout", o->client.open_timeout_ms,
+                   "Give up opening after so many ms (default 15000)")
+      ->transform(kDecimal);
   return command;
 }
 
@@ -279,13 +290,15 @@ void AddBench(CLI::App* command, Options* o) {
       ->transform(size)
       ->capture_default_str();
   command->add_option("--depth", b->depth, "Requests in flight")
+      ->transform(kDecimal)
       ->check(CLI::Range(uint32_t{1}, kMaxDepth))
       ->capture_default_str();
   command->add_option("--seconds", b->seconds, "How long")->capture_default_str();
   command->add_option("--count", b->count, "How many requests, instead of --seconds")
+      ->transform(kDecimal)
       ->check(CLI::Range(uint64_t{1}, uint64_t{INT64_MAX}));
   command->add_option("--range", b->range, "Only the first so many bytes")->transform(size);
-  command->add_option("--seed", b->seed, "Of the offsets and the content");
+  command->add_option("--seed", b->seed, "Of the offsets and the content")->transform(kDecimal);
   command->add_flag("--verify", b->verify, "Check all content that this run wrote");
 }
 
@@ -321,6 +334,7 @@ int Main(int argc, char** argv) {
   AddCommand(&app, &o, "info", "Show what a volume is");
   AddCommand(&app, &o, "ping", "Connect, open to observe, and tell how long that took")
       ->add_option("--count", o.pings, "How often")
+      ->transform(kDecimal)
       ->check(CLI::Range(uint32_t{1}, UINT32_MAX))
       ->capture_default_str();
   CLI::App* read = AddCommand(&app, &o, "read", "Copy from a volume to a file or stdout");

@@ -15,6 +15,9 @@ constexpr auto kFirstDraw = std::chrono::milliseconds(500);
 constexpr auto kRedraw = std::chrono::milliseconds(100);
 constexpr uint64_t kBarWidth = 40;
 
+// A terminal that went away is no reason to end: no exception, as fmt::print has it.
+void Draw(const std::string& text) { fwrite(text.data(), 1, text.size(), stderr); }
+
 }  // namespace
 
 std::string HumanBytes(double bytes) {
@@ -28,7 +31,7 @@ Progress::Progress(uint64_t total)
     : total_(total), terminal_(isatty(STDERR_FILENO) != 0), next_(start_ + kFirstDraw) {}
 
 Progress::~Progress() {
-  if (drawn_) fmt::print(stderr, "\r\033[K");
+  if (drawn_) Draw("\r\033[K");
 }
 
 void Progress::Update(uint64_t done) {
@@ -40,13 +43,13 @@ void Progress::Update(uint64_t done) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double rate = static_cast<double>(done) / seconds;
   if (total_ == 0) {
-    fmt::print(stderr, "\r\033[K{}  {}/s", HumanBytes(static_cast<double>(done)), HumanBytes(rate));
+    Draw(fmt::format("\r\033[K{}  {}/s", HumanBytes(static_cast<double>(done)), HumanBytes(rate)));
     return;
   }
   const uint64_t filled = std::min(kBarWidth, kBarWidth * done / total_);
   const double left = rate > 0 ? static_cast<double>(total_ - done) / rate : 0;
-  fmt::print(stderr, "\r\033[K[{:=<{}}{: <{}}] {:3}%  {}/s  {:.0f} s left", "", filled, "",
-             kBarWidth - filled, 100 * done / total_, HumanBytes(rate), left);
+  Draw(fmt::format("\r\033[K[{:=<{}}{: <{}}] {:3}%  {}/s  {:.0f} s left", "", filled, "",
+                   kBarWidth - filled, 100 * done / total_, HumanBytes(rate), left));
 }
 
 }  // namespace cloudblk

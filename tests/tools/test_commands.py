@@ -2,6 +2,7 @@
 """The cloudblk command line against a proxy."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import random
 import select
 import signal
 import subprocess
+import termios
 
 import pytest
 
@@ -270,6 +272,8 @@ def test_mistakes_are_one_line(proxy, mistake):
         ["write", "--length", "99999999999999999999", "{uri}"],
         ["read", "--length", "0x10", "{uri}"],
         ["info", "--timeout", "-1", "{uri}"],
+        ["info", "--timeout", "0x10", "{uri}"],
+        ["bench", "--depth", "", "{uri}"],
     ],
 )
 def test_what_cannot_be_parsed_is_told_with_the_way_to_the_help(proxy, arguments):
@@ -279,7 +283,8 @@ def test_what_cannot_be_parsed_is_told_with_the_way_to_the_help(proxy, arguments
     assert lines[0].startswith("cloudblk: ") and lines[0].endswith("; see --help") and len(lines[0]) < 200
 
 
-def test_sizes_are_decimal(proxy):
+def test_numbers_are_decimal(proxy):
+    assert "depth 10:" in output("bench", "--depth", "010", "--count", "010", proxy.uri("d0")).decode()
     assert len(output("read", "--length", "010", proxy.uri("d0"))) == 10
     assert len(output("read", "--length", "010k", proxy.uri("d0"))) == 10 << 10
 
@@ -387,6 +392,30 @@ def test_a_long_copy_has_a_progress_bar(proxy, terminal):
     assert copy.returncode == 0 and out == b"%d bytes written and flushed\n" % SIZE
     # The line is left clean.
     assert terminal.text.endswith("\r\x1b[K")
+
+
+def test_a_copy_whose_terminal_closes_gives_the_volume_back(proxy):
+    master, slave = pty.openpty()
+
+    def control():
+        """The terminal is its controlling one, so that its end is a SIGHUP."""
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    command = [CLIENT, "write", proxy.uri("d0")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=slave, stderr=slave, preexec_fn=control) as copy:
+        os.close(slave)
+        text = b""
+        while b"KiB" not in text:
+            copy.stdin.write(bytes(4096))
+            copy.stdin.flush()
+            while select.select([master], [], [], 0.02)[0]:
+                text += os.read(master, 4096)
+        os.close(master)
+        assert copy.wait(timeout=30) == -signal.SIGHUP
+        with contextlib.suppress(BrokenPipeError):
+            copy.stdin.close()
+    output("flush", proxy.uri("d0"), "--timeout", "3000")
 
 
 def test_a_short_copy_and_one_without_a_terminal_have_none(proxy, terminal):

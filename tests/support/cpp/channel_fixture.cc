@@ -19,6 +19,7 @@ SessionConfig ConfigOf(const FixtureOptions& options, CloudblkEventFn* event, vo
   config.observe = options.observe;
   config.read_only = options.read_only;
   config.takeover = options.takeover;
+  config.open_answer_timeout_ns = options.open_answer_timeout_ns;
   config.event = event;
   config.event_opaque = opaque;
   return config;

@@ -52,6 +52,7 @@ struct FixtureOptions {
   bool takeover = false;
   uint32_t channels = 1;
   uint32_t index = 0;
+  int64_t open_answer_timeout_ns = SessionConfig().open_answer_timeout_ns;
   SessionState* shared = nullptr;  // another fixture's, for a second channel of its session
   ManualLoop* loop = nullptr;      // likewise
 };

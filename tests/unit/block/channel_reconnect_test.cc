@@ -382,6 +382,37 @@ TEST(ChannelLiveness, TheNextServerIsTriedAfterASilentOne) {
   EXPECT_EQ(f.connector.refreshes, 0);
 }
 
+TEST(ChannelLiveness, WhileOthersHearFromItsServerASilentConnectionComesBackToIt) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.addresses = 2, .channels = 2, .loop = &loop});
+  ChannelFixture b(
+      FixtureOptions{.addresses = 2, .channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+  a.Open();
+  b.Open();
+  a.server.hold = true;
+  a.server.silent = true;
+  a.Read(0, 512);
+  loop.Advance(29 * kSecond);
+  a.server.silent = false;
+  loop.Advance(2 * kSecond);
+  EXPECT_EQ(a.server.connections(), 2u);
+  EXPECT_TRUE(a.ready());
+  EXPECT_EQ(a.addresses_tried, (std::vector<size_t>{0, 0}));
+}
+
+TEST(ChannelLiveness, AResizeThatTakesLongIsNoReasonToGoElsewhere) {
+  ChannelFixture f(FixtureOptions{.addresses = 2});
+  f.Open();
+  f.server.silent = true;
+  f.channel.Resize(wire::Resize{8 << 20, 0});
+  f.Run();
+  f.channel.ForgetResize();
+  f.server.silent = false;
+  f.loop.Advance(kSecond);
+  EXPECT_TRUE(f.ready());
+  EXPECT_EQ(f.addresses_tried, (std::vector<size_t>{0, 0}));
+}
+
 TEST(ChannelLiveness, AServerThatDoesNotReadIsDeadToo) {
   ChannelFixture f;
   f.habits.send_buffer = 1000;

@@ -6,7 +6,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "tests/support/cpp/channel_fixture.h"
 #include "tests/support/cpp/tcp_fake_server.h"
@@ -179,6 +183,148 @@ TEST_F(SessionOpenerTest, ASecondChannelThatIsRefused) {
   EXPECT_EQ(a.server.link()->client_closed, false);
   ExpectFailed(EUSERS);
   EXPECT_EQ(a.server.link()->client_closed, true);
+}
+
+// Both channels know two servers, and each server has its share of 15 s.
+class TwoServersTest : public ::testing::Test {
+ protected:
+  TwoServersTest()
+      : a(Options(0, nullptr)),
+        b(Options(1, &a.state)),
+        opener(&a.state, {&a.channel, &b.channel}) {}
+  ~TwoServersTest() override {
+    opener.Finish();
+    for (ChannelFixture* f : {&a, &b}) f->channel.Abandon();
+  }
+  FixtureOptions Options(uint32_t index, SessionState* shared) {
+    return {.addresses = 2,
+            .channels = 2,
+            .index = index,
+            .open_answer_timeout_ns = 15 * kSecond / 2,
+            .shared = shared,
+            .loop = &loop};
+  }
+  void Start() {
+    opener.Start({&loop, nullptr, nullptr, nullptr});
+    loop.Run();
+  }
+
+  ManualLoop loop;
+  ChannelFixture a;
+  ChannelFixture b;
+  SessionOpener opener;
+};
+
+TEST_F(TwoServersTest, AHostThatIsOffHasItsShareAndNoMore) {
+  // It takes the connection, but late, and says nothing.
+  std::vector<MemoryLink*> slow;
+  a.on_link = [&](size_t address, MemoryLink* link) {
+    link->hangs = address == 0;
+    if (link->hangs) slow.push_back(link);
+  };
+  Start();
+  loop.Advance(4 * kSecond);
+  slow.at(0)->hangs = false;
+  loop.Advance(3 * kSecond);
+  EXPECT_THAT(a.addresses_tried, ElementsAre(0));
+  EXPECT_EQ(a.channel.state(), Channel::State::kHello);
+  loop.Advance(kSecond);
+  EXPECT_THAT(a.addresses_tried, ElementsAre(0, 1));
+  EXPECT_TRUE(opener.done());
+  EXPECT_TRUE(opener.status().ok());
+}
+
+// It was busy for 10 s, of which 5 went to the silent one; that one is not asked again meanwhile.
+TEST_F(TwoServersTest, ALeaseIsWaitedForBesideASilentServer) {
+  a.on_link = [](size_t address, MemoryLink* link) { link->hangs = address == 0; };
+  a.server.open.status = wire::Status::kBusy;
+  a.server.open.retry_ms = 5000;
+  Start();
+  loop.Advance(10 * kSecond);
+  EXPECT_FALSE(opener.done());
+  a.server.open.status = wire::Status::kOk;
+  loop.Advance(kSecond);
+  EXPECT_TRUE(opener.done());
+  EXPECT_TRUE(opener.status().ok());
+  EXPECT_EQ(std::ranges::count(a.addresses_tried, size_t{0}), 1);
+}
+
+TEST_F(TwoServersTest, TheServerThatIsSilentNowIsTold) {
+  a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
+  b.server.silent = true;
+  Start();
+  loop.Advance(kSecond);
+  ASSERT_TRUE(a.ready());
+  opener.GiveUp(kSecond);
+  EXPECT_EQ(opener.status().message(), "gave up after 1 s: server memory:1 does not answer");
+}
+
+TEST_F(TwoServersTest, ARefusalFromBeforeTheVolumeWasOpenIsNotTold) {
+  a.server.open.status = wire::Status::kBusy;
+  a.server.open.retry_ms = 5000;
+  a.server.refusal = "held by host-b";
+  b.server.silent = true;
+  Start();
+  loop.Advance(kSecond);
+  a.server.open.status = wire::Status::kOk;
+  loop.Advance(kSecond);
+  ASSERT_TRUE(a.ready());
+  opener.GiveUp(2 * kSecond);
+  EXPECT_EQ(opener.status().message(), "gave up after 2 s: server memory:0 does not answer");
+  EXPECT_EQ(opener.status().error(), ETIMEDOUT);
+}
+
+TEST(Session, EveryAddressGetsItsChanceThoughSeveralChannelsFail) {
+  ManualLoop loop;
+  FixtureOptions options{.addresses = 2, .channels = 3, .loop = &loop};
+  ChannelFixture a(options);
+  options.shared = &a.state;
+  options.index = 1;
+  ChannelFixture b(options);
+  options.index = 2;
+  ChannelFixture c(options);
+  // The first server dies as soon as it has opened the volume for channel 0.
+  int links = 0;
+  a.on_link = [&](size_t address, MemoryLink* link) {
+    link->refuses = address == 0 && links++ > 0;
+  };
+  for (ChannelFixture* f : {&b, &c}) {
+    f->on_link = [&](size_t address, MemoryLink* link) {
+      link->refuses = address == 0;
+      if (a.ready() && address == 0) a.server.Cut();
+    };
+  }
+  SessionOpener opener(&a.state, {&a.channel, &b.channel, &c.channel});
+  opener.Start({&loop, nullptr, nullptr, nullptr});
+  loop.Advance(5 * kSecond);
+  EXPECT_TRUE(opener.done());
+  EXPECT_TRUE(opener.status().ok()) << opener.status().message();
+  opener.Finish();
+  for (ChannelFixture* f : {&a, &b, &c}) f->channel.Abandon();
+}
+
+// As a unix socket does it: connect() itself fails.
+class FailingAtOnce final : public Connector {
+ public:
+  size_t count() const override { return 1; }
+  std::string Name(size_t) const override { return "socket"; }
+  Result<std::unique_ptr<Transport>> Connect(size_t) const override {
+    return Status(ECONNREFUSED, "refused at once");
+  }
+  void Refresh(int64_t) override {}
+};
+
+TEST(Session, AFailureOfTheSecondChannelAtOnceIsNotLost) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+  FailingAtOnce failing;
+  Channel second(&a.state, 1, &failing);
+  SessionOpener opener(&a.state, {&a.channel, &second});
+  opener.Start({&loop, nullptr, nullptr, nullptr});
+  loop.Run();
+  EXPECT_TRUE(opener.done());
+  EXPECT_EQ(opener.status().error(), ECONNREFUSED);
+  opener.Finish();
 }
 
 TEST(Session, OpensAndClosesOverTcp) {
