@@ -34,9 +34,9 @@ Server::~Server() {
 }
 
 Status Server::OpenVolumes(const Options& options) {
+  StartUp start_up{.state_dir = options.state_dir};
   for (const VolumeOptions& wanted : options.volumes) {
-    Result<std::unique_ptr<Backend>> backend =
-        OpenBackend(wanted.name, wanted.backend, options.state_dir);
+    Result<std::unique_ptr<Backend>> backend = OpenBackend(wanted.name, wanted.backend, &start_up);
     if (!backend.ok()) return backend.status();
     auto volume = std::make_unique<Volume>(wanted.name, std::move(*backend), options.lease_s * 1000,
                                            MonotonicNs);

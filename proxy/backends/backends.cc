@@ -10,11 +10,11 @@
 namespace cloudblk::proxy {
 
 Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const std::string& text,
-                                             const std::string& state_dir) {
+                                             StartUp* start_up) {
   Result<BackendUri> uri = BackendUri::Parse(text);
   if (!uri.ok()) return uri.status();
   if (uri->scheme() == "memory") return OpenMemory(volume, std::move(*uri));
-  if (uri->scheme() == "file") return OpenFile(volume, std::move(*uri), state_dir);
+  if (uri->scheme() == "file") return OpenFile(volume, std::move(*uri), start_up);
   return Status(EINVAL, fmt::format("backend URI '{}': unknown scheme '{}'; there are memory: and "
                                     "file:",
                                     text, uri->scheme()));

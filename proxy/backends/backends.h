@@ -4,6 +4,7 @@
 #ifndef CLOUDBLK_PROXY_BACKENDS_BACKENDS_H_
 #define CLOUDBLK_PROXY_BACKENDS_BACKENDS_H_
 
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -13,15 +14,23 @@
 
 namespace cloudblk::proxy {
 
-// Opens the storage that `uri` names for the volume `volume`. `state_dir` is where is kept what a
-// storage cannot keep with the data. The error is one line for the user.
+// What all that is opened at one start of the proxy has in common.
+struct StartUp {
+  // Where is kept what a storage cannot keep with the data.
+  std::string state_dir;
+  // What is left of the time that the predecessor of this process, dying, has to let go. It lets go
+  // of everything at once.
+  std::chrono::milliseconds patience{3000};
+};
+
+// Opens the storage that `uri` names for the volume `volume`. The error is one line for the user.
 Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const std::string& uri,
-                                             const std::string& state_dir);
+                                             StartUp* start_up);
 
 // One per scheme; they take their options from `uri`.
 Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUri uri);
 Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,
-                                          const std::string& state_dir);
+                                          StartUp* start_up);
 
 // A random UUID, and a random number.
 wire::Uuid RandomUuid();

@@ -382,13 +382,13 @@ Result<std::string> File::LoadOwner() {
 }
 
 Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,
-                                          const std::string& state_dir) {
+                                          StartUp* start_up) {
   Result<FileOptions> options = ParseFileOptions(volume, std::move(uri));
   if (!options.ok()) return options.status();
-  options->state_dir = state_dir;
+  options->state_dir = start_up->state_dir;
   Result<OpenedFile> file = OpenVolumeFile(*options);
   if (!file.ok()) return file.status();
-  WaitForPredecessor(file->fd, options->path, options->read_only);
+  WaitForPredecessor(file->fd, options->path, options->read_only, &start_up->patience);
   return std::unique_ptr<Backend>(std::make_unique<File>(*options, std::move(*file)));
 }
 

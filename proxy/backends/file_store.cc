@@ -20,8 +20,8 @@
 namespace cloudblk::proxy {
 namespace {
 
-constexpr std::chrono::milliseconds kPredecessorPatience{3000};
 constexpr std::chrono::milliseconds kPredecessorPoll{20};
+constexpr std::chrono::milliseconds kNoTime{0};
 
 struct flock WholeFile(short type) {
   struct flock lock {};
@@ -69,14 +69,15 @@ Result<FileOptions> ParseFileOptions(const std::string& volume, BackendUri uri) 
   return options;
 }
 
-void WaitForPredecessor(int fd, const std::string& path, bool read_only) {
-  const auto deadline = std::chrono::steady_clock::now() + kPredecessorPatience;
+void WaitForPredecessor(int fd, const std::string& path, bool read_only,
+                        std::chrono::milliseconds* patience) {
   for (bool told = false;; told = true) {
     struct flock lock = WholeFile(read_only ? F_RDLCK : F_WRLCK);
     if (fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return;
     if (!told) spdlog::warn("{} is locked by another process; waiting for it to let go", path);
-    if (std::chrono::steady_clock::now() >= deadline) break;
+    if (*patience <= kNoTime) break;
     std::this_thread::sleep_for(kPredecessorPoll);
+    *patience -= kPredecessorPoll;
   }
   spdlog::warn("{} is still locked: clients are told that the volume is busy until it is not",
                path);

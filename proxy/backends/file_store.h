@@ -5,6 +5,7 @@
 #ifndef CLOUDBLK_PROXY_BACKENDS_FILE_STORE_H_
 #define CLOUDBLK_PROXY_BACKENDS_FILE_STORE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -56,9 +57,10 @@ struct OpenedFile {
 // where direct I/O is refused, which is logged.
 Result<OpenedFile> OpenVolumeFile(const FileOptions& options);
 
-// Waits a few seconds for another process to let the file go: at start-up that is the predecessor
-// of this one, dying. Readers do not wait for readers.
-void WaitForPredecessor(int fd, const std::string& path, bool read_only);
+// Waits for another process to let the file go: at start-up that is the predecessor of this one,
+// dying. What it takes is taken off *patience. Readers do not wait for readers.
+void WaitForPredecessor(int fd, const std::string& path, bool read_only,
+                        std::chrono::milliseconds* patience);
 
 // A lock of the open file (F_OFD_SETLK), for writing or, if read_only, against writers. EBUSY.
 // It goes away with the last reference to the open file, which the kernel keeps for I/O that is

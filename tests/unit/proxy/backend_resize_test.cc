@@ -87,7 +87,8 @@ TEST_P(FileResizeTest, TheNewSizeSurvivesARestart) {
   EXPECT_EQ(again.backend().size(), 2 * kSize);
   EXPECT_EQ(again.backend().uuid(), storage_.backend().uuid());
   ASSERT_EQ(truncate(path().c_str(), 3 * kSize), 0);
-  EXPECT_FALSE(OpenBackend("disk", uri(), {}).ok());
+  StartUp start_up;
+  EXPECT_FALSE(OpenBackend("disk", uri(), &start_up).ok());
 }
 
 TEST_P(FileResizeTest, AFileThatGrewIsTakenOver) {

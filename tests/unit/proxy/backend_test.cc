@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 
@@ -307,7 +308,8 @@ INSTANTIATE_TEST_SUITE_P(File, FileTest, testing::ValuesIn(kFiles), NameOf);
 // --- Opening -------------------------------------------------------------------------------------
 
 std::string OpenError(const std::string& uri) {
-  const Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri, {});
+  StartUp start_up;
+  const Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri, &start_up);
   return opened.ok() ? "opened" : opened.status().message();
 }
 
@@ -401,6 +403,21 @@ TEST(FileLock, OneHolderAtATime) {
   EXPECT_THAT(refused.message(), testing::HasSubstr("another process"));
   first.backend().ReleaseExclusive();
   EXPECT_TRUE(second.backend().AcquireExclusive().ok());
+}
+
+// With a hundred volumes that another proxy serves, a start takes no longer than with one.
+TEST(FileLock, AllThatIsOpenedWaitsTogetherForThePredecessor) {
+  TempFolder folder;
+  const std::string uri = "file://" + (folder / "disk.img") + "?size=1M&create=on";
+  Storage first(uri);
+  ASSERT_TRUE(first.backend().AcquireExclusive().ok());
+  StartUp start_up{.state_dir = folder.path(), .patience = std::chrono::milliseconds(60)};
+  EXPECT_TRUE(OpenBackend("disk", uri, &start_up).ok());
+  EXPECT_LE(start_up.patience, std::chrono::milliseconds(0));
+  first.backend().ReleaseExclusive();
+  start_up.patience = std::chrono::milliseconds(60);
+  EXPECT_TRUE(OpenBackend("disk", uri, &start_up).ok());
+  EXPECT_EQ(start_up.patience, std::chrono::milliseconds(60));
 }
 
 TEST(FileLock, ReadersShare) {

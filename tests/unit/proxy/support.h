@@ -65,7 +65,8 @@ class TestLoop {
 class Storage : private IoSink {
  public:
   explicit Storage(const std::string& uri) : context_(loop_.get()) {
-    Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri, {});
+    StartUp start_up;
+    Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri, &start_up);
     if (!opened.ok()) {
       ADD_FAILURE() << opened.status().message();
       return;

@@ -101,8 +101,9 @@ class TestServer {
   // `volumes`: name and backend URI. There is also a volume "gated".
   explicit TestServer(const std::vector<std::pair<std::string, std::string>>& volumes,
                       size_t threads = 2) {
+    StartUp start_up;
     for (const auto& [name, uri] : volumes)
-      Add(name, std::move(OpenBackend(name, uri, {}).value()));
+      Add(name, std::move(OpenBackend(name, uri, &start_up).value()));
     auto gate = std::make_unique<GatedBackend>();
     gated = gate.get();
     Add("gated", std::move(gate));
