@@ -192,7 +192,10 @@ void SessionOpener::GiveUp(int64_t waited_ns) {
   const auto waiting = std::ranges::find_if(
       channels_, [](const Channel* channel) { return channel->state() != Channel::State::kReady; });
   std::string why = "server " + (*waiting)->server_name() + " does not answer";
-  if (last_.error != 0) why = Describe(last_);
+  // What a server said, or what is wrong with this one, rather than with another one.
+  if (last_.error != 0 && (last_.refused || last_server_ == (*waiting)->server_name())) {
+    why = Describe(last_);
+  }
   const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / 1'000'000) + " ms"
                                                  : std::to_string(waited_ns / kNsPerS) + " s";
   status_ = Status(last_.refused ? last_.error : ETIMEDOUT, "gave up after " + waited + ": " + why);

@@ -40,6 +40,12 @@ Result<std::vector<Endpoint>> ParseHosts(std::string_view uri, std::string_view 
     if (!endpoint.ok()) return Bad(uri, "has a bad host: " + endpoint.status().message());
     if (endpoint->host.empty()) return Bad(uri, "names no host");
     if (endpoint->port == 0) return Bad(uri, "has port 0");
+    // The zone of a link-local address, as RFC 6874 writes it.
+    constexpr std::string_view kZone = "%25";
+    const size_t zone = endpoint->host.find(kZone);
+    if (zone != std::string::npos && zone + kZone.size() < endpoint->host.size()) {
+      endpoint->host.replace(zone, kZone.size(), "%");
+    }
     endpoints.push_back(*endpoint);
     if (comma == std::string_view::npos) return endpoints;
     hosts.remove_prefix(comma + 1);

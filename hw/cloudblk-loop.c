@@ -134,6 +134,11 @@ static bool map_iothreads_by_name(CloudblkDevice *dev, IOThread **iothreads,
         return false;
     }
     for (i = 0; i < count; i++) {
+        if (!*names[i]) {
+            error_setg(errp, "iothreads has an empty name, name IOThread "
+                             "objects as in iothreads=io0:io1");
+            return false;
+        }
         if (!iothread_by_id(names[i])) {
             error_setg(errp,
                        "there is no IOThread '%s', add -object iothread,id=%s",

@@ -4,6 +4,7 @@
 #include "proxy/connection.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
@@ -133,10 +134,12 @@ bool Connection::OnHello(std::span<const uint8_t> section) {
     reply.status = wire::Status::kBadVersion;
     text = fmt::format("this server speaks version {} of the protocol, the client {} to {}",
                        wire::kVersion, hello.version_min, hello.version_max);
-  } else if ((hello.required_features & ~uint64_t{wire::Feature::kAll}) != 0) {
+  } else if (const uint64_t lacking =
+                 hello.required_features & ~(hello.features & uint64_t{wire::Feature::kAll});
+             lacking != 0) {
     reply.status = wire::Status::kBadFeature;
-    text = fmt::format("this server lacks features that the client requires: {:#x}",
-                       hello.required_features & ~uint64_t{wire::Feature::kAll});
+    text = fmt::format(
+        "this server lacks features that the client requires, or were not offered: {:#x}", lacking);
   }
   reply.features = hello.features & wire::Feature::kAll;
   reply.max_frame_payload = std::min(hello.max_frame_payload, wire::kMaxFramePayload);
@@ -186,6 +189,12 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
                                "with --volume '{}=...'",
                                name, name),
                    0, 0});
+    return false;
+  }
+  // Who gave up waiting is not to hold the volume for the time of a lease.
+  pollfd gone{.fd = fd_.get(), .events = POLLRDHUP, .revents = 0};
+  if (poll(&gone, 1, 0) == 1) {
+    BeginStop("closed by the client before it was answered");
     return false;
   }
   volume_ = found->second.get();

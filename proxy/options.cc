@@ -107,7 +107,9 @@ class ConfigReader {
       if (text) {
         options_->volumes.push_back({std::string(name.str()), *text});
       } else {
-        Fail(backend, fmt::format("the volume '{}' needs a backend URI as a string", name.str()));
+        Fail(backend, fmt::format("the volume '{}' needs a backend URI as a string (a name with "
+                                  "dots needs quotes)",
+                                  name.str()));
       }
     }
   }
@@ -129,7 +131,8 @@ Result<VolumeOptions> ParseVolume(const std::string& text) {
   const std::string name = text.substr(0, equals);
   if (equals == std::string::npos || name.empty() || name.find_first_of(":?") != name.npos) {
     return Status(EINVAL, fmt::format("volume '{}': write NAME=BACKEND-URI, for example "
-                                      "disk1=file:///var/lib/disk1.img",
+                                      "disk1=file:///var/lib/disk1.img (a name with ':' or '?' "
+                                      "needs a configuration file)",
                                       text));
   }
   return VolumeOptions{name, text.substr(equals + 1)};

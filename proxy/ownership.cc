@@ -268,7 +268,7 @@ OwnershipAnswer Ownership::CommitClaim(Operation* operation) {
     // The one that released it takes it back.
     released->token.reset();
     released->epoch = operation->message.epoch;
-    released->spent = {};
+    released->spent = operation->message.token;
     operation->activate = released->uuid;
     return {wire::Status::kOk, {}, released->epoch, 0};
   }
@@ -281,7 +281,7 @@ OwnershipAnswer Ownership::CommitClaim(Operation* operation) {
   session.uuid = claimer.open.session;
   session.epoch = operation->message.epoch;
   session.token.reset();
-  session.spent = {};
+  session.spent = operation->message.token;
   session.channel_count = claimer.open.channel_count;
   session.share_rw = SharesRw(claimer.open);
   session.read_only = OnlyReads(claimer.open);

@@ -360,7 +360,12 @@ int Main(int argc, char** argv) {
     app.exit(success);
     return FlushOutput();
   } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "cloudblk: {}; see --help\n", error.what());
+    const std::vector<std::string> unknown = app.remaining();
+    if (app.get_subcommands().empty() && !unknown.empty()) {
+      fmt::print(stderr, "cloudblk: there is no command '{}'; see --help\n", unknown.front());
+    } else {
+      fmt::print(stderr, "cloudblk: {}; see --help\n", error.what());
+    }
     return kUsageError;
   }
   CLI::App* command = app.get_subcommands().front();

@@ -87,9 +87,10 @@ Status LockFile(int fd, const std::string& path, bool read_only) {
   struct flock lock = WholeFile(read_only ? F_RDLCK : F_WRLCK);
   if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return Status::Ok();
   if (errno == EAGAIN || errno == EACCES) {
-    return Status(EBUSY, fmt::format("another process on the server holds the lock of {} (another "
-                                     "cloudblk-proxy?); stop it first",
-                                     path));
+    return Status(EBUSY,
+                  fmt::format("another process on the server, or another volume of this one, "
+                              "holds the lock of {}; stop it first",
+                              path));
   }
   return Status(errno, fmt::format("cannot lock {}: {}", path, strerror(errno)));
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two clients want the same volume."""
 
+import signal
 import time
 
 import pytest
@@ -76,6 +77,18 @@ def test_an_orderly_end_frees_the_volume_at_once(proxy):
     for _ in range(5):
         status, output = run_client("bench", proxy.uri("disk"), *WRITES, "--count", "10")
         assert status == 0, output
+
+
+def test_who_gave_up_waiting_does_not_hold_the_volume(tmp_path):
+    """The server stood still when it was asked, and learns of both at once: the OPEN, and that its sender has gone."""
+    with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")}) as proxy:
+        proxy.process.send_signal(signal.SIGSTOP)
+        status, output = run_client("flush", proxy.uri("disk"), "--timeout", "300")
+        proxy.process.send_signal(signal.SIGCONT)
+        assert status == 1 and "does not answer" in output
+        # A lease would be 10 s
+        status, output = run_client("flush", proxy.uri("disk"), "--timeout", "5000")
+        assert status == 0, output + proxy.log()
 
 
 def test_a_thousand_idle_clients_take_little_memory(tmp_path):

@@ -239,6 +239,7 @@ MISTAKES = {
     "bad URI": ({"server": "cloudblk:/nowhere"}, ""),
     "nobody listens": ({"server": "cloudblk://127.0.0.1:1/d0"}, ""),
     "no such IOThread": ({"iothreads": "io7"}, "there is no IOThread 'io7'"),
+    "an IOThread without a name": ({"iothreads": "io0:"}, "iothreads has an empty name"),
     "two ways to IOThreads": ({"iothread": "io0", "iothreads": "io0"}, "only one of iothread"),
     "iothread without ioeventfd": ({"iothread": "io0", "ioeventfd": False}, "ioeventfd"),
     "no queue": ({"num_queues": 0}, "num-queues"),

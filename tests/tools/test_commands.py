@@ -251,6 +251,10 @@ def test_mistakes_are_one_line(proxy, mistake):
     assert lines[0].startswith("cloudblk: ") and says in lines[0]
 
 
+def test_an_unknown_command_is_named():
+    assert cloudblk("--json", "resise", "x").stderr == b"cloudblk: there is no command 'resise'; see --help\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -259,6 +259,16 @@ TEST_F(TwoServersTest, TheServerThatIsSilentNowIsTold) {
   EXPECT_EQ(opener.status().message(), "gave up after 1 s: server memory:1 does not answer");
 }
 
+TEST_F(TwoServersTest, TheServerThatIsThereAndSilentIsTold) {
+  a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
+  a.server.silent = true;
+  Start();
+  loop.Advance(kSecond);
+  ASSERT_FALSE(opener.done());
+  opener.GiveUp(kSecond);
+  EXPECT_EQ(opener.status().message(), "gave up after 1 s: server memory:1 does not answer");
+}
+
 TEST_F(TwoServersTest, ARefusalFromBeforeTheVolumeWasOpenIsNotTold) {
   a.server.open.status = wire::Status::kBusy;
   a.server.open.retry_ms = 5000;

@@ -12,14 +12,14 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(ServerUri, SeveralHostsWithAndWithoutPort) {
-  Result<ServerUri> uri = ParseServerUri("cloudblk://a,b:7,[::1],[fe80::2]:9/disk%201");
+  Result<ServerUri> uri = ParseServerUri("cloudblk://a,b:7,[::1],[fe80::2%25eth0]:9/disk%201");
   ASSERT_TRUE(uri.ok()) << uri.status().message();
   EXPECT_EQ(uri->volume, "disk 1");
   ASSERT_EQ(uri->endpoints.size(), 4u);
   EXPECT_EQ(uri->endpoints[0].ToString(), "tcp://a:9810");
   EXPECT_EQ(uri->endpoints[1].ToString(), "tcp://b:7");
   EXPECT_EQ(uri->endpoints[2].ToString(), "tcp://[::1]:9810");
-  EXPECT_EQ(uri->endpoints[3].ToString(), "tcp://[fe80::2]:9");
+  EXPECT_EQ(uri->endpoints[3].ToString(), "tcp://[fe80::2%eth0]:9");
 }
 
 TEST(ServerUri, UnixSocket) {

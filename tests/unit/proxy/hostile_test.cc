@@ -57,17 +57,20 @@ TEST_F(HostileTest, EveryFlippedByteOfAHeaderIsNoticed) {
 }
 
 TEST_F(HostileTest, VersionsAndFeaturesAreNegotiated) {
-  for (const auto& [lowest, highest, required, status] :
-       {std::tuple<uint16_t, uint16_t, uint64_t, Code>{2, 3, 0, Code::kBadVersion},
-        {1, 9, 0, Code::kOk},
-        {1, 1, uint64_t{1} << 40, Code::kBadFeature}}) {
+  constexpr uint64_t kUnknown = uint64_t{1} << 40;
+  for (const auto& [lowest, highest, offered, required, status] :
+       {std::tuple<uint16_t, uint16_t, uint64_t, uint64_t, Code>{2, 3, 0, 0, Code::kBadVersion},
+        {1, 9, 0, 0, Code::kOk},
+        {1, 1, kUnknown, kUnknown, Code::kBadFeature},
+        {1, 1, wire::Feature::kPayloadCrc, wire::Feature::kPayloadCrc, Code::kOk},
+        {1, 1, 0, wire::Feature::kPayloadCrc, Code::kBadFeature}}) {
     const auto client = server_.Connect();
     wire::Hello hello;
     hello.version_min = lowest;
     hello.version_max = highest;
     hello.max_frame_payload = 4096;
     hello.max_frame_entries = 1;
-    hello.features = required;
+    hello.features = offered;
     hello.required_features = required;
     client->Send(Frame(wire::FrameType::kHello, Encoded(hello)));
     EXPECT_EQ(RawClient::StatusOf(client->Receive()), status);

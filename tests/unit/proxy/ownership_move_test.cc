@@ -89,6 +89,24 @@ TEST_F(MigrationTest, TheSourceMayReclaimAndTheDestinationComesTooLate) {
   EXPECT_TRUE(a_.active());
 }
 
+// SPEC.md 11.6, whichever way it was made active.
+TEST_F(MigrationTest, AnOpenMayRepeatTheTokenOfAClaim) {
+  Claim(&b_, {Id(42), 2});
+  Gone(&a_);
+  ASSERT_EQ(Last(b_), Code::kOk);
+  EXPECT_EQ(OpenNow(&c_, WithToken(41, Request(1, kResume, 2, 9))), Code::kBadToken);
+  Open(&d_, WithToken(42, Request(1, kResume, 2, 9)));
+  Gone(&b_);
+  EXPECT_EQ(d_.status(), Code::kOk);
+}
+
+TEST_F(MigrationTest, AnOpenMayRepeatTheTokenThatWasTakenBack) {
+  Claim(&a_, {Id(42), 2});
+  Open(&d_, WithToken(42, Request(1, kResume, 2, 9)));
+  Gone(&a_);
+  EXPECT_EQ(d_.status(), Code::kOk);
+}
+
 TEST_F(MigrationTest, AClaimNeedsTheTokenAndAHigherEpoch) {
   Claim(&b_, {Id(41), 2});
   EXPECT_EQ(Last(b_), Code::kBadToken);
