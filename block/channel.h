@@ -179,6 +179,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   void CheckLiveness();
   void QueueEvent(CloudblkEventKind kind, uint64_t value, std::string text);
   void Log(CloudblkLogLevel level, const std::string& text) const;
+  bool StayThoughSilent();
   void TryNextAddress();
 
   // --- channel_control.cc: what is said beside requests and replies ---------------------------
@@ -237,6 +238,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   ConnectionFailure failure_;  // set by what makes OnControl return an error
   uint32_t attempts_ = 0;      // to connect, since the last answer
   int64_t connect_began_ns_ = 0;
+  bool stayed_ = false;  // with a server that fell silent, because others heard from it
   int64_t ready_since_ns_ = 0;
   int64_t silent_since_ns_ = 0;           // nothing was received since, though requests wait
   std::optional<uint64_t> reopened_for_;  // the generation that was served then

@@ -189,6 +189,7 @@ bool Channel::TakeBytes() {
   receive_blocked_ = transport_->read_wants_write();
   if (receiver_.received() != before) {
     silent_since_ns_ = host_.loop->NowNs();
+    session_->NoteHeard(index_, silent_since_ns_);
     poll_gate_.Hit(silent_since_ns_);
     pinged_ = false;
     return true;
@@ -248,9 +249,8 @@ void Channel::Cut(const ConnectionFailure& failure) {
   if (was == State::kReady) {
     if (attached() && now - ready_since_ns_ >= kBackoffMost) attempts_ = 0;
     ++stats_.reconnects;
-    // What was silent will be silent again, unless others hear from it: they stay with one server.
-    // One that closed may be up again before another is.
-    if (failure.error == ETIMEDOUT && !session_->OthersReady()) TryNextAddress();
+    // What was silent will be silent again. One that closed may be up again before another is.
+    if (failure.error == ETIMEDOUT && !StayThoughSilent()) TryNextAddress();
     if (failure.error != ECANCELED) {
       outage = true;
       Log(CLOUDBLK_LOG_WARNING, "lost " + server_name_ + ": " + failure.text + "; reconnecting");
@@ -259,7 +259,7 @@ void Channel::Cut(const ConnectionFailure& failure) {
   } else {
     Log(CLOUDBLK_LOG_DEBUG, server_name_ + ": " + failure.text);
     // Who speaks of a lease has the volume: no other server could let us in meanwhile.
-    if (failure.retry_ms == 0) TryNextAddress();
+    if (failure.error != EBUSY || failure.retry_ms == 0) TryNextAddress();
   }
   SetState(State::kBackoff);
   // Not before: another channel that becomes ready ends it when all are.
@@ -269,10 +269,21 @@ void Channel::Cut(const ConnectionFailure& failure) {
   if (observer_ != nullptr) observer_->OnFailure(this, failure);
 }
 
+// All channels are to be with one server: while others hear from it, a silent connection is made
+// anew there, once.
+bool Channel::StayThoughSilent() {
+  const bool worked = silent_since_ns_ - ready_since_ns_ >= kBackoffMost;
+  stayed_ = session_->OthersHeardSince(index_, silent_since_ns_) && (worked || !stayed_);
+  return stayed_;
+}
+
 void Channel::TryNextAddress() {
   const bool all_failed = session_->AddressFailed(address_, connector_->count());
-  // A server that moved has taken its name along.
-  if (all_failed && opened_ && attached()) connector_->Refresh(host_.loop->NowNs());
+  if (!all_failed || !opened_ || !attached()) return;
+  const int64_t now = host_.loop->NowNs();
+  // A server that moved has taken its name along. One that others hear from has not moved.
+  if (session_->OthersHeardSince(index_, now - kBackoffMost)) return;
+  connector_->Refresh(now);
 }
 
 void Channel::DropConnection() {

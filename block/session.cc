@@ -173,6 +173,12 @@ void SessionOpener::OnReady(Channel*) {
 
 void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure) {
   if (done_) return;
+  if (state_->revoked()) {
+    done_ = true;
+    status_ = Status(failure.error, "volume '" + state_->config().volume +
+                                        "' was lost while it was being opened: " + failure.text);
+    return;
+  }
   // What a server says itself is told rather than that another one cannot be reached.
   const std::string& server = channel->server_name();
   if (failure.refused || !last_.refused || server == last_server_) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 
@@ -60,7 +61,8 @@ inline Since Earlier(const Since& a, const Since& b) {
 
 class SessionState {
  public:
-  explicit SessionState(SessionConfig config) : config_(std::move(config)) {
+  explicit SessionState(SessionConfig config)
+      : config_(std::move(config)), heard_(std::make_unique<Heard[]>(config_.channels)) {
     uuid_ = config_.uuid;
     epoch_ = config_.epoch;
     observe_ = config_.observe;
@@ -163,15 +165,30 @@ class SessionState {
     return ready_.fetch_add(1) + 1 == config_.channels && outage_.exchange(false);
   }
   void ChannelNotReady() { ready_.fetch_sub(1); }
-  // For a channel that is ready itself.
-  bool OthersReady() const { return ready_.load() > 1; }
+
+  // Channel `index` received something from its server, which others may want to know.
+  void NoteHeard(uint32_t index, int64_t now_ns) {
+    heard_[index].ns.store(now_ns, std::memory_order_relaxed);
+  }
+  bool OthersHeardSince(uint32_t index, int64_t ns) const {
+    for (uint32_t i = 0; i < config_.channels; ++i) {
+      if (i != index && heard_[i].ns.load(std::memory_order_relaxed) > ns) return true;
+    }
+    return false;
+  }
   void NoteOutage() { outage_ = true; }
 
  private:
+  // Each has a cache line of its own: they are written with every batch.
+  struct alignas(64) Heard {
+    std::atomic<int64_t> ns{INT64_MIN};
+  };
+
   // Completed writes may be lost. Precondition: loss_mutex_ is held.
   void NoteLoss();
 
   const SessionConfig config_;
+  const std::unique_ptr<Heard[]> heard_;  // by channel; any thread
   wire::Uuid uuid_;
   uint64_t epoch_ = 1;  // that the volume was held at, without a claim under way
   uint64_t claim_epoch_ = 0;

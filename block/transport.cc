@@ -4,8 +4,10 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <iterator>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -70,14 +72,26 @@ struct SocketConnector::Addresses {
   const Lookup lookup;
   std::mutex mutex;
   std::vector<SocketAddress> all;
+  std::vector<SocketAddress> found;  // by the last lookup that found others than the one before
   bool looking_up = false;
   int64_t next_lookup_ns = 0;
+
+  // Precondition: `mutex` is held.
+  void Take(std::vector<SocketAddress> now) {
+    // Name servers give their answers in another order each time.
+    if (std::ranges::is_permutation(now, found)) return;
+    all = now;
+    std::ranges::copy_if(found, std::back_inserter(all), [&](const SocketAddress& former) {
+      return std::ranges::find(now, former) == now.end();
+    });
+    found = std::move(now);
+  }
 };
 
 SocketConnector::SocketConnector(std::vector<SocketAddress> addresses,
                                  const SocketSettings& settings, Lookup lookup)
-    : addresses_(
-          new Addresses{.lookup = std::move(lookup), .mutex = {}, .all = std::move(addresses)}),
+    : addresses_(new Addresses{
+          .lookup = std::move(lookup), .mutex = {}, .all = addresses, .found = addresses}),
       settings_(settings) {}
 
 size_t SocketConnector::count() const {
@@ -111,7 +125,7 @@ void SocketConnector::Refresh(int64_t now_ns) {
     Result<std::vector<SocketAddress>> found = addresses->lookup();
     const std::lock_guard lock(addresses->mutex);
     // Who has no answer goes on with what it had.
-    if (found.ok()) addresses->all = std::move(*found);
+    if (found.ok()) addresses->Take(std::move(*found));
     addresses->looking_up = false;
   });
   if (started) return;

@@ -65,7 +65,8 @@ class SocketConnector final : public Connector {
   using Lookup = std::function<Result<std::vector<SocketAddress>>()>;
 
   // At least one address. `lookup`, if there is one, finds out the addresses anew. It may block:
-  // it runs in a thread of its own, which may outlive the connector.
+  // it runs in a thread of its own, which may outlive the connector. What was found before is kept
+  // behind the new ones: the server may not have moved yet, or not every name could be looked up.
   SocketConnector(std::vector<SocketAddress> addresses, const SocketSettings& settings,
                   Lookup lookup);
 

@@ -14,18 +14,21 @@ namespace {
 volatile std::sig_atomic_t came = 0;
 int wake = -1;
 
+void OnAlarm(int) { alarm(1); }
+
 void OnSignal(int number) {
   const int error = errno;
   came = number;
   const uint64_t one = 1;
   // It cannot fail: nobody else adds to the counter.
   [[maybe_unused]] const ssize_t ignored = write(wake, &one, sizeof(one));
+  // A write to a pipe may be about to block, and the signal then comes too early to end it.
+  struct sigaction again {};
+  again.sa_handler = OnAlarm;
+  sigaction(SIGALRM, &again, nullptr);
   alarm(1);
   errno = error;
 }
-
-// A write to a pipe may have been about to block when the signal came, which then did not end it.
-void OnAlarm(int) { alarm(1); }
 
 }  // namespace
 
@@ -33,9 +36,6 @@ Result<UniqueFd> CatchInterrupt() {
   UniqueFd fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!fd) return Status(errno, std::string("cannot create an eventfd: ") + strerror(errno));
   wake = fd.get();
-  struct sigaction again {};
-  again.sa_handler = OnAlarm;
-  sigaction(SIGALRM, &again, nullptr);
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction action {};
     sigaction(number, nullptr, &action);

@@ -5,7 +5,9 @@
  * A *session* is one opened volume. It has 1..n *channels*, each a connection to the server that
  * belongs to exactly one loop of the host and takes no lock. Unless said otherwise a session's
  * functions are called on the thread that opened it and a channel's on the thread of the loop it is
- * attached to. Functions return 0 or a negative errno. No thread is ever started.
+ * attached to. Functions return 0 or a negative errno. No thread is started, but for
+ * one that looks the servers' names up again when none of them answers any more: it ends by itself,
+ * maybe after cloudblk_session_close(), so do not unload this library.
  */
 #ifndef CLOUDBLK_H
 #define CLOUDBLK_H

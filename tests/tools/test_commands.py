@@ -345,6 +345,14 @@ def test_a_command_whose_server_is_gone_can_be_interrupted(proxy, path):
         assert process.stderr.read().endswith(b"cloudblk: interrupted\n")
 
 
+def test_an_alarm_that_was_set_before_ends_it(proxy):
+    def limit():
+        signal.alarm(1)
+
+    command = [CLIENT, "bench", proxy.uri("d0"), "--pattern", "randread", "--seconds", "30"]
+    assert subprocess.run(command, preexec_fn=limit, check=False, timeout=20).returncode == -signal.SIGALRM
+
+
 def test_what_nohup_ignores_does_not_interrupt(proxy, path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

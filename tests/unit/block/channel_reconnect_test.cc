@@ -131,6 +131,25 @@ TEST(ChannelReconnect, AsksWhereTheServersAreWhenAllOfThemHaveFailed) {
   EXPECT_EQ(f.connector.refreshes, 2);
 }
 
+TEST(ChannelReconnect, DoesNotAskWhileOthersAreServed) {
+  ManualLoop loop;
+  ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
+  ChannelFixture b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
+  a.Open();
+  b.Open();
+  loop.Advance(3 * kSecond);
+  a.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
+  b.Read(0, 512);
+  loop.Run();
+  a.addresses_tried.clear();
+  a.server.Cut();
+  while (a.addresses_tried.size() < 3) loop.Advance(kMs);
+  EXPECT_EQ(a.connector.refreshes, 0);
+  // They hear nothing any more.
+  loop.Advance(6 * kSecond);
+  EXPECT_GT(a.connector.refreshes, 0);
+}
+
 TEST(ChannelReconnect, WhoWasNeverInDoesNotAskAgain) {
   ChannelFixture f;
   f.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
@@ -382,22 +401,65 @@ TEST(ChannelLiveness, TheNextServerIsTriedAfterASilentOne) {
   EXPECT_EQ(f.connector.refreshes, 0);
 }
 
-TEST(ChannelLiveness, WhileOthersHearFromItsServerASilentConnectionComesBackToIt) {
+// Two channels of a session that know two servers.
+struct TwoChannels {
+  TwoChannels() {
+    a.Open();
+    b.Open();
+  }
+  // `busy`: the second channel reads all the time.
+  void Advance(int64_t seconds, bool busy) {
+    for (int64_t i = 0; i < seconds; ++i) {
+      if (busy) b.Read(0, 512);
+      loop.Advance(kSecond);
+    }
+  }
+
   ManualLoop loop;
-  ChannelFixture a(FixtureOptions{.addresses = 2, .channels = 2, .loop = &loop});
-  ChannelFixture b(
-      FixtureOptions{.addresses = 2, .channels = 2, .index = 1, .shared = &a.state, .loop = &loop});
-  a.Open();
-  b.Open();
-  a.server.hold = true;
-  a.server.silent = true;
-  a.Read(0, 512);
-  loop.Advance(29 * kSecond);
-  a.server.silent = false;
-  loop.Advance(2 * kSecond);
-  EXPECT_EQ(a.server.connections(), 2u);
-  EXPECT_TRUE(a.ready());
-  EXPECT_EQ(a.addresses_tried, (std::vector<size_t>{0, 0}));
+  ChannelFixture a{FixtureOptions{.addresses = 2, .channels = 2, .loop = &loop}};
+  ChannelFixture b{
+      FixtureOptions{.addresses = 2, .channels = 2, .index = 1, .shared = &a.state, .loop = &loop}};
+};
+
+TEST(ChannelLiveness, WhileOthersHearFromItsServerASilentConnectionComesBackToIt) {
+  TwoChannels f;
+  f.Advance(3, true);
+  f.a.server.silent = true;
+  f.a.Read(0, 512);
+  f.Advance(29, true);
+  f.a.server.silent = false;
+  f.Advance(2, true);
+  EXPECT_TRUE(f.a.ready());
+  EXPECT_EQ(f.a.addresses_tried, (std::vector<size_t>{0, 0}));
+}
+
+TEST(ChannelLiveness, OthersThatAreIdleDoNotHearFromIt) {
+  TwoChannels f;
+  f.Advance(3, false);
+  f.a.server.silent = true;
+  f.a.Read(0, 512);
+  f.Advance(29, false);
+  f.a.server.silent = false;
+  f.Advance(2, false);
+  EXPECT_EQ(f.a.addresses_tried, (std::vector<size_t>{0, 1}));
+}
+
+// A small handshake passes, what is larger does not.
+TEST(ChannelLiveness, ThatIsSilentOnceMoreItGoesElsewhere) {
+  TwoChannels f;
+  f.a.server.hold = true;
+  f.a.on_link = [&](size_t, MemoryLink*) { f.a.server.silent = false; };
+  f.Advance(3, true);
+  f.a.Read(0, 512);
+  for (int i = 0; i < 620; ++i) {
+    if (f.a.ready()) f.a.server.silent = true;
+    if (i % 10 == 0) f.b.Read(0, 512);
+    f.loop.Advance(kSecond / 10);
+  }
+  EXPECT_EQ(f.a.addresses_tried, (std::vector<size_t>{0, 0, 1}));
+  f.a.server.hold = false;
+  f.a.server.Cut();
+  f.Advance(5, false);
 }
 
 TEST(ChannelLiveness, AResizeThatTakesLongIsNoReasonToGoElsewhere) {

@@ -269,6 +269,18 @@ TEST_F(TwoServersTest, TheServerThatIsThereAndSilentIsTold) {
   EXPECT_EQ(opener.status().message(), "gave up after 1 s: server memory:1 does not answer");
 }
 
+TEST_F(TwoServersTest, AVolumeThatIsLostMeanwhileIsNotWaitedFor) {
+  b.server.silent = true;
+  Start();
+  ASSERT_TRUE(a.ready());
+  a.server.SendEvent(wire::EventKind::kRevoked, 0, "host b took it");
+  loop.Run();
+  EXPECT_TRUE(opener.done());
+  EXPECT_EQ(opener.status().message(),
+            "volume 'disk' was lost while it was being opened: host b took it");
+  EXPECT_EQ(opener.status().error(), ESTALE);
+}
+
 TEST_F(TwoServersTest, ARefusalFromBeforeTheVolumeWasOpenIsNotTold) {
   a.server.open.status = wire::Status::kBusy;
   a.server.open.retry_ms = 5000;

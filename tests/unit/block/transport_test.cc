@@ -95,10 +95,34 @@ TEST(SocketConnector, TakesTheAddressesThatALaterLookupFinds) {
   names.WaitUntilAsked(1);
   EXPECT_EQ(connector.Name(1), "tcp://127.0.0.2:1") << "meanwhile it goes on with what it has";
   names.Reply(Addresses({"tcp://127.0.0.3:1"}));
-  WaitFor([&] { return connector.count() == 1; });
+  WaitFor([&] { return connector.count() == 3; });
   EXPECT_EQ(connector.Name(0), "tcp://127.0.0.3:1");
-  EXPECT_EQ(connector.Name(1), "tcp://127.0.0.3:1") << "an index from before";
+  EXPECT_EQ(connector.Name(1), "tcp://127.0.0.1:1") << "it may not have moved yet";
+  EXPECT_EQ(connector.Name(2), "tcp://127.0.0.2:1");
+  EXPECT_EQ(connector.Name(3), "tcp://127.0.0.3:1") << "an index from a longer list";
   EXPECT_TRUE(names.signals_blocked()) << "they are the program's, not that thread's";
+}
+
+TEST(SocketConnector, KeepsWhatItHadUntilTheServersMoveAgain) {
+  NameService names;
+  SocketConnector connector(Addresses({"tcp://127.0.0.1:1", "tcp://127.0.0.2:1"}), {},
+                            names.lookup());
+  auto lookup = [&, now = int64_t{0}](const std::vector<std::string>& answer) mutable {
+    const int asked = names.asked();
+    WaitFor([&] {
+      connector.Refresh(now += 2 * kSecond);
+      return names.asked() > asked;
+    });
+    names.Reply(Addresses(answer));
+  };
+  lookup({"tcp://127.0.0.2:1", "tcp://127.0.0.1:1"});
+  lookup({"tcp://127.0.0.1:1"});
+  WaitFor([&] { return connector.Name(0) == "tcp://127.0.0.1:1"; });
+  lookup({"tcp://127.0.0.1:1"});
+  lookup({"tcp://127.0.0.3:1"});
+  WaitFor([&] { return connector.Name(0) == "tcp://127.0.0.3:1"; });
+  EXPECT_EQ(connector.count(), 2u);
+  EXPECT_EQ(connector.Name(1), "tcp://127.0.0.1:1");
 }
 
 TEST(SocketConnector, KeepsItsAddressesWhenALookupFails) {
