@@ -90,8 +90,10 @@ struct SocketConnector::Addresses {
 
 SocketConnector::SocketConnector(std::vector<SocketAddress> addresses,
                                  const SocketSettings& settings, Lookup lookup)
-    : addresses_(new Addresses{
-          .lookup = std::move(lookup), .mutex = {}, .all = addresses, .found = addresses}),
+    : addresses_(new Addresses{.lookup = std::move(lookup),
+                               .mutex = {},
+                               .all = addresses,
+                               .found = std::move(addresses)}),
       settings_(settings) {}
 
 size_t SocketConnector::count() const {
