@@ -11,8 +11,6 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -22,6 +20,7 @@
 #include <system_error>
 #include <vector>
 
+#include "block/decimal.h"
 #include "proxy/options.h"
 #include "proxy/server.h"
 
@@ -46,13 +45,6 @@ struct CommandLine {
 int Fail(const std::string& message, int code) {
   fmt::print(stderr, "cloudblk-proxy: {}\n", message);
   return code;
-}
-
-// The library alone would take 010 for octal.
-std::string MakeDecimal(std::string& text) {
-  if (text.empty() || !std::ranges::all_of(text, isdigit)) return text + " is not a number";
-  text.erase(0, std::min(text.find_first_not_of('0'), text.size() - 1));
-  return {};
 }
 
 void Describe(CLI::App* app, CommandLine* line) {

@@ -16,6 +16,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "block/decimal.h"
 #include "tools/bench.h"
 #include "tools/client.h"
 #include "tools/copy.h"
@@ -246,12 +247,6 @@ struct SizeValue : CLI::AsSizeValue {
   }
 };
 
-// The library alone would take 010 for octal and 0x10 for hexadecimal.
-std::string MakeDecimal(std::string& text) {
-  if (text.empty() || !std::ranges::all_of(text, isdigit)) return text + " is not a number";
-  text.erase(0, std::min(text.find_first_not_of('0'), text.size() - 1));
-  return {};
-}
 const CLI::Validator kDecimal(MakeDecimal, "");
 
 // The options that every command has.

@@ -161,6 +161,9 @@ def test_a_volume_follows_its_block_device(tmp_path, block_device):
     ([], 1, "--volume"),
     (["--config", "/no/such/file"], 1, "/no/such/file"),
     (["--sideways"], 2, "--sideways"),
+    (["--threads", "0x10"], 2, "0x10 is not a number"),
+    # 3600 if it were octal
+    (["--lease", "07020"], 2, "not in range"),
 ])
 def test_a_mistake_of_the_user_is_one_line(tmp_path, arguments, status, text):
     proxy = Daemon(tmp_path, {}, *arguments).launch()
