@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""scripts/count-results, by which a run of the tests is judged."""
+
+import subprocess
+
+import pytest
+
+from tests.support.paths import REPO
+
+RESULTS = """<testsuites><testsuite name="pytest">
+<testcase classname="tests.one" name="passes"/>
+<testcase classname="tests.one" name="fails[installed]"><failure message="no"/></testcase>
+<testcase classname="tests.one" name="cannot start"><error message="no"/></testcase>
+<testcase classname="tests.two" name="is skipped"><skipped message="no /dev/kvm"/></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.fixture
+def results(tmp_path):
+    path = tmp_path / "results.xml"
+    path.write_text(RESULTS)
+    return path
+
+
+def count_results(*arguments):
+    """Exit status and the lines of output."""
+    command = [str(word) for word in (REPO / "scripts/count-results", *arguments)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return run.returncode, run.stdout.splitlines()
+
+
+def test_counts(results):
+    assert count_results("--status", 1, results) == (0, ["1 passed, 2 failed, 1 skipped"])
+    assert count_results("--final", "--status", 1, results) == (1, ["1 passed, 2 failed, 1 skipped"])
+
+
+def test_a_layer_that_ends_without_results_has_failed(results, tmp_path):
+    arguments = ("--status", 1, results, "--status", 124, tmp_path / "missing.xml")
+    assert count_results("--final", *arguments) == (1, ["1 passed, 3 failed, 1 skipped"])
+
+
+def test_names_of_what_failed(results, tmp_path):
+    assert count_results("--failed", results) == (0, ["tests.one.fails[installed]", "tests.one.cannot start"])
+    assert count_results("--failed", tmp_path / "missing.xml") == (0, [])
