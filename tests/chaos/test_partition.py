@@ -16,7 +16,7 @@ from tests.support.paths import CLIENT
 @pytest.fixture
 def net():
     if not network.possible():
-        pytest.skip("network namespaces need root and the ip command")
+        pytest.skip("no network namespaces can be made here: that needs root")
     with network.Network() as made:
         yield made
 

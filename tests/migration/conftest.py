@@ -60,6 +60,6 @@ def machines(proxy):
 def net():
     """Two hosts for QEMU and one for the proxy."""
     if not network.possible():
-        pytest.skip("network namespaces need root and the ip command")
+        pytest.skip("no network namespaces can be made here: that needs root")
     with network.Switch(3) as made:
         yield made

@@ -132,8 +132,12 @@ class Switch(Namespaces):
 
 
 def possible():
+    """Whether network namespaces can be made here. Without the command ip, which scripts/setup installs, the
+    test fails."""
     try:
         with Network():
             return True
+    except FileNotFoundError:
+        raise
     except (OSError, subprocess.CalledProcessError, IndexError):
         return False

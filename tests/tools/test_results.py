@@ -11,6 +11,8 @@ RESULTS = """<testsuites><testsuite name="pytest">
 <testcase classname="tests.one" name="passes"/>
 <testcase classname="tests.one" name="fails[installed]"><failure message="no"/></testcase>
 <testcase classname="tests.one" name="cannot start"><error message="no"/></testcase>
+<testcase classname="Suite.Fails" name="Suite.Fails" status="fail"><failure message="no"/></testcase>
+<testcase name="one command"><failure/></testcase>
 <testcase classname="tests.two" name="is skipped"><skipped message="no /dev/kvm"/></testcase>
 </testsuite></testsuites>"""
 
@@ -30,15 +32,16 @@ def count_results(*arguments):
 
 
 def test_counts(results):
-    assert count_results("--status", 1, results) == (0, ["1 passed, 2 failed, 1 skipped"])
-    assert count_results("--final", "--status", 1, results) == (1, ["1 passed, 2 failed, 1 skipped"])
+    assert count_results("--status", 1, results) == (0, ["1 passed, 4 failed, 1 skipped"])
+    assert count_results("--final", "--status", 1, results) == (1, ["1 passed, 4 failed, 1 skipped"])
 
 
 def test_a_layer_that_ends_without_results_has_failed(results, tmp_path):
     arguments = ("--status", 1, results, "--status", 124, tmp_path / "missing.xml")
-    assert count_results("--final", *arguments) == (1, ["1 passed, 3 failed, 1 skipped"])
+    assert count_results("--final", *arguments) == (1, ["1 passed, 5 failed, 1 skipped"])
 
 
 def test_names_of_what_failed(results, tmp_path):
-    assert count_results("--failed", results) == (0, ["tests.one.fails[installed]", "tests.one.cannot start"])
+    names = ["tests.one.fails[installed]", "tests.one.cannot start", "Suite.Fails", "one command"]
+    assert count_results("--failed", results) == (0, names)
     assert count_results("--failed", tmp_path / "missing.xml") == (0, [])
