@@ -68,10 +68,12 @@ class Port:
 
 class Console(Lines):
     """Lines from a guest that moves. The lines of its load, which may come at any time, are sorted
-    out: done has what each worker had acknowledged at last, beats the times of these reports."""
+    out: done has what each worker had acknowledged at last, beats the times of these reports.
+    explain() says more of the guest when it is waited for in vain."""
 
-    def __init__(self):
+    def __init__(self, explain):
         self.port = None
+        self._explain = explain
         self._partial = b""
         self._lines = collections.deque()
         self.done = []
@@ -117,7 +119,10 @@ class Console(Lines):
         """Reads on until condition() gives something true, and returns that."""
         deadline = time.monotonic() + timeout
         while not (found := condition()):
-            self._sort(self.port.take(deadline))
+            try:
+                self._sort(self.port.take(deadline))
+            except (Timeout, Closed) as error:
+                raise type(error)(f"{error}; the load is at {self.done}\n{self._explain()}") from error
         return found
 
     def said(self, what):

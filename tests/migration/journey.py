@@ -86,7 +86,7 @@ class Journey:
 
     def boot(self, **properties):
         """Starts the guest on the host where it was last."""
-        self.console = Console()
+        self.console = Console(self._report)
         self.guest = self._start(self._here, self._devices(**properties))
         return self.guest
 
@@ -111,6 +111,10 @@ class Journey:
 
     def _uri(self):
         return f"tcp:{self._net.address(1 - self._here)}:{PORT}"
+
+    def _report(self):
+        running = [machine for machine in self._machines if machine.process.poll() is None]
+        return "\n".join(machine.report() for machine in running)
 
     def end(self):
         while self._machines:

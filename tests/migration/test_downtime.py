@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How long a guest stands still in a migration, beside virtio-blk-pci on a file that both hosts share."""
 
+import fcntl
 import os
 import statistics
 
@@ -18,7 +19,6 @@ PAUSE_MS = 10
 MEMORY_MS = 30
 ALLOWED_MS = 50
 SIZE = 64 << 20
-QUEUES = "num-queues=2,iothread=io0"
 
 
 class Stopwatch:
@@ -68,11 +68,14 @@ class Stopwatch:
 
 @pytest.fixture
 def urgent():
-    """Other tests run beside this one, and should not be measured."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, -15)
-    yield
-    os.setpriority(os.PRIO_PROCESS, 0, before)
+    """Other tests run beside this one, and should not be measured: those of a lower priority, and this
+    one with another release, which has to wait."""
+    with open(__file__, encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+        yield
+        os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 def acceptable(ours, theirs):
@@ -99,9 +102,11 @@ def test_downtime(net, tmp_path, record_property, release):
     drive = f"file,node-name=d0,filename={shared},cache.direct=on,aio=native"
     volumes = {"d0": file_uri(tmp_path / "d0", SIZE)}
     with Proxy(volumes, listen=f"tcp://{net.address(2)}:0", prefix=net.command(net.name(2))) as proxy:
-        disk = f"cloudblk-pci,server={proxy.uri('d0')},{QUEUES}"
+        disk = f"cloudblk-pci,server={proxy.uri('d0')},num-queues=2,iothread=io0"
         ours = Stopwatch(net, release, ["-device", disk])
-        theirs = Stopwatch(net, release, ["-blockdev", drive, "-device", f"virtio-blk-pci,drive=d0,{QUEUES}"])
+        # In the main loop, as from 8.2 on QEMU loses the interrupts of what its IOThread completes while the
+        # machine stops: they are put off to the end of the batch, when their notifiers may be closed already.
+        theirs = Stopwatch(net, release, ["-blockdev", drive, "-device", "virtio-blk-pci,drive=d0,num-queues=2"])
         try:
             compare(ours, theirs)
         finally:

@@ -20,6 +20,8 @@ SCRIPT_TIMEOUT = 120
 # One thread for both processors. With a thread each, one may translate an instruction while the other
 # overwrites it, and the old translation stays (QEMU 7.2 to 10.0). Linux patches its static keys like that: it
 # stood still at a breakpoint that was no longer there, when the clock source was chosen in a boot.
+# Its price: two processors never run at the same instant, and what is locked is no barrier then that an
+# IOThread would see. Of some million requests no interrupt and no kick was lost by that.
 ACCELERATOR = "tcg,thread=single"
 
 
