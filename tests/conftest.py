@@ -2,6 +2,7 @@
 """Fixtures of all Python tests."""
 
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -10,6 +11,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from tests.support.disk import CloudblkDisk, PlainDisk  # noqa: E402
 from tests.support.paths import COMPILED_IN, RELEASES, qemu_command  # noqa: E402
+
+# Under nohup the commands under test would ignore a hangup as well. What is handled here, they start with as usual.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_addoption(parser):
