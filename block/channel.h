@@ -183,7 +183,8 @@ class Channel final : public FdHandler, private ReceiverSink {
   void TryNextAddress();
 
   // --- channel_control.cc: what is said beside requests and replies ---------------------------
-  void AppendHandshake();
+  void AppendHello();
+  void AppendOpen();
   void SendClose();
   void SendRelease();
   int OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
@@ -245,6 +246,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   bool pinged_ = false;
   bool timer_armed_ = false;
   bool resize_sent_ = false;                // on this connection, and not answered
+  bool open_waits_ = false;                 // for the HELLO_REPLY, before it is sent
   ClaimStep open_step_ = ClaimStep::kNone;  // that the connection's OPEN was sent in
   bool claimed_ = true;  // the present claim needs no token from this channel any more
   bool release_wanted_ = false;

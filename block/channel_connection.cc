@@ -141,7 +141,7 @@ void Channel::FinishConnect() {
   }
   SetState(State::kHello);
   ArmForState();
-  AppendHandshake();
+  AppendHello();
   Send();
   UpdateWatch();
 }

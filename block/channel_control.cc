@@ -17,19 +17,25 @@ constexpr uint32_t kOfferedEntries = 512;
 
 }  // namespace
 
-// HELLO and OPEN go out together (SPEC.md 4.2): one round trip less.
-void Channel::AppendHandshake() {
+// HELLO and OPEN go out together (SPEC.md 4.2): one round trip less. But one that names a claimer
+// depends on what the server knows.
+void Channel::AppendHello() {
   const SessionConfig& config = session_->config();
   wire::Hello hello;
   hello.max_frame_payload = kOfferedPayload;
   hello.max_frame_entries = kOfferedEntries;
-  hello.features = wire::Feature::kHoleReply;
+  hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer;
   if (config.payload_crc) {
     hello.features |= wire::Feature::kPayloadCrc;
     hello.required_features = wire::Feature::kPayloadCrc;
   }
   AppendControl(wire::FrameType::kHello, hello, wire::kHelloSize, "", &outbox_);
+  open_waits_ = !session_->ClaimerOf(session_->claim()).IsNil();
+  if (!open_waits_) AppendOpen();
+}
 
+void Channel::AppendOpen() {
+  const SessionConfig& config = session_->config();
   wire::Open open;
   open_step_ = session_->claim();
   open.session = session_->uuid();
@@ -51,6 +57,9 @@ void Channel::AppendHandshake() {
     // Only the first channel takes over, and only once: a session that lost the volume must not
     // fence its successor.
     open.flags |= wire::OpenFlag::kTakeover;
+  }
+  if (open_waits_ && (hello_.features & wire::Feature::kClaimer) != 0) {
+    open.claimer = session_->ClaimerOf(open_step_);
   }
   open.volume_name_length = static_cast<uint16_t>(config.volume.size());
   open.client_name_length = static_cast<uint16_t>(config.client_name.size());
@@ -172,6 +181,8 @@ int Channel::OnHelloReply(std::span<const uint8_t> section, std::string_view tex
     return Violation("HELLO_REPLY grants what was not asked for");
   }
   SetState(State::kOpen);
+  // Sent when the pass that we are in ends.
+  if (open_waits_) AppendOpen();
   return 0;
 }
 

@@ -22,6 +22,7 @@ wire::Uuid UuidOf(const uint8_t (&bytes)[16]) {
 
 void SessionState::BeginRelease() {
   assert(!released_ && !observe_);
+  epoch_claimed_ = epoch_claimed_ || ClaimsWithToken(claim());
   epoch_ = epoch();
   claim_ = ClaimStep::kNone;
   token_ = RandomUuid();
@@ -37,6 +38,7 @@ void SessionState::Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uui
                          uint64_t generation, bool unflushed, bool lost) {
   uuid_ = uuid;
   epoch_ = epoch;
+  epoch_claimed_ = false;
   claim_epoch_ = epoch + kClaimStep;
   token_ = token;
   observe_ = false;
@@ -55,6 +57,7 @@ void SessionState::Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uui
 void SessionState::BeginClaim() {
   assert(released_);
   released_ = false;
+  if (claimer_.IsNil()) claimer_ = RandomUuid();
   claim_ = release_confirmed_ ? ClaimStep::kToken : ClaimStep::kTryToken;
 }
 

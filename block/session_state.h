@@ -44,6 +44,10 @@ enum class ClaimStep {
   kTryNone,   // as kNone, after such a RELEASE: the server may never have seen it
 };
 
+inline bool ClaimsWithToken(ClaimStep step) {
+  return step == ClaimStep::kToken || step == ClaimStep::kTryToken;
+}
+
 // Above the epoch of the RELEASE. They differ, so that a token that is sent again, because its
 // answer was lost, tells who sent it.
 inline constexpr uint64_t kReclaimStep = 1;
@@ -86,11 +90,12 @@ class SessionState {
   }
   // What the next OPEN says.
   ClaimStep claim() const { return claim_.load(); }
-  uint64_t EpochOf(ClaimStep step) const {
-    const bool with_token = step == ClaimStep::kToken || step == ClaimStep::kTryToken;
-    return with_token ? claim_epoch_ : epoch_;
-  }
+  uint64_t EpochOf(ClaimStep step) const { return ClaimsWithToken(step) ? claim_epoch_ : epoch_; }
   uint64_t epoch() const { return EpochOf(claim()); }
+  // What an OPEN in that step names as its claimer; nil where no claim of ours reached the epoch.
+  wire::Uuid ClaimerOf(ClaimStep step) const {
+    return ClaimsWithToken(step) || epoch_claimed_ ? claimer_ : wire::Uuid{};
+  }
   // Fixes the epoch that was reached and draws a new token, which is about to be sent in a RELEASE.
   void BeginRelease();
   // `confirmed`: the server said so. Else it may or may not have happened.
@@ -190,8 +195,12 @@ class SessionState {
   const SessionConfig config_;
   const std::unique_ptr<Heard[]> heard_;  // by channel; any thread
   wire::Uuid uuid_;
-  uint64_t epoch_ = 1;  // that the volume was held at, without a claim under way
+  uint64_t epoch_ = 1;          // that the volume was held at, without a claim under way
+  bool epoch_claimed_ = false;  // it was reached by a claim of ours
   uint64_t claim_epoch_ = 0;
+  // Drawn with the first claim. It tells us from others who resume the same saved state, and so is
+  // never part of one.
+  wire::Uuid claimer_;
   wire::Uuid token_;
   bool observe_ = false;
   bool released_ = false;

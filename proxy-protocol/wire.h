@@ -137,6 +137,7 @@ struct Open {
   Uuid token;                       // nil, or the token of a RELEASE that makes ACTIVE a claim
   uint16_t volume_name_length = 0;  // payload: volume name, then client name (UTF-8, no NUL)
   uint16_t client_name_length = 0;
+  Uuid claimer;  // nil, or who claimed the epoch; nil unless CLAIMER is in force
 };
 
 struct OpenReply {

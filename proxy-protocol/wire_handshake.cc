@@ -87,7 +87,8 @@ size_t Encode(const Open& m, std::span<uint8_t> bytes) {
   out.Id(m.token);
   out.U16(m.volume_name_length);
   out.U16(m.client_name_length);
-  out.Pad(20);
+  out.Pad(4);
+  out.Id(m.claimer);
   return out.size();
 }
 
@@ -106,7 +107,8 @@ DecodeError Decode(std::span<const uint8_t> bytes, Open* m) {
   m->token = in.Id();
   m->volume_name_length = in.U16();
   m->client_name_length = in.U16();
-  in.Pad(20);
+  in.Pad(4);
+  m->claimer = in.Id();
   if ((m->flags & ~uint32_t{OpenFlag::kAll}) != 0) return DecodeError::kReservedSet;
   if (m->channel >= m->channel_count || m->session.IsNil() || m->volume_name_length == 0 ||
       m->volume_name_length > kMaxVolumeName || m->client_name_length > kMaxClientName) {

@@ -64,7 +64,8 @@
 // Bits. X(Name, bit number, "words")
 #define CLOUDBLK_FEATURES(X)      \
   X(PayloadCrc, 0, "PAYLOAD_CRC") \
-  X(HoleReply, 1, "HOLE_REPLY")
+  X(HoleReply, 1, "HOLE_REPLY")   \
+  X(Claimer, 2, "CLAIMER")
 
 #define CLOUDBLK_REQUEST_FLAGS(X) X(Fua, 0, "FUA")
 

@@ -158,6 +158,7 @@ bool Connection::OnHello(std::span<const uint8_t> section) {
   limits_.max_payload = reply.max_frame_payload;
   limits_.payload_crc = (reply.features & wire::Feature::kPayloadCrc) != 0;
   hole_reply_ = (reply.features & wire::Feature::kHoleReply) != 0;
+  claimer_ = (reply.features & wire::Feature::kClaimer) != 0;
   reader_.set_limits(limits_);
   writer_.set_limits(limits_);
   SetState(State::kOpen);
@@ -168,6 +169,10 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   OpenRequest request;
   const wire::DecodeError error = wire::Decode(section, &request.open);
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  // Where it is not in force, that part of the OPEN is reserved.
+  if (!claimer_ && !request.open.claimer.IsNil()) {
+    return Violation(wire::Describe(wire::DecodeError::kReservedSet));
+  }
   const size_t name_length = request.open.volume_name_length;
   if (payload.size() != name_length + request.open.client_name_length) {
     return Violation("the names of an OPEN do not fill its payload");

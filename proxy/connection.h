@@ -154,6 +154,7 @@ class Connection final : public FdHandler,
   // Negotiated.
   wire::FrameLimits limits_;
   bool hole_reply_ = false;
+  bool claimer_ = false;
   // Of the session.
   Volume* volume_ = nullptr;
   std::string client_name_;

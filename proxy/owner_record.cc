@@ -47,13 +47,16 @@ bool AddHolder(std::istringstream* line, OwnerRecord* record) {
 bool AddSpent(std::istringstream* line, OwnerRecord* record) {
   std::string session;
   std::string token;
+  std::string id;
   if (!(*line >> session >> token)) return false;
   const std::optional<wire::Uuid> spent = ParseUuid(token);
+  const std::optional<wire::Uuid> claimer = *line >> id ? ParseUuid(id) : wire::Uuid{};
+  if (!spent || !claimer) return false;
   for (OwnerRecord::Holder& holder : record->holders) {
-    if (spent && ToString(holder.session) == session) {
-      holder.spent = *spent;
-      return true;
-    }
+    if (ToString(holder.session) != session) continue;
+    holder.spent = *spent;
+    holder.claimer = *claimer;
+    return true;
   }
   return false;
 }
@@ -103,8 +106,11 @@ std::string Format(const OwnerRecord& record) {
                         holder.token ? ToString(*holder.token) : "-", OneLine(holder.client_name));
   }
   for (const OwnerRecord::Holder& holder : record.holders) {
-    if (holder.spent.IsNil()) continue;
-    text += fmt::format("spent {} {}\n", ToString(holder.session), ToString(holder.spent));
+    if (holder.spent.IsNil() && holder.claimer.IsNil()) continue;
+    text += fmt::format("spent {} {}", ToString(holder.session), ToString(holder.spent));
+    // Releases before it was kept read the line to here.
+    if (!holder.claimer.IsNil()) text += " " + ToString(holder.claimer);
+    text += '\n';
   }
   for (const wire::Uuid& uuid : record.last) text += fmt::format("last {}\n", ToString(uuid));
   return text;

@@ -23,6 +23,7 @@ struct OwnerRecord {
     bool read_only = false;
     std::optional<wire::Uuid> token;  // released, and waiting to be claimed
     wire::Uuid spent;                 // the token that made this epoch active; nil: none did
+    wire::Uuid claimer;               // of this epoch; nil: has no id, or is not known
     std::string client_name;
 
     bool operator==(const Holder&) const = default;

@@ -174,6 +174,7 @@ void Ownership::ActivateObservers(Session* session, const Operation& claim) {
   for (auto it = observers_.begin(); it != observers_.end();) {
     const wire::Open& open = it->second.open;
     const bool same = open.session == session->uuid && open.epoch == claim.request.open.epoch &&
+                      open.claimer == claim.request.open.claimer &&
                       it->second.client_name == claim.request.client_name;
     if (!same) {
       ++it;
@@ -219,12 +220,14 @@ OwnershipAnswer Ownership::CommitOpen(Operation* operation) {
   const bool claims = FindToken(open.token) != nullptr;
   DropLosers(*operation);
   Session& session = sessions_[ToString(open.session)];
-  const bool fresh = session.channels.empty() || session.epoch != open.epoch;
+  const bool new_epoch = session.epoch != open.epoch;
+  const bool fresh = session.channels.empty() || new_epoch;
   if (claims) {
     session.spent = open.token;
-  } else if (session.epoch != open.epoch) {
+  } else if (new_epoch) {
     session.spent = {};
   }
+  if (new_epoch || !session.claimer) session.claimer = open.claimer;
   if (fresh) {
     session.uuid = open.session;
     session.epoch = open.epoch;
@@ -282,6 +285,7 @@ OwnershipAnswer Ownership::CommitClaim(Operation* operation) {
   session.epoch = operation->message.epoch;
   session.token.reset();
   session.spent = operation->message.token;
+  session.claimer = claimer.open.claimer;
   session.channel_count = claimer.open.channel_count;
   session.share_rw = SharesRw(claimer.open);
   session.read_only = OnlyReads(claimer.open);
@@ -371,6 +375,7 @@ cloudblk::Status Ownership::LoadRecord() {
     session.address = "not seen since the proxy started";
     session.token = holder.token;
     session.spent = holder.spent;
+    if (!holder.claimer.IsNil()) session.claimer = holder.claimer;
     session.lost_ns = clock_();
     last_.push_back(holder.session);
     spdlog::info("volume '{}': was held by {}; only it may resume for {} s", volume_,
@@ -384,7 +389,8 @@ OwnerRecord Ownership::Record() const {
   OwnerRecord record;
   for (const auto& [uuid, session] : sessions_) {
     record.holders.push_back({session.uuid, session.epoch, session.share_rw, session.read_only,
-                              session.token, session.spent, session.client_name});
+                              session.token, session.spent, session.claimer.value_or(wire::Uuid{}),
+                              session.client_name});
   }
   if (record.holders.empty()) record.last = last_;
   return record;

@@ -105,6 +105,9 @@ class Ownership {
     int64_t lost_ns = 0;  // when the last connection was lost; valid while there is none
     std::optional<wire::Uuid> token;  // released: not active, reserved for who has the token
     wire::Uuid spent;                 // the token that made this epoch active; nil: none did
+    // Who claimed this epoch (SPEC.md 11.9); nil: who has no id. Nothing: the record does not tell,
+    // and the first who resumes is taken for it.
+    std::optional<wire::Uuid> claimer;
 
     bool connected() const;
   };
@@ -163,6 +166,8 @@ class Ownership {
   Session* SessionOf(const Peer* peer);
   bool Expired(const Session& session) const;
   OwnershipAnswer Busy(const Session& holder) const;
+  // Why nobody else may resume the state that has been resumed as `session`.
+  std::string Resumed(const Session& session) const;
   // A lock of the storage, from before a session is active until none is.
   OwnershipAnswer Lock();
   void UnlockIfFree();

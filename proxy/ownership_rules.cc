@@ -16,6 +16,13 @@ OwnershipAnswer Refuse(wire::Status status, std::string text, uint64_t epoch = 0
   return {status, std::move(text), epoch, 0};
 }
 
+std::string NotReserved(const std::string& volume) {
+  return fmt::format(
+      "volume '{}' is not reserved for this token (any more): the state that it belongs to was "
+      "resumed already, or its source went on; start the machine from its disk",
+      volume);
+}
+
 std::string NameOf(const std::string& client_name) {
   return client_name.empty() ? "a client without a name" : "'" + client_name + "'";
 }
@@ -59,8 +66,7 @@ OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
   const bool has_token = !open.token.IsNil() && !Repeats(open, own);
   Session* released = has_token ? FindToken(open.token) : nullptr;
   if (has_token && released == nullptr) {
-    return Refuse(wire::Status::kBadToken,
-                  fmt::format("volume '{}' is not reserved for this token (any more)", volume_));
+    return Refuse(wire::Status::kBadToken, NotReserved(volume_));
   }
   if (own != nullptr && own->token && !has_token && !takeover) return Busy(*own);
   answer = JudgeOthers(operation, operation->request, takeover);
@@ -82,9 +88,14 @@ OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
 OwnershipAnswer Ownership::JudgeOwnSession(const wire::Open& open, const Session* own) {
   if (own != nullptr && own->epoch > open.epoch) {
     return Refuse(wire::Status::kStale,
-                  fmt::format("the session is at epoch {} already", own->epoch), own->epoch);
+                  fmt::format("the session is at epoch {} already", own->epoch) +
+                      (open.token.IsNil() ? "" : ": " + Resumed(*own)),
+                  own->epoch);
   }
   const bool same_epoch = own != nullptr && own->epoch == open.epoch;
+  if (same_epoch && own->claimer && *own->claimer != open.claimer) {
+    return Refuse(wire::Status::kFenced, Resumed(*own), own->epoch);
+  }
   if (same_epoch) {
     const auto channel = own->channels.find(open.channel);
     if (channel != own->channels.end() && channel->second.incarnation >= open.incarnation) {
@@ -161,8 +172,7 @@ OwnershipAnswer Ownership::JudgeRelease(Operation* operation) {
 OwnershipAnswer Ownership::JudgeClaim(Operation* operation) {
   Session* released = FindToken(operation->message.token);
   if (released == nullptr) {
-    return Refuse(wire::Status::kBadToken,
-                  fmt::format("volume '{}' is not reserved for this token (any more)", volume_));
+    return Refuse(wire::Status::kBadToken, NotReserved(volume_));
   }
   if (operation->message.epoch <= released->epoch) {
     return Refuse(wire::Status::kInvalid,
@@ -232,6 +242,16 @@ OwnershipAnswer Ownership::Busy(const Session& holder) const {
   text += fmt::format(", which is not connected; its lease ends in {:.1f} s: wait, or use takeover",
                       static_cast<double>(left_ms) / 1000);
   return {wire::Status::kBusy, std::move(text), holder.epoch, static_cast<uint32_t>(left_ms)};
+}
+
+std::string Ownership::Resumed(const Session& session) const {
+  std::string text = fmt::format("the state that this client resumes was resumed by {} ({})",
+                                 NameOf(session.client_name), session.address);
+  if (!session.since.empty()) text += " since " + session.since;
+  return text + fmt::format(
+                    ", who was given volume '{}' and may have changed it; a state can be resumed "
+                    "once only: start the machine from its disk",
+                    volume_);
 }
 
 OwnershipAnswer Ownership::Lock() {

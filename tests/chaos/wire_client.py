@@ -14,6 +14,7 @@ READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(1, 6)
  NO_SUCH_VOLUME, BUSY, STALE, FENCED, VOLUME_CHANGED, BAD_TOKEN, BAD_VERSION, BAD_FEATURE, PROTOCOL,
  SHUTTING_DOWN, TOO_MANY) = range(20)
 ACTIVE, OPEN_READ_ONLY, SHARE_RW, TAKEOVER, RESUME = 1, 2, 4, 8, 16
+PAYLOAD_CRC, HOLE_REPLY, CLAIMER = 1, 2, 4
 RESIZED, GOING_AWAY, REVOKED = 1, 2, 3
 END_SESSION = 1
 FUA = 1
@@ -127,12 +128,12 @@ class Client:
 
     def open(self, volume="disk", session=None, epoch=1, channel=0, channels=1, incarnation=1,
              flags=ACTIVE, volume_uuid=b"\0" * 16, generation=0, token=b"\0" * 16, name="pytest",
-             wait=True):
+             claimer=b"\0" * 16, wait=True):
         self.session = session or uuid.uuid4().bytes
         self.epoch = epoch
-        section = struct.pack("<16sQIIQI4x16sQ16sHH20x", self.session, epoch, channel, channels,
+        section = struct.pack("<16sQIIQI4x16sQ16sHH4x16s", self.session, epoch, channel, channels,
                               incarnation, flags, volume_uuid, generation, token,
-                              len(volume.encode()), len(name.encode()))
+                              len(volume.encode()), len(name.encode()), claimer)
         self.send(OPEN, section, volume.encode() + name.encode())
         if wait:
             self.opened()

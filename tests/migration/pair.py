@@ -53,6 +53,8 @@ def move_driver(driver, machine):
     machine._free = driver.machine._free
     driver.machine = driver.pci.machine = machine
     driver.registers._machine = machine
+    for queue in driver.queues:
+        queue.move(machine)
 
 
 class Load:

@@ -163,8 +163,7 @@ class SplitQueue:
     """A split virtqueue. add() makes a chain available, used() takes what came back."""
 
     def __init__(self, machine, size, event_idx):
-        self._memory = machine.memory
-        self._words = memoryview(machine.memory).cast("H")
+        self.move(machine)
         self.size = size
         self._event_idx = event_idx
         self.desc = machine.alloc(16 * size + 4096 + 8 * size + 8192, 4096)
@@ -175,6 +174,11 @@ class SplitQueue:
         self._avail = 0
         self._seen = 0
         self._told = 0
+
+    def move(self, machine):
+        """From now on it lies in that machine's memory, where it is now."""
+        self._memory = machine.memory
+        self._words = memoryview(machine.memory).cast("H")
 
     def _word(self, address):
         return struct.unpack_from("<H", self._memory, address)[0]
@@ -244,7 +248,7 @@ class PackedQueue:
     """A packed virtqueue, with the interface of SplitQueue."""
 
     def __init__(self, machine, size, event_idx):
-        self._memory = machine.memory
+        self.move(machine)
         self.size = size
         self._event_idx = event_idx
         self.desc = machine.alloc(16 * size, 4096)
@@ -256,6 +260,9 @@ class PackedQueue:
         self._next, self._wrap = 0, 1
         self._used, self._used_wrap = 0, 1
         self._added = 0
+
+    def move(self, machine):
+        self._memory = machine.memory
 
     def _flags(self, wrap):
         return PACKED_AVAIL if wrap else PACKED_USED

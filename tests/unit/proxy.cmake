@@ -15,6 +15,7 @@ target_compile_definitions(proxy_backend_test PRIVATE
 
 cloudblk_test(proxy_ownership_test
   SOURCES
+    proxy/ownership_claimer_test.cc
     proxy/ownership_move_test.cc
     proxy/ownership_test.cc
   LIBS cloudblk_proxy_lib

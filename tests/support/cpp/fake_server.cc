@@ -27,7 +27,7 @@ std::vector<std::pair<uint64_t, uint64_t>> Written(const FakeServer::Seen& seen)
 }  // namespace
 
 FakeServer::FakeServer(uint64_t size) : disk(size, '\0') {
-  hello.features = wire::Feature::kHoleReply;
+  hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer;
   hello.max_frame_payload = 256 << 10;
   hello.max_frame_entries = 512;
   hello.server.bytes[0] = 1;
@@ -168,7 +168,8 @@ void FakeServer::OnHello(std::span<const uint8_t> section) {
 void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view payload) {
   wire::Open message;
   EXPECT_EQ(wire::Decode(section, &message), wire::DecodeError::kOk);
-  // SPEC.md 6.5, number 4.
+  EXPECT_TRUE(message.claimer.IsNil() || (hello.features & wire::Feature::kClaimer) != 0);
+  // SPEC.md 6.5, number 6.
   uint64_t& last = incarnations_[{message.session.bytes, message.channel}];
   EXPECT_GT(message.incarnation, last);
   last = message.incarnation;

@@ -125,6 +125,18 @@ class Client {
     server.Do([&](FakeServer* fake) { open = fake->opens.back(); });
     return open;
   }
+  uint32_t Opens() {
+    uint32_t count = 0;
+    server.Do([&](FakeServer* fake) { count = static_cast<uint32_t>(fake->opens.size()); });
+    return count;
+  }
+  // The connection ends, and there is another. Precondition: it is ready.
+  void CutAndWait() {
+    const Channel* channel = session->channel(0);
+    server.Do([](FakeServer* fake) { fake->Cut(); });
+    while (channel->state() == Channel::State::kReady) loop->RunOnce(-1);
+    while (channel->state() != Channel::State::kReady) loop->RunOnce(-1);
+  }
   static void Complete(void* opaque, const CloudblkCompletion* done, uint32_t) {
     static_cast<Client*>(opaque)->result = done[0].result;
   }
@@ -248,10 +260,7 @@ TEST_F(SessionMoveTest, TheTokenIsOnlyShownUntilItWasTaken) {
   ASSERT_TRUE(Adopt().ok());
   ASSERT_TRUE(destination.Claim());
   EXPECT_FALSE(destination.LastOpen().token.IsNil());
-  destination.server.Do([](FakeServer* fake) { fake->Cut(); });
-  const Channel* channel = destination.session->channel(0);
-  while (channel->state() == Channel::State::kReady) destination.loop->RunOnce(-1);
-  while (channel->state() != Channel::State::kReady) destination.loop->RunOnce(-1);
+  destination.CutAndWait();
   EXPECT_TRUE(destination.LastOpen().token.IsNil());
   EXPECT_EQ(destination.LastOpen().epoch, 3u);
 }
@@ -267,6 +276,90 @@ TEST_F(SessionMoveTest, WhoWasGivenNothingClaimsNothing) {
   EXPECT_FALSE(destination.Claim());
   EXPECT_EQ(source.session->Adopt(source.Identity()).error(), EPERM);
   EXPECT_EQ(destination.session->Release(kSecond).error(), EPERM);
+}
+
+// --- Who claims (SPEC.md 11.9) -------------------------------------------------------------------
+
+TEST_F(SessionMoveTest, WhoClaimsNamesItselfInEveryOpenOfTheEpoch) {
+  EXPECT_TRUE(source.LastOpen().claimer.IsNil());
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(Adopt().ok());
+  ASSERT_TRUE(destination.Claim());
+  const wire::Uuid claimer = destination.LastOpen().claimer;
+  EXPECT_FALSE(claimer.IsNil());
+  destination.CutAndWait();
+  EXPECT_TRUE(destination.LastOpen().token.IsNil());
+  EXPECT_EQ(destination.LastOpen().claimer, claimer);
+}
+
+TEST_F(SessionMoveTest, AnEpochThatNoClaimReachedHasNoClaimer) {
+  source.session->channel(0)->Attach({source.loop.get(), Client::Complete, &source, nullptr});
+  source.CutAndWait();
+  EXPECT_EQ(source.LastOpen().incarnation, 2u);
+  EXPECT_TRUE(source.LastOpen().claimer.IsNil());
+}
+
+TEST_F(SessionMoveTest, WhoTakesItBackNamesItselfToo) {
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(source.Claim());
+  const wire::Uuid claimer = source.LastOpen().claimer;
+  EXPECT_FALSE(claimer.IsNil());
+  // Nor does a RELEASE that fails make the epoch another.
+  source.Park();
+  source.server.Do([](FakeServer* fake) {
+    fake->judge_release = [](const wire::TokenMessage&) { return Code::kNotActive; };
+  });
+  EXPECT_EQ(Release().error(), EPERM);
+  source.session->channel(0)->Attach({source.loop.get(), Client::Complete, &source, nullptr});
+  source.CutAndWait();
+  EXPECT_EQ(source.LastOpen().epoch, 2u);
+  EXPECT_EQ(source.LastOpen().claimer, claimer);
+}
+
+// A machine that was saved and is started twice.
+TEST_F(SessionMoveTest, TwoThatAdoptOneStateNameThemselvesDifferently) {
+  Client second{&owner, true};
+  ASSERT_TRUE(Release().ok());
+  const CloudblkIdentity state = source.Identity();
+  ASSERT_TRUE(destination.session->Adopt(state).ok());
+  ASSERT_TRUE(second.session->Adopt(state).ok());
+  ASSERT_TRUE(destination.Claim());
+  ASSERT_TRUE(second.Claim());  // for all that this server knows
+  EXPECT_EQ(destination.LastOpen().token, second.LastOpen().token);
+  EXPECT_EQ(destination.LastOpen().epoch, second.LastOpen().epoch);
+  EXPECT_NE(destination.LastOpen().claimer, second.LastOpen().claimer);
+}
+
+// Its part of the OPEN is reserved there, and FakeServer looks.
+TEST_F(SessionMoveTest, AServerThatDoesNotKnowOfClaimersIsToldNone) {
+  destination.server.Do([](FakeServer* fake) { fake->hello.features = wire::Feature::kHoleReply; });
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(Adopt().ok());
+  ASSERT_TRUE(destination.Claim());
+  EXPECT_FALSE(destination.LastOpen().token.IsNil());
+  EXPECT_TRUE(destination.LastOpen().claimer.IsNil());
+  EXPECT_EQ(destination.Do(CLOUDBLK_OP_WRITE), 0);
+}
+
+TEST_F(SessionMoveTest, AServerThatLearnsOfClaimersIsTold) {
+  destination.server.Do([](FakeServer* fake) {
+    fake->hello.features = wire::Feature::kHoleReply;
+    fake->lose_open = Lose::kAnswer;
+  });
+  ASSERT_TRUE(Release().ok());
+  ASSERT_TRUE(Adopt().ok());
+  Channel* channel = destination.session->channel(0);
+  channel->Attach({destination.loop.get(), Client::Complete, &destination, nullptr});
+  const uint32_t before = destination.Opens();
+  ASSERT_TRUE(destination.session->Claim().ok());
+  // Whose answer was lost with the server that was replaced.
+  while (destination.Opens() == before) destination.loop->RunOnce(10'000'000);
+  destination.server.Do([](FakeServer* fake) {
+    fake->hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer;
+  });
+  while (channel->state() != Channel::State::kReady) destination.loop->RunOnce(-1);
+  EXPECT_FALSE(destination.LastOpen().token.IsNil());
+  EXPECT_FALSE(destination.LastOpen().claimer.IsNil());
 }
 
 // The connection ends with the RELEASE or with a claim, before the server has seen it or before it

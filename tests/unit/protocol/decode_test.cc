@@ -19,6 +19,7 @@ const GoldenFrame kFrames[] = {
     {"Hello", golden::kHello},
     {"HelloReply", golden::kHelloReply},
     {"Open", golden::kOpen},
+    {"OpenClaimer", golden::kOpenClaimer},
     {"OpenReply", golden::kOpenReply},
     {"OpenReplyBusy", golden::kOpenReplyBusy},
     {"Request", golden::kRequest},

@@ -54,7 +54,7 @@ TEST(GoldenTest, HelloReply) {
   EXPECT_EQ(got.server, CountingUuid(0x10));
 }
 
-TEST(GoldenTest, Open) {
+Open AnOpen() {
   Open open;
   open.session = CountingUuid(0x20);
   open.epoch = 7;
@@ -67,6 +67,21 @@ TEST(GoldenTest, Open) {
   open.token = CountingUuid(0x40);
   open.volume_name_length = 2;
   open.client_name_length = 5;
+  return open;
+}
+
+TEST(GoldenTest, OpenThatNamesItsClaimer) {
+  Open open = AnOpen();
+  open.claimer = CountingUuid(0x50);
+  EXPECT_EQ(Frame(FrameType::kOpen, open, FromText("d0web-1")), FromHex(golden::kOpenClaimer));
+  Bytes payload;
+  const auto got = DecodeGolden<Open>(golden::kOpenClaimer, FrameType::kOpen, &payload);
+  EXPECT_EQ(got.claimer, open.claimer);
+  EXPECT_EQ(got.token, open.token);
+}
+
+TEST(GoldenTest, Open) {
+  const Open open = AnOpen();
   EXPECT_EQ(Frame(FrameType::kOpen, open, FromText("d0web-1")), FromHex(golden::kOpen));
   Bytes payload;
   const auto got = DecodeGolden<Open>(golden::kOpen, FrameType::kOpen, &payload);
@@ -81,6 +96,7 @@ TEST(GoldenTest, Open) {
   EXPECT_EQ(got.token, open.token);
   EXPECT_EQ(got.volume_name_length, 2);
   EXPECT_EQ(got.client_name_length, 5);
+  EXPECT_TRUE(got.claimer.IsNil());
   EXPECT_EQ(payload, FromText("d0web-1"));
 }
 

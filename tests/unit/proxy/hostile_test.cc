@@ -146,6 +146,10 @@ TEST_F(HostileTest, ReservedBitsAndBadTextsAreRefused) {
   EXPECT_THAT(DroppedWhenReady(RequestFrame({discard}, range)), HasSubstr("reserved"));
   EXPECT_THAT(Dropped(HelloFrame() + OpenFrame(OpenOf(1), "di\xffsk")), HasSubstr("UTF-8"));
   wire::Open open = OpenOf(1);
+  open.claimer.bytes[15] = 1;  // which is there only where CLAIMER was agreed on
+  EXPECT_THAT(Dropped(HelloFrame(wire::Feature::kHoleReply) + OpenFrame(open)),
+              HasSubstr("reserved"));
+  open = OpenOf(1);
   open.volume_name_length = 4;
   EXPECT_THAT(Dropped(HelloFrame() + Frame(wire::FrameType::kOpen, Encoded(open), Text("dis"))),
               HasSubstr("names"));

@@ -121,6 +121,10 @@ class OwnershipTest : public testing::Test {
     request.open.token = Id(token);
     return request;
   }
+  static OpenRequest ClaimedBy(uint8_t claimer, OpenRequest request) {
+    request.open.claimer = Id(claimer);
+    return request;
+  }
   // Of one of the session's two connections.
   static OpenRequest OneOfTwo(uint16_t channel, OpenRequest request) {
     request.open.channel_count = 2;

@@ -448,7 +448,7 @@ TEST(OwnerRecordTest, KeepsNoPartOfACharacter) {
   std::string name;
   // 3 bytes each
   for (int i = 0; i < 40; ++i) name += "\u4eee";
-  record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, name});
+  record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, {}, name});
   const std::string kept = ParseOwnerRecord(Format(record)).value().holders.at(0).client_name;
   EXPECT_EQ(kept, name.substr(0, 63));
 }
@@ -458,7 +458,7 @@ TEST(OwnerRecordTest, ANameAddsNoLine) {
   wire::Uuid uuid;
   uuid.bytes.fill(0xab);
   const std::string name = "host\nlast " + ToString(uuid);
-  record.holders.push_back({uuid, 7, false, false, std::nullopt, {}, name});
+  record.holders.push_back({uuid, 7, false, false, std::nullopt, {}, {}, name});
   const OwnerRecord kept = ParseOwnerRecord(Format(record)).value();
   EXPECT_EQ(kept.holders.size(), 1u);
   EXPECT_TRUE(kept.last.empty());
@@ -468,10 +468,10 @@ TEST(OwnerRecordTest, SurvivesItsText) {
   OwnerRecord record;
   wire::Uuid uuid;
   uuid.bytes.fill(0xab);
-  record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, "a host, process 3"});
+  record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, {}, "a host, process 3"});
   wire::Uuid other;
   other.bytes.fill(0xcd);
-  record.holders.push_back({other, 8, false, true, uuid, uuid, ""});
+  record.holders.push_back({other, 8, false, true, uuid, uuid, other, ""});
   record.last.push_back(uuid);
   EXPECT_EQ(ParseOwnerRecord(Format(record)).value(), record);
   EXPECT_EQ(Format(OwnerRecord{}), "");
