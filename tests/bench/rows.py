@@ -5,6 +5,7 @@ documents of its makers advise. All are alike in memory size, IOThread, ring and
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -122,8 +123,17 @@ def _nbdkit_memory(stack, setup):
     return nbdkit(stack, setup, "memory", VOLUME, "allocator=malloc")
 
 
+def storage_daemon_of(qemu):
+    """The one of the client's own QEMU. The NBD server of 7.2, which Debian 12 installs, leaves Nagle's algorithm
+    on: what one reply leaves unacknowledged holds the next back until the client's delayed acknowledgement, 40 ms."""
+    program = pathlib.Path(shutil.which(qemu) or qemu).with_name("qemu-storage-daemon")
+    if not program.exists():
+        raise FileNotFoundError(f"there is no qemu-storage-daemon beside {qemu}")
+    return program
+
+
 def storage_daemon(stack, setup, *blockdev):
-    program, port = require("qemu-storage-daemon", "qemu-system-common"), free_port()
+    program, port = storage_daemon_of(setup.qemu), free_port()
     command = [
         program, "--object", "iothread,id=io0", "--blockdev", *blockdev,
         "--nbd-server", f"addr.type=inet,addr.host=127.0.0.1,addr.port={port}",
@@ -163,13 +173,13 @@ def _iscsi(stack, setup):
         subprocess.run([admin, "-C", control, "--lld", "iscsi", *words.split()], check=True)
     disk = ["-blockdev", f"iscsi,node-name=d0,transport=tcp,portal=127.0.0.1:{port},target={target},lun=1"]
     running = start_machine(stack, setup, disk + device("virtio-blk-pci", "drive=d0", "iothread=io0"), server)
-    running.versions["tgt"] = version_of(program, "-V")
+    running.versions["tgt"] = f"tgt {version_of(program, '-V')}"
     return running
 
 
 @row("vhost-user", "vhost-user-blk, qemu-storage-daemon null-co (same host only)", keeps=False)
 def _vhost_user(stack, setup):
-    program, path = require("qemu-storage-daemon", "qemu-system-common"), folder(stack) / "socket"
+    program, path = storage_daemon_of(setup.qemu), folder(stack) / "socket"
     command = [
         program, "--object", "iothread,id=io0", "--blockdev", null_co(stack, setup),
         "--export", f"vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path={path},writable=on,iothread=io0",
