@@ -5,13 +5,15 @@ import html
 
 from .workloads import WORKLOADS
 
-BAR, GAP, LABEL, WIDTH = 18, 6, 330, 420
+BAR, GAP, WIDTH, TOTAL = 18, 6, 400, 80
+# Of a label's character: an average one of a wide font (DejaVu Sans) at the size below takes 6.3 to 6.8
+CHARACTER = 7.2
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em; color: #222; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 64em; padding: 0 1em; color: #222; }
 h2 { margin-top: 2em; } table { border-collapse: collapse; } td, th { padding: .2em .8em .2em 0; text-align: left; }
 td.number { text-align: right; } code { font-size: 85%; overflow-wrap: anywhere; }
 .stretch { color: #06662a; } .holds { color: #1c7c3c; } .missed { color: #b3261e; }
-svg text { font: 12px system-ui, sans-serif; } figure { margin: 1em 0; } figcaption { font-weight: 600; }
+svg text { font: 12px system-ui, sans-serif; } svg { max-width: 100%; height: auto; } figure { margin: 1em 0; } figcaption { font-weight: 600; }
 """
 COLOURS = {"iothread": "#2b6cb0", "main": "#a0aec0", "server": "#dd9b3c"}
 
@@ -19,17 +21,19 @@ COLOURS = {"iothread": "#2b6cb0", "main": "#a0aec0", "server": "#dd9b3c"}
 def bars(caption, rows, unit):
     """rows: (label, [(value, colour), ...]): one bar each, of parts beside each other."""
     longest = max((sum(value for value, _ in parts) for _, parts in rows), default=0) or 1
+    left = max((len(label) for label, _ in rows), default=0) * CHARACTER
     out, y = [], 0
     for label, parts in rows:
-        x, total = LABEL, sum(value for value, _ in parts)
-        out.append(f'<text x="{LABEL - 8}" y="{y + 13}" text-anchor="end">{html.escape(label)}</text>')
+        x, total = left + 8, sum(value for value, _ in parts)
+        out.append(f'<text x="{left:.1f}" y="{y + 13}" text-anchor="end">{html.escape(label)}</text>')
         for value, colour in parts:
             width = value / longest * WIDTH
             out.append(f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>')
             x += width
         out.append(f'<text x="{x + 6:.1f}" y="{y + 13}">{total:,.{0 if total >= 100 else 2}f}</text>')
         y += BAR + GAP
-    size = f'width="{LABEL + WIDTH + 90}" height="{y}"'
+    whole = round(left + 8 + WIDTH + TOTAL)
+    size = f'width="{whole}" height="{y}" viewBox="0 0 {whole} {y}"'
     title = html.escape(f"{caption} ({unit})")
     return f'<figure><figcaption>{title}</figcaption><svg {size} role="img">{"".join(out)}</svg></figure>'
 
