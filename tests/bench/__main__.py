@@ -36,6 +36,7 @@ def machine():
         "system": next(
             line.split("=")[1].strip('"\n') for line in open("/etc/os-release") if line.startswith("PRETTY_NAME")
         ),
+        "congestion control": pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "load average before": f"{os.getloadavg()[0]:.2f}",
         "commit": output_of("git", "-C", REPO, "describe", "--always", "--dirty").strip(),
     }
