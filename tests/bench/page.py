@@ -3,6 +3,7 @@
 
 import html
 
+from .goals import goal_of, value_of
 from .workloads import WORKLOADS
 
 BAR, GAP, WIDTH, TOTAL = 18, 6, 400, 80
@@ -61,16 +62,27 @@ def _workload(results, name):
     ))  # fmt: skip
 
 
+def _table(names, rows):
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
 def _goals(found):
-    rows = "".join(
-        f"<tr><td>{html.escape(line.goal)}</td><td class=number>{'' if line.value is None else f'{line.value:g}'}</td>"
-        f"<td>{'&ge;' if line.at_least else '&le;'} {line.must:g}</td>"
-        f"<td>{'' if line.stretch is None else f'{line.stretch:g}'}</td>"
-        f"<td>{html.escape(line.meaning)}</td><td class={line.verdict.split()[0]}>{line.verdict}</td></tr>"
+    def row(line, *cells):
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in (line.meaning, *cells))
+        return f"<tr><td>{html.escape(line.goal)}</td><td class=number>{value_of(line)}</td>{cells}"
+
+    judged = [
+        row(line, goal_of(line)) + f"<td class={line.verdict.split()[0]}>{line.verdict}</td></tr>"
         for line in found
+        if line.must is not None
+    ]
+    reported = [row(line, line.bound) + "</tr>" for line in found if line.must is None]
+    return (
+        f"<h2>Goals</h2>{_table(('figure', 'value', 'of what', 'goal (stretch)', ''), judged)}"
+        "<h2>Figures without a goal</h2><p>Two processors cannot decide these.</p>"
+        f"{_table(('figure', 'value', 'of what', 'what bounds it'), reported)}"
     )
-    head = "".join(f"<th>{name}</th>" for name in ("figure", "value", "goal", "stretch", "of what", ""))
-    return f"<h2>Goals</h2><table><tr>{head}</tr>{rows}</table>"
 
 
 def _calls(results):
@@ -81,8 +93,8 @@ def _calls(results):
             parts = [f"{name} {count:g}" for name, count in counts.items() if name != "total" and count >= 0.001]
             total = f"<td class=number>{counts.get('total', 0):g}</td>"
             rows.append(f"<tr><td>{row}</td><td>{workload}</td>{total}<td>{', '.join(parts)}</td></tr>")
-    head = "<tr><th>row</th><th>workload</th><th>calls per I/O</th><th>which</th></tr>"
-    return f"<h2>System calls of the IOThread (vhost-user: of its server)</h2><table>{head}{''.join(rows)}</table>"
+    table = _table(("row", "workload", "calls per I/O", "which"), rows)
+    return f"<h2>System calls of the IOThread (vhost-user: of its server)</h2>{table}"
 
 
 def _instructions(results):
@@ -96,8 +108,7 @@ def _instructions(results):
     if not rows:
         return ""
     names = ("row", "workload", "IOThread", "QEMU's of it", "ours of it", "proxy")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    return f"<h2>User-space instructions per I/O</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<h2>User-space instructions per I/O</h2>{_table(names, rows)}"
 
 
 def _described(results):
