@@ -10,13 +10,14 @@ import sys
 
 from tests.support.paths import BUILD, REPO, stock_qemu
 
-from . import budget, extras, goals, guest, measure
+from . import budget, documents, extras, goals, guest, measure
 from .instructions import instructions
 from .machine import output_of
 from .page import page
 from .rows import ROWS, Setup, available
 from .workloads import WORKLOADS
 
+PUBLISHED = REPO / "docs/performance"
 # Rows whose instructions are counted
 COUNTED = ("nbd-nbdkit-null", "null-co", "cloudblk")
 
@@ -53,6 +54,7 @@ def parse():
     parser.add_argument("--iothread", default="", metavar="PROPERTIES", help="of the IOThreads, as poll-max-ns=0; QEMU's defaults otherwise")
     parser.add_argument("--only-rows", action="store_true", help="no instructions, and no figures of files, guests and idle disks")
     parser.add_argument("--budget", action="store_true", help="write tests/bench/budget.json instead")
+    parser.add_argument("--render", action="store_true", help="make page and documents anew from the published results.json")
     parser.add_argument("--verify", action="store_true", help="check the content instead of measuring")
     parser.add_argument("--output", type=pathlib.Path, help="folder of results.json and index.html")
     options = parser.parse_args()
@@ -76,8 +78,20 @@ def anonymous(value):
     return value
 
 
+def write(output, results):
+    """The page, and what the documents say where these are the published figures. Gives the goals."""
+    found = goals.lines(results)
+    (output / "index.html").write_text(page(results, found))
+    if output == PUBLISHED:
+        documents.write(REPO, results, found)
+    return found
+
+
 def main():
     options = parse()
+    if options.render:
+        write(PUBLISHED, json.loads((PUBLISHED / "results.json").read_text()))
+        return 0
     rows = [ROWS[name] for name in options.rows or ROWS]
     workloads = [WORKLOADS[name] for name in options.workload or WORKLOADS]
     setup = Setup(options.qemu or stock_qemu("10.0.2"), iothread=options.iothread)
@@ -108,15 +122,13 @@ def main():
         results["file"] = extras.proxy_on_a_file(BUILD, max(1, round(options.seconds)), runs)
         results["guest"] = guest.cpu_per_io(setup, max(3, round(options.seconds)), runs)
         results["footprint"] = extras.footprint(setup, max(3, options.seconds))
-    found = goals.lines(results)
-    # What was asked for in part, in haste, or of other IOThreads does not replace the published figures
-    whole = not (options.rows or options.workload or options.quick or options.only_rows or options.iothread)
-    output = options.output or (REPO / "docs/performance" if whole else BUILD / "performance")
+    # What was asked for in part, in haste, or of another QEMU or IOThread does not replace the published figures
+    part = options.rows or options.workload or options.quick or options.only_rows or options.iothread or options.qemu
+    output = options.output or (BUILD / "performance" if part else PUBLISHED)
     output.mkdir(parents=True, exist_ok=True)
     results = anonymous(results)
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (output / "index.html").write_text(page(results, found))
-    print(goals.table(found))
+    print(goals.table(write(output, results)))
     print(f"figures: {output}/results.json, plots: {output}/index.html")
     return 0
 
