@@ -88,8 +88,7 @@ int Report(const Status& status, char* error, size_t error_size) {
   if (error_size > 0) {
     std::string text = status.message();
     // A server's text may hold line feeds.
-    std::replace_if(
-        text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
+    std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
     error[text.copy(error, error_size - 1)] = '\0';
   }
   return -status.error();

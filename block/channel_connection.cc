@@ -26,8 +26,7 @@ using State = Channel::State;
 
 // A server's text may be in it, and its lines and escapes are nobody's business.
 void MakePrintable(std::string* text) {
-  std::ranges::replace_if(
-      *text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  std::ranges::replace_if(*text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
 }
 
 constexpr uint32_t Bit(State state) { return 1u << static_cast<int>(state); }

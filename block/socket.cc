@@ -108,7 +108,7 @@ Result<UniqueFd> ListenAt(const Endpoint& endpoint, const SocketAddress& address
   const int error = errno;
   Status status = Failed(what, error);
   if (error != EADDRINUSE) return status;
-  struct stat info {};
+  struct stat info{};
   if (family == AF_UNIX && lstat(endpoint.path.c_str(), &info) == 0 && !S_ISSOCK(info.st_mode)) {
     return Status(error, what + ": there is a file that is no socket; choose another path");
   }

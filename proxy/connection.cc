@@ -29,8 +29,7 @@ constexpr int64_t kGoodbyeNs = 2'000'000'000;
 // A client's text for the log and for other clients: on one line.
 std::string Printable(std::string_view text) {
   std::string line(text);
-  std::ranges::replace_if(
-      line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  std::ranges::replace_if(line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
   return line;
 }
 

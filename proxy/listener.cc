@@ -44,7 +44,7 @@ Listener::Listener(const Endpoint& endpoint, std::vector<UniqueFd> fds, EventLoo
 
 Listener::~Listener() {
   // Somebody may have removed it, and a successor may have made its own.
-  struct stat now {};
+  struct stat now{};
   if (endpoint_.kind == Endpoint::Kind::kUnix && stat(endpoint_.path.c_str(), &now) == 0 &&
       now.st_dev == file_.st_dev && now.st_ino == file_.st_ino) {
     unlink(endpoint_.path.c_str());

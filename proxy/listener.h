@@ -48,7 +48,7 @@ class Listener final : public FdHandler {
   const AcceptFn accept_;
   const std::vector<UniqueFd> fds_;
   std::unique_ptr<Timer> pause_;
-  struct stat file_ {};  // of a unix socket
+  struct stat file_{};  // of a unix socket
 };
 
 }  // namespace cloudblk::proxy

@@ -166,7 +166,7 @@ Status CheckOptions(const Options& options) {
     return Status(EINVAL, fmt::format("state-dir '{}': write the absolute path of a folder",
                                       options.state_dir));
   }
-  struct stat info {};
+  struct stat info{};
   if (stat(options.state_dir.c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
     return Status(ENOTDIR, fmt::format("state-dir '{}' is not a folder", options.state_dir));
   }

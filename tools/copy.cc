@@ -104,7 +104,7 @@ Result<UniqueFd> OpenFile(const std::string& path, bool output) {
 
 // What is left of a regular file; UINT64_MAX of anything else.
 uint64_t BytesLeft(int fd) {
-  struct stat info {};
+  struct stat info{};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return UINT64_MAX;
   const off_t at = lseek(fd, 0, SEEK_CUR);
   return at < info.st_size ? static_cast<uint64_t>(info.st_size - at) : 0;

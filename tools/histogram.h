@@ -24,7 +24,7 @@ class Histogram {
   static constexpr size_t kSubBits = 6;
   static constexpr size_t kSub = size_t{1} << kSubBits;
 
-  std::array<uint64_t, kSub*(64 - kSubBits + 1)> buckets_{};
+  std::array<uint64_t, kSub * (64 - kSubBits + 1)> buckets_{};
   uint64_t count_ = 0;
   uint64_t max_ = 0;
   double sum_ = 0;

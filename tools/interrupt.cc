@@ -23,7 +23,7 @@ void OnSignal(int number) {
   // It cannot fail: nobody else adds to the counter.
   [[maybe_unused]] const ssize_t ignored = write(wake, &one, sizeof(one));
   // A write to a pipe may be about to block, and the signal then comes too early to end it.
-  struct sigaction again {};
+  struct sigaction again{};
   again.sa_handler = OnAlarm;
   sigaction(SIGALRM, &again, nullptr);
   alarm(1);
@@ -37,7 +37,7 @@ Result<UniqueFd> CatchInterrupt() {
   if (!fd) return Status(errno, std::string("cannot create an eventfd: ") + strerror(errno));
   wake = fd.get();
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction action {};
+    struct sigaction action{};
     sigaction(number, nullptr, &action);
     if (action.sa_handler == SIG_IGN) continue;
     action = {};

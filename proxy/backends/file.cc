@@ -290,7 +290,7 @@ bool File::IsBeyondDevice(uint64_t end) const {
 }
 
 void File::NoteSize() {
-  struct stat info {};
+  struct stat info{};
   if (file_.block_device || fstat(file_.fd, &info) != 0) return;
   const auto size = static_cast<uint64_t>(info.st_size);
   uint64_t known = usable_size_.load(std::memory_order_relaxed);

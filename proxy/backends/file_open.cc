@@ -245,7 +245,7 @@ OpenedFile::~OpenedFile() {
 }
 
 Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
-  struct stat existing {};
+  struct stat existing{};
   if (stat(options.path.c_str(), &existing) != 0) {
     if (errno != ENOENT) return Failed(options, "cannot open", errno);
     if (IsDevicePath(options.path)) {
@@ -266,7 +266,7 @@ Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
   OpenedFile file;
   Status status = Open(options, &file);
   if (!status.ok()) return status;
-  struct statx info {};
+  struct statx info{};
   unsigned mask = STATX_BASIC_STATS | STATX_BTIME;
 #ifdef STATX_DIOALIGN
   mask |= STATX_DIOALIGN;

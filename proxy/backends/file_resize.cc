@@ -22,7 +22,7 @@ int64_t FindSize(const OpenedFile& file) {
     uint64_t size = 0;
     return ioctl(file.fd, BLKGETSIZE64, &size) == 0 ? static_cast<int64_t>(size) : -errno;
   }
-  struct stat info {};
+  struct stat info{};
   return fstat(file.fd, &info) == 0 ? static_cast<int64_t>(info.st_size) : -errno;
 }
 

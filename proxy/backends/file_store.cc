@@ -24,7 +24,7 @@ constexpr std::chrono::milliseconds kPredecessorPoll{20};
 constexpr std::chrono::milliseconds kNoTime{0};
 
 struct flock WholeFile(short type) {
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = type;
   lock.l_whence = SEEK_SET;
   return lock;

@@ -15,7 +15,7 @@ namespace cloudblk::bench {
 
 Result<std::unique_ptr<GuestMemory>> GuestMemory::Map(const std::string& path) {
   const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  struct stat status {};
+  struct stat status{};
   if (fd < 0 || fstat(fd, &status) < 0) {
     return Status(errno,
                   fmt::format("cannot open the machine's memory {}: {}", path, strerror(errno)));

@@ -35,7 +35,7 @@ std::string UriFor(const Kind& kind, const std::string& path, uint64_t size) {
 }
 
 uint64_t BytesOnDisk(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   stat(path.c_str(), &info);
   return static_cast<uint64_t>(info.st_blocks) * 512;
 }
