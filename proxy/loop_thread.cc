@@ -43,6 +43,7 @@ void LoopThread::PostGoAway() {
   Post([this] {
     going_away_ = true;
     std::vector<Connection*> all;
+    all.reserve(connections_.size());
     for (const auto& [id, connection] : connections_) all.push_back(connection.get());
     for (Connection* connection : all) connection->GoAway();
   });

@@ -85,6 +85,7 @@ void Server::Start() {
 
 std::vector<std::string> Server::Addresses() const {
   std::vector<std::string> addresses;
+  addresses.reserve(listeners_.size());
   for (const auto& listener : listeners_) addresses.push_back(listener->endpoint().ToString());
   return addresses;
 }
