@@ -77,22 +77,35 @@ make_headers() {
   )
 }
 
-# stock_version RELEASE: the version of Debian's QEMU packages that scripts/qemu-stock gives for that
-# release: the one that it has unpacked, or the newest in the archive that is of that release, or
-# else of its series. Nothing if there is none.
+# archive get|cache ARGUMENT...: apt-get or apt-cache for QEMU's sources, and its packages, of every release
+# that we need. They are known to an apt configuration of our own, which scripts/setup makes, so that the
+# user's neither changes nor can contradict it.
+archive() {
+  [ -f "$cache/apt/apt.conf" ] || die "the archive is not known yet: run scripts/setup"
+  "apt-$1" -c "$cache/apt/apt.conf" "${@:2}"
+}
+
+# newest BEGINNING: of the versions at standard input, without their epoch, the newest that is
+# BEGINNING or begins with it.
+newest() {
+  sort -uV | awk -v wanted="$1" '{
+    plain = $0; sub(/^[0-9]+:/, "", plain)
+    rest = substr(plain, length(wanted) + 1)
+    if ($0 == wanted || (index(plain, wanted) == 1 && rest ~ /^([^0-9]|$)/)) found = $0
+  } END { print found }'
+}
+
+# stock_version RELEASE: the version of Debian's QEMU packages that scripts/qemu-stock gives for that release,
+# "installed" or the beginning of a version: the installed one if it is of that release, or the one that
+# was unpacked, or the newest in the archive. Nothing if there is none.
 stock_version() {
-  local known series beginning
-  if [ -s "$cache/stock/$1/.complete" ]; then
+  local installed
+  installed=$(dpkg-query -W -f '${Version}' qemu-system-x86 2>/dev/null) || true
+  if [ "$1" = installed ] || [ -n "$(newest "$1" <<<"$installed")" ]; then
+    echo "$installed"
+  elif [ -s "$cache/stock/$1/.complete" ]; then
     cat "$cache/stock/$1/.complete"
-    return
+  else
+    archive cache madison qemu-system-x86 | awk '$NF != "Sources" { print $3 }' | newest "$1"
   fi
-  known=$(apt-cache madison qemu-system-x86 | awk '$NF != "Sources" { print $3 }' | sort -uV)
-  series=$(sed -E 's/^([0-9]+\.[0-9]+).*/\1/' <<<"$1")
-  for beginning in "$1" "$series"; do
-    awk -v wanted="$beginning" '{
-      plain = $0; sub(/^[0-9]+:/, "", plain)
-      if (index(plain, wanted) == 1 && substr(plain, length(wanted) + 1) ~ /^[^0-9]/) found = $0
-    } END { if (found == "") exit 1; print found }' <<<"$known" && return
-  done
-  return 0
 }

@@ -4,17 +4,13 @@
 # source_version WANTED: the newest version, in the archive or fetched from it earlier, that is WANTED
 # or begins with it.
 source_version() {
-  local wanted=$1 known
+  local known
   known=$({
-    apt-cache showsrc qemu 2>/dev/null | sed -n 's/^Version: //p'
+    archive cache showsrc qemu 2>/dev/null | sed -n 's/^Version: //p'
     cat "$cache"/qemu/*/.fetched 2>/dev/null || true
-  } | sort -uV)
-  [ -n "$known" ] || die "no deb-src entry lists QEMU: run scripts/setup"
-  awk -v wanted="$wanted" '{
-    plain = $0; sub(/^[0-9]+:/, "", plain)
-    rest = substr(plain, length(wanted) + 1)
-    if ($0 == wanted || (index(plain, wanted) == 1 && rest ~ /^([^0-9]|$)/)) found = $0
-  } END { print found }' <<<"$known"
+  })
+  [ -n "$known" ] || die "the archive lists no source of QEMU: run scripts/setup"
+  newest "$1" <<<"$known"
 }
 
 # fetch_source VERSION FOLDER: unpacks that release. When Debian has dropped its packaging from the
@@ -26,7 +22,7 @@ fetch_source() {
   chmod 755 "$work"
   (
     cd "$work"
-    apt-get source -q --download-only "qemu=$version" >log 2>&1 || true
+    archive get source -q --download-only "qemu=$version" >log 2>&1 || true
     if compgen -G '*.dsc' >/dev/null && dpkg-source --no-check -x ./*.dsc tree >>log 2>&1; then
       :
     elif compgen -G '*.orig.tar.xz' >/dev/null; then
@@ -59,7 +55,7 @@ meson_for() {
   if [ ! -f "$folder/.complete" ]; then
     rm -rf "$folder"
     mkdir -p "$folder"
-    (cd "$folder" && apt-get download -q meson/bookworm-backports >log 2>&1 && dpkg-deb -x ./*.deb .) ||
+    (cd "$folder" && archive get download -q meson/bookworm-backports >log 2>&1 && dpkg-deb -x ./*.deb .) ||
       die "cannot get meson >= 1.5 from bookworm-backports: run scripts/setup"
     touch "$folder/.complete"
   fi
@@ -77,7 +73,7 @@ unpack_source() {
     series=$(sed -E 's/^[0-9]+://; s/^([0-9]+\.[0-9]+).*/\1/' <<<"$wanted")
     version=$(source_version "$series")
     [ "${2-}" != exact ] ||
-      die "the source of the installed QEMU ($wanted) is no longer in the archive; update qemu-system-x86"
+      die "the source of QEMU $wanted is no longer in the archive; update qemu-system-x86 or remove $cache/stock"
     [ -n "$version" ] || die "the configured archives have no source of QEMU $wanted or of any other $series"
     say "QEMU $wanted is no longer in the archive; taking the source of $version"
   fi

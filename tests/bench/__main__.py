@@ -50,7 +50,7 @@ def parse():
     parser.add_argument("--runs", type=int, help="how often, 21 unless told")
     parser.add_argument("--seconds", type=float, help="of each run, 0.4 unless told")
     parser.add_argument("--workload", action="append", metavar="NAME", help=f"of {', '.join(WORKLOADS)}")
-    parser.add_argument("--qemu", help="another QEMU than stock 10.0.2; with the device compiled in or as its plugin")
+    parser.add_argument("--qemu", help="another QEMU than stock 10.0; with the device compiled in or as its plugin")
     parser.add_argument("--iothread", default="", metavar="PROPERTIES", help="of the IOThreads, as poll-max-ns=0; QEMU's defaults otherwise")
     parser.add_argument("--only-rows", action="store_true", help="no instructions, and no figures of files, guests and idle disks")
     parser.add_argument("--budget", action="store_true", help="write tests/bench/budget.json instead")
@@ -94,7 +94,7 @@ def main():
         return 0
     rows = [ROWS[name] for name in options.rows or ROWS]
     workloads = [WORKLOADS[name] for name in options.workload or WORKLOADS]
-    setup = Setup(options.qemu or stock_qemu("10.0.2"), iothread=options.iothread)
+    setup = Setup(options.qemu or stock_qemu("10.0"), iothread=options.iothread)
     if options.budget:
         budget.write(setup.qemu)
         return 0

@@ -12,7 +12,7 @@ SMALL = ("--range", "2M", "--verify")
 
 
 def run_row(name, *options):
-    with started([ROWS[name]], Setup(stock_qemu("10.0.2"))) as running:
+    with started([ROWS[name]], Setup(stock_qemu("10.0"))) as running:
         return run(running[name], *options)
 
 

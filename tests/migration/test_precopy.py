@@ -11,12 +11,12 @@ from tests.support.paths import CLIENT, COMPILED_IN, RELEASES
 from tests.support.proxy import Proxy, hanging
 from tests.support.virtio import poll
 
-WAYS = [("installed", "installed"), ("installed", "10.0.2"), ("10.0.2", "10.0.2")]
-WAYS += [("installed", COMPILED_IN), (COMPILED_IN, COMPILED_IN)]
+WAYS = [("7.2", "7.2"), ("7.2", "10.0"), ("10.0", "10.0")]
+WAYS += [("7.2", COMPILED_IN), (COMPILED_IN, COMPILED_IN)]
 ROUNDS = int(os.environ.get("CLOUDBLK_MIGRATIONS", "3"))
 
 
-def loaded_pair(machines, release="installed", **properties):
+def loaded_pair(machines, release="7.2", **properties):
     source = machines.start(release, **properties)
     destination = machines.start(release, source, **properties)
     load = pair.Load(pair.new_driver(source))
@@ -44,10 +44,10 @@ def test_a_disk_moves_under_load(machines, way):
 
 
 def test_a_disk_moves_again_and_again(machines):
-    source = machines.start("installed")
+    source = machines.start("7.2")
     load = pair.Load(pair.new_driver(source))
     for number in range(ROUNDS):
-        destination = machines.start("installed", source)
+        destination = machines.start("7.2", source)
         if number % 2:
             pair.capability(source, "return-path")
             pair.capability(destination, "return-path")
@@ -77,7 +77,7 @@ def test_a_source_migrates_after_it_took_the_disk_back(machines):
     destination.kill()
     source.qmp.command("cont")
     load.run(0.1)
-    destination = machines.start("installed", source)
+    destination = machines.start("7.2", source)
     pair.migrate(source, destination, load)
     pair.go_on(load, destination)
     load.run(0.1)
@@ -225,7 +225,7 @@ def test_colo_is_refused(machines, release):
 
 
 def test_a_snapshot_is_refused(machines):
-    source = machines.start("installed")
+    source = machines.start("7.2")
     load = pair.Load(pair.new_driver(source))
     answer = source.qmp.command("human-monitor-command", command_line="savevm s")
     assert "rror" in answer

@@ -350,10 +350,10 @@ SCHEDULE = (
 
 # Two releases and how the disk is served
 WAYS = {
-    "7.2": (("installed", "installed"), ["num-queues=2"]),
-    "10.0": (("10.0.2", "10.0.2"), ["num-queues=2", "iothread=io0"]),
-    "7.2-10.0": (("installed", "10.0.2"), ["num-queues=1", "iothread=io0"]),
-    "10.0-compiled-in": (("10.0.2", COMPILED_IN), ["num-queues=2", "iothread=io0"]),
+    "7.2": (("7.2", "7.2"), ["num-queues=2"]),
+    "10.0": (("10.0", "10.0"), ["num-queues=2", "iothread=io0"]),
+    "7.2-10.0": (("7.2", "10.0"), ["num-queues=1", "iothread=io0"]),
+    "10.0-compiled-in": (("10.0", COMPILED_IN), ["num-queues=2", "iothread=io0"]),
 }
 
 

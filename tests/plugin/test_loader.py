@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.support.paths import BUILD, PLUGIN, RELEASES, script, stock_qemu
+from tests.support.paths import BUILD, PLUGIN, RELEASES, is_installed, script, stock_qemu
 from tests.support.qemu import Qemu
 
 DEVICE = "cloudblk-pci"
@@ -153,11 +153,11 @@ def test_quiet_in_other_programs(program):
 def test_build_plugin(release, tmp_path):
     """The self-contained form, from a source tree and the folder it was configured in."""
     output = tmp_path / "own.so"
-    source, build = script("qemu-headers", release)
+    source, build = script("qemu-headers", "--stock", release)
     script("build-plugin", "--qemu-source", source, "--qemu-build", build, "--output", str(output))
     qemu = stock_qemu(release)
     assert has_device(qemu, ["-plugin", str(output)], {})
-    if release == "installed":
+    if is_installed(release):
         # The other one is started by a shell script, which is no program to preload this into.
         assert has_device(qemu, [], {"LD_PRELOAD": str(output)})
     for other in RELEASES:

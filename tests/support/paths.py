@@ -14,8 +14,8 @@ PLUGIN = BUILD / "cloudblk.so"
 PROXY = BUILD / "cloudblk-proxy"
 CLIENT = BUILD / "cloudblk"
 
-# The stock QEMU releases that every test with a QEMU runs in.
-RELEASES = ("installed", "10.0.2")
+# The stock QEMU releases that every test with a QEMU runs in: one of them is the installed one.
+RELEASES = ("7.2", "10.0")
 # And the QEMU of scripts/build-qemu, which has the device compiled in.
 COMPILED_IN = "compiled-in"
 
@@ -32,6 +32,11 @@ def script(*command):
 def stock_qemu(release):
     """Command of Debian's unmodified qemu-system-x86_64 of that release."""
     return script("qemu-stock", release)[0]
+
+
+def is_installed(release):
+    """Whether that is the QEMU of this machine; another one is started by a shell script."""
+    return stock_qemu(release) == stock_qemu("installed")
 
 
 def compiled_in_qemu():
