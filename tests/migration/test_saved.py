@@ -10,10 +10,9 @@ import pytest
 from tests.chaos.daemon import Daemon, file_uri, run_client
 from tests.migration import pair
 from tests.support.old_peer import OldServer
-from tests.support.paths import qemu_command
+from tests.support.paths import RELEASES, qemu_command
 from tests.support.virtio import S_OK, T_IN, T_OUT, Request, poll
 
-RELEASES = ["installed", "10.0.2"]
 BLOCK = 4096
 RECORD = "user.cloudblk.owner"
 
