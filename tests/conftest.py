@@ -12,9 +12,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from tests.support.disk import CloudblkDisk, PlainDisk  # noqa: E402
 from tests.support.paths import COMPILED_IN, RELEASES, qemu_command  # noqa: E402
 
-# Under nohup the commands under test would ignore a hangup as well. What is handled here, they start with as usual.
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, lambda *_: None)
+# Under nohup, or in the background of a script, the commands under test would ignore these as well. What is handled
+# here, they start with as usual.
+for ignored in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, lambda *_: None)
 
 
 def pytest_addoption(parser):
