@@ -134,7 +134,7 @@ class Journey:
     def arrive(self, there):
         """The guest is there now. Gives the machine that it left."""
         left, self.guest = self.guest, there
-        assert "error" not in left.console().lower()
+        assert not left.errors()
         self._here = 1 - self._here
         self.console.move(there.port)
         return left

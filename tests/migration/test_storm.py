@@ -64,7 +64,7 @@ class Storm(Journey):
         """The load reads everything back, and the file holds what it wrote."""
         self.signal_load("TERM")
         written = self.console.said("ended")
-        assert "error" not in self.guest.console().lower()
+        assert not self.guest.errors()
         self.guest.poweroff()
         assert self.proxy.stop() == 0
         assert evidence.content(self.image) == written

@@ -80,6 +80,14 @@ class Guest(Qemu):
         """What the guest's kernel said so far."""
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
+    def errors(self):
+        """What it said of errors, but not that Linux from 6.12 on collects some: it names them at every start."""
+        return [
+            line
+            for line in self.console().splitlines()
+            if "error" in line.lower() and "RAS: Correctable Errors collector initialized" not in line
+        ]
+
     def _explained(self):
         return _Explained(self)
 
