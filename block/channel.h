@@ -62,7 +62,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   enum class State {
     kIdle,        // no connection, and none wanted
     kConnecting,  // waiting for the transport
-    kHello,       // HELLO and OPEN sent, waiting for HELLO_REPLY
+    kHello,       // HELLO sent, and OPEN if it depends on nothing; waiting for HELLO_REPLY
     kOpen,        // waiting for OPEN_REPLY
     kReady,
     kBackoff,  // waiting to connect again

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <sstream>
@@ -12,14 +13,6 @@ namespace {
 
 // File systems give all attributes of a file a few kilobytes.
 constexpr size_t kMaxNameKept = 64;
-
-std::string OneLine(const std::string& text) {
-  std::string line(wire::CutText(text, kMaxNameKept));
-  for (char& c : line) {
-    if (static_cast<unsigned char>(c) < 0x20) c = ' ';
-  }
-  return line;
-}
 
 // Each adds a line to the record. False: it makes no sense.
 bool AddHolder(std::istringstream* line, OwnerRecord* record) {
@@ -96,6 +89,22 @@ std::optional<wire::Uuid> ParseUuid(std::string_view text) {
   return uuid;
 }
 
+std::string KeptName(const std::string& name) {
+  std::string line(wire::CutText(name, kMaxNameKept));
+  for (char& c : line) {
+    if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+  }
+  return line;
+}
+
+bool Contradicts(const OwnerRecord& kept, const OwnerRecord& present) {
+  if (kept.holders.empty()) return kept.last != present.last;
+  // Both are in the order of the sessions.
+  return !std::ranges::equal(kept.holders, present.holders, [](const auto& was, const auto& is) {
+    return was.session == is.session && was.epoch == is.epoch && was.token == is.token;
+  });
+}
+
 std::string Format(const OwnerRecord& record) {
   std::string text;
   for (const OwnerRecord::Holder& holder : record.holders) {
@@ -103,7 +112,7 @@ std::string Format(const OwnerRecord& record) {
                         holder.share_rw    ? "share-rw"
                         : holder.read_only ? "read-only"
                                            : "exclusive",
-                        holder.token ? ToString(*holder.token) : "-", OneLine(holder.client_name));
+                        holder.token ? ToString(*holder.token) : "-", KeptName(holder.client_name));
   }
   for (const OwnerRecord::Holder& holder : record.holders) {
     if (holder.spent.IsNil() && holder.claimer.IsNil()) continue;
@@ -127,7 +136,7 @@ Result<OwnerRecord> ParseOwnerRecord(std::string_view text) {
                        : kind == "spent" ? AddSpent(&line, &record)
                        : kind == "last"  ? AddLast(&line, &record)
                                          : false;
-    if (!sense) return Status(EINVAL, "its record has a damaged line: " + OneLine(row));
+    if (!sense) return Status(EINVAL, "its record has a damaged line: " + KeptName(row));
   }
   return record;
 }

@@ -35,6 +35,13 @@ struct OwnerRecord {
   bool operator==(const OwnerRecord&) const = default;
 };
 
+// A client's name as a record keeps it: on one line, and cut.
+std::string KeptName(const std::string& name);
+
+// Whether `kept`, if it says anything, names other holders than `present` does, or another token
+// that the volume is reserved for. If not, it may still say less of them.
+bool Contradicts(const OwnerRecord& kept, const OwnerRecord& present);
+
 // One line each; an empty record is an empty text.
 std::string Format(const OwnerRecord& record);
 // EINVAL: a line makes no sense, which the text names. It may be damaged, or of a later release: in

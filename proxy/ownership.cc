@@ -116,11 +116,11 @@ void Ownership::Advance() {
     operation.answer = Commit(&operation);
     if (OwnerRecord record = Record(); locked_ && record != stored_) {
       storing_ = true;
-      const bool in_place = stored_ != OwnerRecord{};
+      const bool wrong = Contradicts(stored_, record);
       const bool sync = operation.kind == Operation::Kind::kRelease;
-      runner_([this, record = std::move(record), in_place, sync] {
+      runner_([this, record = std::move(record), wrong, sync] {
         if (sync) SyncAll();
-        StoreRecord(record, in_place);
+        StoreRecord(record, wrong);
       });
       return;
     }
@@ -367,16 +367,8 @@ cloudblk::Status Ownership::LoadRecord() {
   last_ = stored_.last;
   for (const OwnerRecord::Holder& holder : stored_.holders) {
     Session session;
-    session.uuid = holder.session;
-    session.epoch = holder.epoch;
-    session.share_rw = holder.share_rw;
-    session.read_only = holder.read_only;
-    session.client_name = holder.client_name;
+    Recall(holder, &session);
     session.address = "not seen since the proxy started";
-    session.token = holder.token;
-    session.spent = holder.spent;
-    if (!holder.claimer.IsNil()) session.claimer = holder.claimer;
-    session.lost_ns = clock_();
     last_.push_back(holder.session);
     spdlog::info("volume '{}': was held by {}; only it may resume for {} s", volume_,
                  holder.client_name, lease_ns_ / 1'000'000'000);
@@ -385,12 +377,25 @@ cloudblk::Status Ownership::LoadRecord() {
   return cloudblk::Status::Ok();
 }
 
+void Ownership::Recall(const OwnerRecord::Holder& holder, Session* session) const {
+  session->uuid = holder.session;
+  session->epoch = holder.epoch;
+  session->share_rw = holder.share_rw;
+  session->read_only = holder.read_only;
+  session->client_name = holder.client_name;
+  session->token = holder.token;
+  session->spent = holder.spent;
+  session->claimer.reset();
+  if (!holder.claimer.IsNil()) session->claimer = holder.claimer;
+  session->lost_ns = clock_();
+}
+
 OwnerRecord Ownership::Record() const {
   OwnerRecord record;
   for (const auto& [uuid, session] : sessions_) {
     record.holders.push_back({session.uuid, session.epoch, session.share_rw, session.read_only,
                               session.token, session.spent, session.claimer.value_or(wire::Uuid{}),
-                              session.client_name});
+                              KeptName(session.client_name)});
   }
   if (record.holders.empty()) record.last = last_;
   return record;
@@ -402,25 +407,54 @@ void Ownership::SyncAll() {
   if (!status.ok()) spdlog::error("volume '{}': {}", volume_, status.message());
 }
 
-void Ownership::StoreRecord(const OwnerRecord& record, bool in_place) {
+void Ownership::StoreRecord(const OwnerRecord& record, bool wrong) {
   const Status status = backend_->StoreOwner(Format(record));
-  // Better nobody's than that of somebody who has lost the volume since.
-  const bool removed = !status.ok() && in_place && backend_->StoreOwner({}).ok();
+  // Better nobody's than that of somebody who has lost the volume since. One that is only older
+  // than the present one stays.
+  const bool removed = !status.ok() && wrong && backend_->StoreOwner({}).ok();
   std::lock_guard lock(mutex_);
+  Operation& operation = queue_.front();
   if (status.ok()) {
     stored_ = record;
     record_kept_ = true;
-  } else {
-    if (removed) stored_ = {};
-    if (!record_warned_) {
-      spdlog::warn("volume '{}': who owns it does not survive a restart of the proxy: {}", volume_,
-                   status.message());
-    }
+  } else if (removed) {
+    stored_ = {};
+  } else if (wrong && operation.activate) {
+    TakeBack(&operation, status);
+  }
+  if (!status.ok() && !record_warned_) {
+    spdlog::warn("volume '{}': who owns it does not survive a restart of the proxy: {}", volume_,
+                 status.message());
     record_warned_ = true;
   }
   storing_ = false;
-  Finish(&queue_.front());
+  Finish(&operation);
   Advance();
+}
+
+// After a restart whoever the storage names would have the volume, or whoever has the token.
+void Ownership::TakeBack(Operation* operation, const cloudblk::Status& why) {
+  const std::string claimant = ToString(*operation->activate);
+  Session was = std::move(sessions_[claimant]);
+  sessions_.erase(claimant);
+  for (const OwnerRecord::Holder& holder : stored_.holders) {
+    const std::string key = ToString(holder.session);
+    if (sessions_.contains(key)) continue;
+    fenced_.erase(key);
+    std::erase(fenced_order_, key);
+    Session& session = sessions_[key];
+    if (key == claimant) session = std::move(was);
+    Recall(holder, &session);
+    session.address = "as the storage has it";
+  }
+  last_ = stored_.last;
+  for (const auto& [key, session] : sessions_) last_.push_back(session.uuid);
+  operation->activate.reset();
+  operation->answer = {wire::Status::kBusy,
+                       fmt::format("volume '{}' cannot be given to another client, as its storage "
+                                   "goes on naming the one before: {}",
+                                   volume_, why.message()),
+                       0, 0};
 }
 
 }  // namespace cloudblk::proxy

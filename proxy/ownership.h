@@ -166,19 +166,22 @@ class Ownership {
   Session* SessionOf(const Peer* peer);
   bool Expired(const Session& session) const;
   OwnershipAnswer Busy(const Session& holder) const;
-  // Why nobody else may resume the state that has been resumed as `session`.
-  std::string Resumed(const Session& session) const;
+  // Who goes on with the state that another client comes to resume.
+  static std::string Resumer(const Session& session);
   // A lock of the storage, from before a session is active until none is.
   OwnershipAnswer Lock();
   void UnlockIfFree();
   cloudblk::Status LoadRecord();
+  void Recall(const OwnerRecord::Holder& holder, Session* session) const;
   OwnerRecord Record() const;
   // Both without mutex_. Before a RELEASE is answered, whoever has the volume next may come by
   // another server.
   void SyncAll();
-  // Has the storage keep `record`, in place of one or none, and goes on with the
-  // operation that it is for.
-  void StoreRecord(const OwnerRecord& record, bool in_place);
+  // Has the storage keep `record`, and goes on with the operation that it is for. `wrong`: what the
+  // storage keeps now contradicts it.
+  void StoreRecord(const OwnerRecord& record, bool wrong);
+  // The operation is refused after all, as the storage goes on saying what was before.
+  void TakeBack(Operation* operation, const cloudblk::Status& why);
 
   const std::string volume_;
   Backend* const backend_;

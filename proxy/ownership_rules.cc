@@ -19,7 +19,8 @@ OwnershipAnswer Refuse(wire::Status status, std::string text, uint64_t epoch = 0
 std::string NotReserved(const std::string& volume) {
   return fmt::format(
       "volume '{}' is not reserved for this token (any more): the state that it belongs to was "
-      "resumed already, or its source went on; start the machine from its disk",
+      "resumed already, its source went on, or the server could not keep it over a restart; if the "
+      "machine runs nowhere else, start it from its disk",
       volume);
 }
 
@@ -87,14 +88,18 @@ OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
 
 OwnershipAnswer Ownership::JudgeOwnSession(const wire::Open& open, const Session* own) {
   if (own != nullptr && own->epoch > open.epoch) {
-    return Refuse(wire::Status::kStale,
-                  fmt::format("the session is at epoch {} already", own->epoch) +
-                      (open.token.IsNil() ? "" : ": " + Resumed(*own)),
-                  own->epoch);
+    std::string text = fmt::format("the session is at epoch {} already", own->epoch);
+    if (!open.token.IsNil()) text += ": the machine goes on as " + Resumer(*own) + "; end this one";
+    return Refuse(wire::Status::kStale, std::move(text), own->epoch);
   }
   const bool same_epoch = own != nullptr && own->epoch == open.epoch;
   if (same_epoch && own->claimer && *own->claimer != open.claimer) {
-    return Refuse(wire::Status::kFenced, Resumed(*own), own->epoch);
+    return Refuse(wire::Status::kFenced,
+                  fmt::format("the state that this client resumes was resumed as {}, who was given "
+                              "volume '{}' and may have changed it; that is possible once only: if "
+                              "the machine does not run there, start it from its disk",
+                              Resumer(*own), volume_),
+                  own->epoch);
   }
   if (same_epoch) {
     const auto channel = own->channels.find(open.channel);
@@ -244,14 +249,9 @@ OwnershipAnswer Ownership::Busy(const Session& holder) const {
   return {wire::Status::kBusy, std::move(text), holder.epoch, static_cast<uint32_t>(left_ms)};
 }
 
-std::string Ownership::Resumed(const Session& session) const {
-  std::string text = fmt::format("the state that this client resumes was resumed by {} ({})",
-                                 NameOf(session.client_name), session.address);
-  if (!session.since.empty()) text += " since " + session.since;
-  return text + fmt::format(
-                    ", who was given volume '{}' and may have changed it; a state can be resumed "
-                    "once only: start the machine from its disk",
-                    volume_);
+std::string Ownership::Resumer(const Session& session) {
+  const std::string text = fmt::format("{} ({})", NameOf(session.client_name), session.address);
+  return session.since.empty() ? text : text + " since " + session.since;
 }
 
 OwnershipAnswer Ownership::Lock() {

@@ -11,6 +11,9 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${CLOUDBLK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cloudblk}
 readonly repo cache
 
+# What was compiled in one clone is found again in another.
+export CCACHE_BASEDIR=$repo CCACHE_NOHASHDIR=1
+
 say() { printf '%s\n' "$*" >&2; }
 
 # What the script's head says.

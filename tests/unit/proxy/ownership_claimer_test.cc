@@ -8,6 +8,7 @@ namespace cloudblk::proxy {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class ClaimerTest : public OwnershipTest {
  protected:
@@ -44,7 +45,7 @@ TEST_F(ClaimerTest, ASecondClientIsToldThatTheStateIsResumed) {
   // Lower than the first one's, the same and higher, as the attempts that it took have it.
   for (uint64_t incarnation = 1; incarnation < 4; ++incarnation) {
     EXPECT_EQ(OpenAnew(ClaimedBy(8, Resume(incarnation))), Code::kFenced);
-    EXPECT_THAT(Text(), HasSubstr("resumed by 'resumer 2' (tcp://host:1) since"));
+    EXPECT_THAT(Text(), HasSubstr("resumed as 'resumer 2' (tcp://host:1) since"));
     EXPECT_THAT(Text(), HasSubstr("once only"));
   }
   EXPECT_EQ(first.stops, 0);
@@ -64,7 +65,7 @@ TEST_F(ClaimerTest, ItIsStillResumedWhenTheFirstClientAndTheProxyAreGone) {
   ASSERT_EQ(OpenAnew(ClaimedBy(7, Resume())), Code::kOk);
   Restart();
   EXPECT_EQ(OpenAnew(ClaimedBy(8, Resume())), Code::kFenced);
-  EXPECT_THAT(Text(), HasSubstr("resumed by 'resumer 2'"));
+  EXPECT_THAT(Text(), HasSubstr("resumed as 'resumer 2'"));
   now_ += 2 * kLeaseNs;
   EXPECT_EQ(OpenAnew(ClaimedBy(8, Resume())), Code::kFenced);
   Restart();
@@ -101,11 +102,89 @@ TEST_F(ClaimerTest, ASecondClientComesTooLateForWhatWentOn) {
   EXPECT_EQ(OpenAnew(ClaimedBy(7, WithToken(43, Request(1, kResume, 5, 9)))), Code::kFenced);
   EXPECT_EQ(OpenAnew(ClaimedBy(8, Resume(9))), Code::kStale);
   EXPECT_THAT(Text(), HasSubstr("epoch 5 already"));
-  EXPECT_THAT(Text(), HasSubstr("once only"));
+  EXPECT_THAT(Text(), HasSubstr("goes on as 'client 1'"));
   End(&next);
   Gone(&next);
   EXPECT_EQ(OpenAnew(ClaimedBy(8, Resume(9))), Code::kBadToken);
   EXPECT_THAT(Text(), HasSubstr("resumed already"));
+}
+
+// Not to take the disk away from the machine that lives.
+TEST_F(ClaimerTest, ASourceThatIsContinuedTooLateIsToldToEnd) {
+  ASSERT_EQ(OpenAnew(ClaimedBy(7, Resume(2))), Code::kOk);
+  EXPECT_EQ(OpenAnew(ClaimedBy(9, WithToken(42, Request(1, kResume, 2, 2)))), Code::kStale);
+  EXPECT_THAT(Text(), HasSubstr("goes on as 'resumer 2' (tcp://host:1) since"));
+  EXPECT_THAT(Text(), HasSubstr("end this one"));
+  EXPECT_THAT(Text(), Not(HasSubstr("from its disk")));
+}
+
+// Else the token would work again after a restart, and the claimant would not be known.
+TEST_F(ClaimerTest, NothingIsGivenThatTheStorageGoesOnDenying) {
+  const std::string reserved = disk_.record;
+  disk_.keeps_record = false;
+  EXPECT_EQ(OpenAnew(ClaimedBy(7, Resume(2))), Code::kBusy);
+  EXPECT_THAT(Text(), HasSubstr("no attributes"));
+  EXPECT_FALSE(peers_.back().active());
+  EXPECT_EQ(OpenAnew(Request(2, kTakeover)), Code::kBusy);
+  // As before: it is reserved, and for the token only.
+  EXPECT_EQ(OpenAnew(Again(3)), Code::kBusy);
+  EXPECT_EQ(OpenAnew(Request(3)), Code::kBusy);
+  EXPECT_EQ(disk_.record, reserved);
+  disk_.keeps_record = true;
+  EXPECT_EQ(OpenAnew(ClaimedBy(7, Resume(4))), Code::kOk);
+  EXPECT_TRUE(peers_.back().active());
+  EXPECT_EQ(OpenAnew(ClaimedBy(8, Resume(5))), Code::kFenced);
+}
+
+TEST_F(ClaimerTest, AClaimThatTheStorageDeniesMayBeRepeated) {
+  Open(&b_, ClaimedBy(7, Request(1, kObserve, 5)));
+  disk_.keeps_record = false;
+  Claim(&b_, {Id(42), 3});
+  EXPECT_EQ(Last(b_), Code::kBusy);
+  EXPECT_FALSE(b_.active());
+  disk_.keeps_record = true;
+  Claim(&b_, {Id(42), 3});
+  EXPECT_EQ(Last(b_), Code::kOk);
+  EXPECT_TRUE(b_.active());
+}
+
+// A holder whose lease has run out is found after a restart as well.
+TEST_F(OwnershipTest, ALoserThatTheStorageGoesOnNamingIsNone) {
+  Open(&a_, Request(1));
+  Gone(&a_);
+  now_ += 2 * kLeaseNs;
+  disk_.keeps_record = false;
+  EXPECT_EQ(OpenNow(&b_, Request(2)), Code::kBusy);
+  EXPECT_FALSE(b_.active());
+  EXPECT_EQ(OpenNow(&c_, Request(1, kResume, 1, 2)), Code::kOk);
+  EXPECT_TRUE(c_.active());
+}
+
+// With room for the record that is there and for none that is longer.
+TEST_F(ClaimerTest, ARecordThatIsRightStaysWhenABetterOneFindsNoRoom) {
+  ASSERT_EQ(OpenAnew(Resume()), Code::kOk);
+  Restart();
+  disk_.full = true;
+  const std::string kept = disk_.record;
+  ASSERT_EQ(OpenAnew(ClaimedBy(7, Resume(3))), Code::kOk);
+  EXPECT_EQ(disk_.record, kept);
+  Restart();
+  EXPECT_EQ(OpenAnew(Request(5)), Code::kBusy);
+  EXPECT_EQ(OpenAnew(ClaimedBy(7, Resume(4))), Code::kOk);
+}
+
+// A name that is cut in the record is no reason to write it again: a release that does not know of
+// claimers would lose them by that.
+TEST_F(OwnershipTest, ALongNameIsKeptOnce) {
+  OpenRequest request = Request(1);
+  request.client_name = std::string(100, 'n');
+  ASSERT_EQ(OpenNow(&a_, request), Code::kOk);
+  Restart();
+  disk_.record += "spent " + std::string(36, '0') + "\n";  // were it written, this would be gone
+  const std::string kept = disk_.record;
+  request.open.incarnation = 2;
+  ASSERT_EQ(OpenNow(&b_, request), Code::kOk);
+  EXPECT_EQ(disk_.record, kept);
 }
 
 // The record of a proxy that did not know of it yet.
