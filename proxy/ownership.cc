@@ -435,15 +435,16 @@ void Ownership::StoreRecord(const OwnerRecord& record, bool wrong) {
 // After a restart whoever the storage names would have the volume, or whoever has the token.
 void Ownership::TakeBack(Operation* operation, const cloudblk::Status& why) {
   const std::string claimant = ToString(*operation->activate);
-  Session was = std::move(sessions_[claimant]);
-  sessions_.erase(claimant);
+  const bool held = std::ranges::any_of(stored_.holders, [&](const OwnerRecord::Holder& holder) {
+    return holder.session == *operation->activate;
+  });
+  if (!held) sessions_.erase(claimant);
   for (const OwnerRecord::Holder& holder : stored_.holders) {
     const std::string key = ToString(holder.session);
-    if (sessions_.contains(key)) continue;
+    if (key != claimant && sessions_.contains(key)) continue;
     fenced_.erase(key);
     std::erase(fenced_order_, key);
     Session& session = sessions_[key];
-    if (key == claimant) session = std::move(was);
     Recall(holder, &session);
     session.address = "as the storage has it";
   }
