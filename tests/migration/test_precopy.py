@@ -165,6 +165,9 @@ def test_a_loser_that_is_continued_once_more_stops_once_more(machines):
     load.drain()
     pair.migrate_without_load(source, destination)
     pair.go_on(load, destination)
+    # Who runs has not claimed the disk yet: what it is answered shows that
+    load.run(0.1)
+    load.drain()
     for _ in range(2):
         source.qmp.command("cont")
         source.qmp.wait_event("STOP")
