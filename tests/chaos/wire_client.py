@@ -204,8 +204,8 @@ class Client:
         return self.status_call(CLOSE, CLOSE_REPLY, struct.pack("<I4x", flags))
 
 
-def opened(proxy, **more):
+def opened(proxy, timeout=20, **more):
     """A client that has opened the proxy's volume, as Client.open() is told to."""
-    one = Client(proxy.address)
+    one = Client(proxy.address, timeout)
     one.hello()
     return one.open(**more)

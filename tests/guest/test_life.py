@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.support.guest import Guest
-from tests.support.proxy import hanging
+from tests.support.standstill import hanging
 
 # Anything QEMU is asked for must be done in this time, whatever the server does
 AT_ONCE = 1.0

@@ -5,12 +5,11 @@ Two hosts run QEMU, a third the proxy, each a network namespace; the load is dis
 write per worker says what the whole disk must hold.
 """
 
-import signal
-
 from tests.migration.console import Console, Port
 from tests.support.guest import Guest
 from tests.support.paths import load_guest_files, qemu_command
 from tests.support.qemu import Qemu
+from tests.support.standstill import freeze, thaw
 
 MACHINE = "pc-i440fx-7.2"
 # No multiple of 256 KiB: QEMU 7.2 takes the dirty bits of such memory 64 pages at a time, and does not tell
@@ -62,10 +61,10 @@ class MovingGuest(Guest):
             assert state not in ("completed", "failed", "cancelled"), f"{state}: {self.messages()}"
 
     def freeze(self):
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process)
 
     def thaw(self):
-        self.process.send_signal(signal.SIGCONT)
+        thaw(self.process)
 
 
 class Journey:

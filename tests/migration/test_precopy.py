@@ -8,7 +8,8 @@ import pytest
 
 from tests.migration import pair
 from tests.support.paths import CLIENT, COMPILED_IN, RELEASES
-from tests.support.proxy import Proxy, hanging
+from tests.support.proxy import Proxy
+from tests.support.standstill import hanging
 from tests.support.virtio import poll
 
 WAYS = [("7.2", "7.2"), ("7.2", "10.0"), ("10.0", "10.0")]

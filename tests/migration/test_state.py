@@ -11,7 +11,7 @@ import pytest
 
 from tests.migration import pair
 from tests.support.paths import RELEASES, qemu_command
-from tests.support.proxy import hanging
+from tests.support.standstill import hanging
 from tests.support.shrinking import MIB, Shrinking
 from tests.support.virtio import (
     BLK_CONFIG_WCE,

@@ -6,8 +6,6 @@ cancelled early and late, and destinations die at every step of the way. Nothing
 an error, nothing that was acknowledged may be missing, and the proxy's log may never show two owners.
 """
 
-import signal
-
 import pytest
 
 from tests.chaos.daemon import Daemon, file_uri, wait_for
@@ -15,6 +13,7 @@ from tests.migration import evidence
 from tests.migration.journey import FAST, SLOW, Journey
 from tests.support.paths import COMPILED_IN
 from tests.support.qemu import QmpError
+from tests.support.standstill import freeze, thaw
 
 PROXY_HOST = 2
 
@@ -161,11 +160,11 @@ def stops_with_requests_in_flight(storm, **how):
     there = storm.destination(pause_before_switchover=True, **how)
     storm.leave(SLOW if how.get("postcopy_ram") else FAST)
     storm.guest.migration("active")
-    storm.proxy.process.send_signal(signal.SIGSTOP)
+    freeze(storm.proxy.process)
     if how.get("postcopy_ram"):
         storm.guest.qmp.command("migrate-start-postcopy")
     storm.guest.migration("pre-switchover")
-    storm.proxy.process.send_signal(signal.SIGCONT)
+    thaw(storm.proxy.process)
     storm.guest.qmp.command("migrate-continue", state="pre-switchover")
     return there
 

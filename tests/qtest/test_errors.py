@@ -6,9 +6,10 @@ import subprocess
 
 import pytest
 
-from tests.support.proxy import Proxy, hanging
+from tests.support.proxy import Proxy
 from tests.support.qtest import Machine
 from tests.support.shrinking import MIB, SIZE, Shrinking
+from tests.support.standstill import hanging
 from tests.support.stream import Timeout
 from tests.support.virtio import (
     BLK_DISCARD,

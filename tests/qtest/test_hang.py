@@ -8,10 +8,11 @@ import time
 import pytest
 
 from tests.support import virtio
-from tests.support.proxy import Proxy, hanging
+from tests.support.proxy import Proxy
 from tests.support.qemu import QmpError
 from tests.support.qtest import Machine
 from tests.support.relay import Relay
+from tests.support.standstill import hanging
 from tests.support.stream import Timeout
 from tests.support.virtio import S_OK, T_FLUSH, T_IN, T_OUT, BlockDriver, Request, poll
 

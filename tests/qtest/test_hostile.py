@@ -5,8 +5,9 @@ import struct
 
 import pytest
 
-from tests.support.proxy import Proxy, hanging
+from tests.support.proxy import Proxy
 from tests.support.qtest import RAM_SIZE, PciDevice
+from tests.support.standstill import hanging
 from tests.support.stream import Timeout
 from tests.support.virtio import (
     BLK_DISCARD,

@@ -5,15 +5,15 @@ import contextlib
 import itertools
 import pathlib
 import resource
-import signal
 import threading
 
 import pytest
 
 from tests.support import virtio
-from tests.support.proxy import Proxy, hanging
+from tests.support.proxy import Proxy
 from tests.support.qemu import QmpError
 from tests.support.relay import Relay
+from tests.support.standstill import hanging, thaw
 from tests.support.stream import Timeout
 from tests.support.virtio import S_IOERR, S_OK, T_IN, T_OUT, BlockDriver, Request
 
@@ -59,7 +59,7 @@ def test_a_disk_plugged_after_all_others_left_a_stopped_machine(bench, loops):
         request = Request(driver, T_OUT, 0, bytes(512)).submit()
         virtio.poll(driver.queues[0].all_taken, "taking of the request")
         # In time for a stop that waits
-        timer = threading.Timer(0.05, bench.proxy.process.send_signal, [signal.SIGCONT])
+        timer = threading.Timer(0.05, thaw, [bench.proxy.process])
         timer.start()
         machine.qmp.command("stop")
         assert request.status == S_OK

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from tests.support.proxy import hanging
+from tests.support.standstill import hanging
 from tests.support.qtest import PciDevice
 from tests.support.virtio import BLK_MQ, EVENT_IDX, INDIRECT, NEEDS_RESET, PACKED, S_OK, T_IN, T_OUT, Request, poll
 

@@ -4,7 +4,7 @@
 import pytest
 
 from tests.support import virtio
-from tests.support.proxy import hanging
+from tests.support.standstill import hanging
 from tests.support.qtest import PciDevice
 from tests.support.stream import Timeout
 from tests.support.virtio import BLK_FLUSH, BLK_MQ, EVENT_IDX, S_OK, T_IN, BlockDriver

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """cloudblk-proxy under a test."""
 
-import contextlib
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -13,28 +11,6 @@ from .paths import CLIENT, PROXY
 from .stream import Closed, Lines, Timeout
 
 START_TIMEOUT = 30
-
-
-def _thread_state(thread):
-    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
-
-
-@contextlib.contextmanager
-def hanging(proxy):
-    """The proxy answers nothing inside."""
-    process = proxy.process
-    process.send_signal(signal.SIGSTOP)
-    # The signal stops the threads one after the other
-    threads = list(pathlib.Path(f"/proc/{process.pid}/task").iterdir())
-    deadline = time.monotonic() + START_TIMEOUT
-    while any(_thread_state(thread) != "T" for thread in threads):
-        if time.monotonic() > deadline:
-            raise Timeout("the proxy does not stop")
-        time.sleep(0)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGCONT)
 
 
 class Proxy:
