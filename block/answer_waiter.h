@@ -16,7 +16,7 @@ namespace cloudblk {
 class AnswerWaiter final : public ChannelObserver {
  public:
   // Nothing, as long as there is none.
-  const std::optional<wire::Status>& answer() const { return answer_; }
+  const std::optional<wire::StatusCode>& answer() const { return answer_; }
   // A connection was lost meanwhile.
   bool cut() const { return cut_; }
   // The server's, or why the connection was lost.
@@ -28,20 +28,20 @@ class AnswerWaiter final : public ChannelObserver {
     text_ = failure.text;
   }
   void OnClosed(Channel*) override {}
-  void OnResized(Channel*, wire::Status status, std::string_view text) override {
+  void OnResized(Channel*, wire::StatusCode status, std::string_view text) override {
     Note(status, text);
   }
-  void OnReleased(Channel*, wire::Status status, std::string_view text) override {
+  void OnReleased(Channel*, wire::StatusCode status, std::string_view text) override {
     Note(status, text);
   }
 
  private:
-  void Note(wire::Status status, std::string_view text) {
+  void Note(wire::StatusCode status, std::string_view text) {
     answer_ = status;
     text_ = text;
   }
 
-  std::optional<wire::Status> answer_;
+  std::optional<wire::StatusCode> answer_;
   bool cut_ = false;
   std::string text_;
 };

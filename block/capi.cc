@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
+#include "base/printable.h"
 #include "block/host_loop.h"
 #include "block/include/cloudblk.h"
 #include "block/session.h"
@@ -28,7 +30,6 @@ struct CloudblkSession {
 namespace cloudblk {
 namespace {
 
-constexpr int64_t kNsPerMs = 1'000'000;
 constexpr uint32_t kDefaultOpenTimeoutMs = 15'000;
 constexpr uint32_t kDefaultAnswerTimeoutMs = 30'000;
 
@@ -58,7 +59,7 @@ Status Check(const CloudblkOptions& options) {
   return Status::Ok();
 }
 
-uint64_t Seed(const wire::Uuid& uuid) { return wire::Load32(uuid.bytes.data()) | 1u; }
+uint64_t Seed(const Uuid& uuid) { return wire::Load32(uuid.bytes.data()) | 1u; }
 
 Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
   const Status status = Check(options);
@@ -86,9 +87,8 @@ Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
 int Report(const Status& status, char* error, size_t error_size) {
   if (status.ok()) return 0;
   if (error_size > 0) {
-    std::string text = status.message();
-    // A server's text may hold line feeds.
-    std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
+    // A server's text may be in it.
+    const std::string text = Printable(status.message());
     error[text.copy(error, error_size - 1)] = '\0';
   }
   return -status.error();

@@ -10,7 +10,7 @@
 #include <cerrno>
 
 #include "block/sg_list.h"
-#include "block/wire_errno.h"
+#include "proxy-protocol/wire_errno.h"
 
 namespace cloudblk {
 namespace {
@@ -259,7 +259,7 @@ Piece* Channel::CheckReply(const wire::Reply& reply, const char** why) {
     *why = "HOLE where it may not be";
     return nullptr;
   }
-  const bool has_data = reads && !hole && reply.status == wire::Status::kOk;
+  const bool has_data = reads && !hole && reply.status == wire::StatusCode::kOk;
   if (reply.length != (has_data ? piece->length() : 0)) {
     *why = "a length that is not the request's";
     return nullptr;
@@ -289,16 +289,16 @@ void Channel::OnReply(Piece* piece, const wire::Reply& reply) {
     request->answered = true;
     request->generation = generation_;
   }
-  if (request->operation == wire::Operation::kFlush && reply.status == wire::Status::kOk) {
+  if (request->operation == wire::Operation::kFlush && reply.status == wire::StatusCode::kOk) {
     session_->NoteFlush(piece->flush_mark);
   }
   const bool syncs = request->operation == wire::Operation::kFlush || request->fua;
-  if (syncs && reply.status == wire::Status::kIoError) {
+  if (syncs && reply.status == wire::StatusCode::kIoError) {
     // All others on this connection would fail too (SPEC.md 10.3).
     Reopen("the storage failed to flush");
   }
   attempts_ = 0;
-  FinishPiece(piece, ErrnoOf(reply.status));
+  FinishPiece(piece, wire::ErrnoOf(reply.status));
 }
 
 // Once for each generation: where that stays, connecting anew does not help.

@@ -12,8 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "base/event_loop.h"
+#include "base/transport.h"
 #include "block/bulk_window.h"
-#include "block/event_loop.h"
 #include "block/include/cloudblk.h"
 #include "block/native_codec.h"
 #include "block/native_receiver.h"
@@ -23,7 +24,6 @@
 #include "block/request.h"
 #include "block/session_state.h"
 #include "block/tag_table.h"
-#include "block/transport.h"
 
 namespace cloudblk {
 
@@ -47,9 +47,9 @@ class ChannelObserver {
   // After Close.
   virtual void OnClosed(Channel* channel) = 0;
   // The answer to Resize.
-  virtual void OnResized(Channel*, wire::Status, std::string_view) {}
+  virtual void OnResized(Channel*, wire::StatusCode, std::string_view) {}
   // The answer to Release.
-  virtual void OnReleased(Channel*, wire::Status, std::string_view) {}
+  virtual void OnReleased(Channel*, wire::StatusCode, std::string_view) {}
 
  protected:
   ~ChannelObserver() = default;
@@ -177,7 +177,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   void NoteWaiting();
   void OnTimer();
   void CheckLiveness();
-  void QueueEvent(CloudblkEventKind kind, uint64_t value, std::string text);
+  void QueueEvent(CloudblkEventKind kind, uint64_t value, std::string_view text);
   void Log(CloudblkLogLevel level, const std::string& text) const;
   bool StayThoughSilent();
   void TryNextAddress();
@@ -197,7 +197,7 @@ class Channel final : public FdHandler, private ReceiverSink {
   int OnReleaseReply(std::span<const uint8_t> section, std::string_view text);
   int OnPing(std::span<const uint8_t> section);
   int OnResizeReply(std::span<const uint8_t> section, std::string_view text);
-  int Refused(wire::Status status, std::string_view text, uint32_t retry_ms);
+  int Refused(wire::StatusCode status, std::string_view text, uint32_t retry_ms);
   int Violation(std::string text);
   void BecomeReady();
 

@@ -9,12 +9,13 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
+#include "base/printable.h"
 #include "block/channel.h"
 
 namespace cloudblk {
 namespace {
 
-constexpr int64_t kNsPerMs = 1'000'000;
 constexpr int64_t kBackoffFirst = 10 * kNsPerMs;
 constexpr int64_t kBackoffMost = 2000 * kNsPerMs;
 // A holder that is gone may free the volume before its lease ends.
@@ -23,11 +24,6 @@ constexpr int64_t kBusyRetryMost = 500 * kNsPerMs;
 constexpr int64_t kClaimPoll = 10 * kNsPerMs;
 
 using State = Channel::State;
-
-// A server's text may be in it, and its lines and escapes are nobody's business.
-void MakePrintable(std::string* text) {
-  std::ranges::replace_if(*text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-}
 
 constexpr uint32_t Bit(State state) { return 1u << static_cast<int>(state); }
 
@@ -431,16 +427,16 @@ void Channel::CheckLiveness() {
   Pump();
 }
 
-void Channel::QueueEvent(CloudblkEventKind kind, uint64_t value, std::string text) {
-  MakePrintable(&text);
-  events_.push_back({kind, value, std::move(text)});
+void Channel::QueueEvent(CloudblkEventKind kind, uint64_t value, std::string_view text) {
+  events_.push_back({kind, value, Printable(text)});
   ScheduleTurn();
 }
 
 void Channel::Log(CloudblkLogLevel level, const std::string& text) const {
   if (host_.log == nullptr) return;
-  std::string line = session_->config().volume + " channel " + std::to_string(index_) + ": " + text;
-  MakePrintable(&line);
+  // A server's text may be in it.
+  const std::string line =
+      Printable(session_->config().volume + " channel " + std::to_string(index_) + ": " + text);
   host_.log(level, line.c_str());
 }
 

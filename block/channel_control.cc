@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "block/channel.h"
-#include "block/wire_errno.h"
+#include "proxy-protocol/wire_errno.h"
 
 namespace cloudblk {
 namespace {
@@ -160,11 +160,12 @@ int Channel::Violation(std::string text) {
   return -EPROTO;
 }
 
-int Channel::Refused(wire::Status status, std::string_view text, uint32_t retry_ms) {
-  failure_ = {ErrnoOf(status), std::string(wire::Name(status)), true, retry_ms, false};
+int Channel::Refused(wire::StatusCode status, std::string_view text, uint32_t retry_ms) {
+  failure_ = {wire::ErrnoOf(status), std::string(wire::Name(status)), true, retry_ms, false};
   if (!text.empty()) failure_.text = text;
-  failure_.final = status == wire::Status::kStale || status == wire::Status::kFenced ||
-                   status == wire::Status::kVolumeChanged || status == wire::Status::kBadToken;
+  failure_.final = status == wire::StatusCode::kStale || status == wire::StatusCode::kFenced ||
+                   status == wire::StatusCode::kVolumeChanged ||
+                   status == wire::StatusCode::kBadToken;
   if (session_->ClaimRefused(open_step_, status)) failure_.final = false;
   return -failure_.error;
 }
@@ -174,7 +175,7 @@ int Channel::OnHelloReply(std::span<const uint8_t> section, std::string_view tex
   if (error != wire::DecodeError::kOk) {
     return Violation("bad HELLO_REPLY: " + std::string(wire::Describe(error)));
   }
-  if (hello_.status != wire::Status::kOk) return Refused(hello_.status, text, 0);
+  if (hello_.status != wire::StatusCode::kOk) return Refused(hello_.status, text, 0);
   const bool crc = (hello_.features & wire::Feature::kPayloadCrc) != 0;
   if (hello_.max_frame_payload > kOfferedPayload || hello_.max_frame_entries > kOfferedEntries ||
       crc != session_->config().payload_crc) {
@@ -192,7 +193,7 @@ int Channel::OnOpenReply(std::span<const uint8_t> section, std::string_view text
   if (error != wire::DecodeError::kOk) {
     return Violation("bad OPEN_REPLY: " + std::string(wire::Describe(error)));
   }
-  if (reply.status != wire::Status::kOk) return Refused(reply.status, text, reply.retry_ms);
+  if (reply.status != wire::StatusCode::kOk) return Refused(reply.status, text, reply.retry_ms);
   if (!outbox_.empty()) return Violation("OPEN_REPLY before OPEN was sent");
   return AcceptOpen(reply);
 }
@@ -261,7 +262,7 @@ int Channel::OnEvent(std::span<const uint8_t> section, std::string_view text) {
         return Violation("EVENT RESIZED with an impossible size");
       }
       if (session_->SetSize(event.value)) {
-        QueueEvent(CLOUDBLK_EVENT_RESIZED, event.value, std::string(text));
+        QueueEvent(CLOUDBLK_EVENT_RESIZED, event.value, text);
       }
       return 0;
     case wire::EventKind::kGoingAway:

@@ -5,7 +5,7 @@
 #include <memory>
 #include <unordered_map>
 
-#include "block/epoll_loop.h"
+#include "base/epoll_loop.h"
 
 namespace cloudblk {
 namespace {

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "block/event_loop.h"
+#include "base/event_loop.h"
 #include "block/include/cloudblk.h"
 
 namespace cloudblk {

@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "base/transport.h"
 #include "block/request.h"
 #include "block/sg_list.h"
-#include "block/transport.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk {

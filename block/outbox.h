@@ -11,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "block/transport.h"
+#include "base/transport.h"
 
 namespace cloudblk {
 

@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "block/session.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
-#include "block/epoll_loop.h"
+#include "base/clock.h"
+#include "base/epoll_loop.h"
 #include "block/uri.h"
 
 namespace cloudblk {
 namespace {
-
-constexpr int64_t kNsPerS = 1'000'000'000;
-constexpr int64_t kNsPerMs = 1'000'000;
 
 // Whether asking again soon may end otherwise.
 bool MayPass(const ConnectionFailure& failure) {
@@ -62,18 +58,6 @@ SocketConnector::Lookup AnotherLookup(const std::vector<Endpoint>& endpoints) {
 }
 
 }  // namespace
-
-wire::Uuid RandomUuid() {
-  wire::Uuid uuid;
-  size_t have = 0;
-  while (have < uuid.bytes.size()) {
-    const ssize_t n = getrandom(&uuid.bytes[have], uuid.bytes.size() - have, 0);
-    if (n > 0) have += n;
-  }
-  uuid.bytes[6] = (uuid.bytes[6] & 0x0f) | 0x40;
-  uuid.bytes[8] = (uuid.bytes[8] & 0x3f) | 0x80;
-  return uuid;
-}
 
 Session::Session(SessionConfig config, std::unique_ptr<Connector> connector)
     : connector_(std::move(connector)), state_(std::move(config)) {
@@ -202,7 +186,7 @@ void SessionOpener::GiveUp(int64_t waited_ns) {
   if (last_.error != 0 && (last_.refused || last_server_ == (*waiting)->server_name())) {
     why = Describe(last_);
   }
-  const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / 1'000'000) + " ms"
+  const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / kNsPerMs) + " ms"
                                                  : std::to_string(waited_ns / kNsPerS) + " s";
   status_ = Status(last_.refused ? last_.error : ETIMEDOUT, "gave up after " + waited + ": " + why);
 }

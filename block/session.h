@@ -11,10 +11,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/status.h"
+#include "base/transport.h"
 #include "block/channel.h"
 #include "block/session_state.h"
-#include "block/status.h"
-#include "block/transport.h"
 
 namespace cloudblk {
 
@@ -97,9 +97,6 @@ class SessionOpener final : public ChannelObserver {
   bool done_ = false;
   Status status_;
 };
-
-// A random (version 4) UUID.
-wire::Uuid RandomUuid();
 
 }  // namespace cloudblk
 

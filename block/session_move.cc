@@ -5,15 +5,16 @@
 #include <cassert>
 #include <cerrno>
 
+#include "base/epoll_loop.h"
+#include "base/uuid.h"
 #include "block/answer_waiter.h"
-#include "block/epoll_loop.h"
 #include "block/session.h"
 
 namespace cloudblk {
 namespace {
 
-wire::Uuid UuidOf(const uint8_t (&bytes)[16]) {
-  wire::Uuid uuid;
+Uuid UuidOf(const uint8_t (&bytes)[16]) {
+  Uuid uuid;
   std::ranges::copy(bytes, uuid.bytes.begin());
   return uuid;
 }
@@ -34,8 +35,8 @@ void SessionState::NoteReleased(bool confirmed) {
   claim_epoch_ = epoch_ + kReclaimStep;
 }
 
-void SessionState::Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uuid& token,
-                         uint64_t generation, bool unflushed, bool lost) {
+void SessionState::Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, uint64_t generation,
+                         bool unflushed, bool lost) {
   uuid_ = uuid;
   epoch_ = epoch;
   epoch_claimed_ = false;
@@ -71,9 +72,9 @@ void SessionState::ClaimGranted(ClaimStep step) {
   if (step == ClaimStep::kTryNone) claim_.compare_exchange_strong(step, ClaimStep::kNone);
 }
 
-bool SessionState::ClaimRefused(ClaimStep step, wire::Status status) {
-  const bool retry = status == wire::Status::kBadToken || status == wire::Status::kBusy ||
-                     status == wire::Status::kStale;
+bool SessionState::ClaimRefused(ClaimStep step, wire::StatusCode status) {
+  const bool retry = status == wire::StatusCode::kBadToken || status == wire::StatusCode::kBusy ||
+                     status == wire::StatusCode::kStale;
   if (!retry) return false;
   // Another channel has found out meanwhile: do as it did.
   if (claim() != step) return true;
@@ -123,7 +124,7 @@ Status Session::SendRelease(EpollLoop* loop, int64_t deadline_ns) {
     return Status(ETIMEDOUT, releaser.cut() ? "lost the server meanwhile: " + releaser.text()
                                             : "the server does not answer");
   }
-  if (*releaser.answer() != wire::Status::kOk) {
+  if (*releaser.answer() != wire::StatusCode::kOk) {
     return Status(EPERM, "the server refuses: " + releaser.text());
   }
   state_.NoteReleased(true);

@@ -3,10 +3,10 @@
 // A session that asks for another size of its volume (SPEC.md 14).
 #include <cerrno>
 
+#include "base/epoll_loop.h"
 #include "block/answer_waiter.h"
-#include "block/epoll_loop.h"
 #include "block/session.h"
-#include "block/wire_errno.h"
+#include "proxy-protocol/wire_errno.h"
 
 namespace cloudblk {
 namespace {
@@ -18,8 +18,8 @@ Status Outcome(const AnswerWaiter& waiter, bool sent) {
                   why + (sent ? "; whether the volume was resized is not known, try again"
                               : "; the volume was not resized, try again"));
   }
-  if (*waiter.answer() == wire::Status::kOk) return Status::Ok();
-  return Status(ErrnoOf(*waiter.answer()), "the server refuses: " + waiter.text());
+  if (*waiter.answer() == wire::StatusCode::kOk) return Status::Ok();
+  return Status(wire::ErrnoOf(*waiter.answer()), "the server refuses: " + waiter.text());
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 
+#include "base/uuid.h"
 #include "block/include/cloudblk.h"
 #include "proxy-protocol/wire.h"
 
@@ -18,7 +19,7 @@ namespace cloudblk {
 
 // Constant after construction.
 struct SessionConfig {
-  wire::Uuid uuid;
+  Uuid uuid;
   uint64_t epoch = 1;
   std::string volume;
   std::string client_name;
@@ -77,8 +78,8 @@ class SessionState {
   // --- Who the session is (session_move.cc). Changes only while every channel is idle, but for the
   // outcome of a claim, which any channel may learn.
   // ------------------------------------------------
-  const wire::Uuid& uuid() const { return uuid_; }
-  const wire::Uuid& token() const { return token_; }
+  const Uuid& uuid() const { return uuid_; }
+  const Uuid& token() const { return token_; }
   bool observe() const { return observe_; }
   // The volume was given out of our hands, or may have been: nothing is sent until Claim.
   bool released() const { return released_; }
@@ -93,15 +94,15 @@ class SessionState {
   uint64_t EpochOf(ClaimStep step) const { return ClaimsWithToken(step) ? claim_epoch_ : epoch_; }
   uint64_t epoch() const { return EpochOf(claim()); }
   // What an OPEN in that step names as its claimer; nil where no claim of ours reached the epoch.
-  wire::Uuid ClaimerOf(ClaimStep step) const {
-    return ClaimsWithToken(step) || epoch_claimed_ ? claimer_ : wire::Uuid{};
+  Uuid ClaimerOf(ClaimStep step) const {
+    return ClaimsWithToken(step) || epoch_claimed_ ? claimer_ : Uuid{};
   }
   // Fixes the epoch that was reached and draws a new token, which is about to be sent in a RELEASE.
   void BeginRelease();
   // `confirmed`: the server said so. Else it may or may not have happened.
   void NoteReleased(bool confirmed);
   // Becomes the session that another client released.
-  void Adopt(const wire::Uuid& uuid, uint64_t epoch, const wire::Uuid& token, uint64_t generation,
+  void Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, uint64_t generation,
              bool unflushed, bool lost);
   // From now on the session wants to be active again.
   void BeginClaim();
@@ -110,7 +111,7 @@ class SessionState {
   // An OPEN was granted, or refused, that was sent in that step.
   void ClaimGranted(ClaimStep step);
   // True: it is to be tried in another way.
-  bool ClaimRefused(ClaimStep step, wire::Status status);
+  bool ClaimRefused(ClaimStep step, wire::StatusCode status);
   // Completed writes are not covered by a flush.
   bool unflushed() const { return written_.load() != flushed_.load(); }
   // Of FlushFails, without an effect: for Now() whether the next flush is going to fail.
@@ -194,14 +195,14 @@ class SessionState {
 
   const SessionConfig config_;
   const std::unique_ptr<Heard[]> heard_;  // by channel; any thread
-  wire::Uuid uuid_;
+  Uuid uuid_;
   uint64_t epoch_ = 1;          // that the volume was held at, without a claim under way
   bool epoch_claimed_ = false;  // it was reached by a claim of ours
   uint64_t claim_epoch_ = 0;
   // Drawn with the first claim. It tells us from others who resume the same saved state, and so is
   // never part of one.
-  wire::Uuid claimer_;
-  wire::Uuid token_;
+  Uuid claimer_;
+  Uuid token_;
   bool observe_ = false;
   bool released_ = false;
   bool release_confirmed_ = false;

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include "block/socket.h"
-#include "block/status.h"
+#include "base/socket.h"
+#include "base/status.h"
 
 namespace cloudblk {
 

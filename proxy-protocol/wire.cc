@@ -104,7 +104,7 @@ DecodeError CheckLengths(const FrameHeader& h, const FrameLimits& limits) {
 
 std::string_view Name(FrameType v) { return FrameName(static_cast<uint32_t>(v)); }
 std::string_view Name(Operation v) { return OperationName(static_cast<uint32_t>(v)); }
-std::string_view Name(Status v) { return StatusName(static_cast<uint32_t>(v)); }
+std::string_view Name(StatusCode v) { return StatusName(static_cast<uint32_t>(v)); }
 std::string_view Name(EventKind v) { return EventName(static_cast<uint32_t>(v)); }
 
 std::string_view Describe(DecodeError error) {

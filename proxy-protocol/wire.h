@@ -8,12 +8,12 @@
 #ifndef CLOUDBLK_PROXY_PROTOCOL_WIRE_H_
 #define CLOUDBLK_PROXY_PROTOCOL_WIRE_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
 
+#include "base/uuid.h"
 #include "proxy-protocol/wire_table.h"
 
 namespace cloudblk::wire {
@@ -23,7 +23,7 @@ namespace cloudblk::wire {
 #define CLOUDBLK_O(name, bit, text) | 1u << bit
 enum class FrameType : uint8_t { CLOUDBLK_FRAME_TYPES(CLOUDBLK_X) };
 enum class Operation : uint8_t { CLOUDBLK_OPERATIONS(CLOUDBLK_X) };
-enum class Status : uint32_t { CLOUDBLK_STATUSES(CLOUDBLK_X) };
+enum class StatusCode : uint32_t { CLOUDBLK_STATUSES(CLOUDBLK_X) };
 enum class EventKind : uint32_t { CLOUDBLK_EVENTS(CLOUDBLK_X) };
 struct Feature {
   enum : uint64_t { CLOUDBLK_FEATURES(CLOUDBLK_B) kAll = 0 CLOUDBLK_FEATURES(CLOUDBLK_O) };
@@ -56,7 +56,7 @@ struct ResizeFlag {
 // Names for logs and error texts; "UNKNOWN" for a value that the table lacks.
 std::string_view Name(FrameType type);
 std::string_view Name(Operation operation);
-std::string_view Name(Status status);
+std::string_view Name(StatusCode status);
 std::string_view Name(EventKind kind);
 
 inline constexpr uint32_t kMagic = 0x314b4243;  // "CBK1" as it stands on the wire
@@ -92,12 +92,6 @@ inline constexpr uint32_t kMaxHeaderLength =
     kMaxFrameEntries * (kRequestHeaderSize + sizeof(uint32_t)) +
     kMaxFramePayload / kCrcBlock * sizeof(uint32_t);
 
-struct Uuid {
-  std::array<uint8_t, 16> bytes{};
-  bool operator==(const Uuid&) const = default;
-  bool IsNil() const { return *this == Uuid{}; }
-};
-
 struct FrameHeader {
   FrameType type{};
   uint16_t flags = 0;
@@ -117,7 +111,7 @@ struct Hello {
 };
 
 struct HelloReply {
-  Status status = Status::kOk;
+  StatusCode status = StatusCode::kOk;
   uint16_t version = kVersion;
   uint64_t features = 0;           // in force from here on: a subset of those offered
   uint32_t max_frame_payload = 0;  // bytes, in force: at most what was offered
@@ -141,7 +135,7 @@ struct Open {
 };
 
 struct OpenReply {
-  Status status = Status::kOk;
+  StatusCode status = StatusCode::kOk;
   uint32_t volume_flags = 0;  // VolumeFlag
   Uuid volume;
   uint64_t generation = 0;
@@ -183,7 +177,7 @@ struct Range {
 
 struct Reply {
   uint64_t tag = 0;
-  Status status = Status::kOk;
+  StatusCode status = StatusCode::kOk;
   uint32_t length = 0;  // bytes of payload that this reply adds to the frame
   uint32_t flags = 0;   // ReplyFlag
 };
@@ -199,7 +193,7 @@ struct TokenMessage {  // RELEASE and CLAIM
 
 // CLAIM_REPLY, RELEASE_REPLY, CLOSE_REPLY, RESIZE_REPLY, ERROR; the payload is a text.
 struct StatusMessage {
-  Status status = Status::kOk;
+  StatusCode status = StatusCode::kOk;
   uint64_t epoch = 0;
 };
 

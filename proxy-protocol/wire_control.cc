@@ -63,7 +63,7 @@ DecodeError Decode(std::span<const uint8_t> bytes, StatusMessage* m) {
   in.Pad(4);
   m->epoch = in.U64();
   if (!IsStatus(status)) return DecodeError::kBadStatus;
-  m->status = static_cast<Status>(status);
+  m->status = static_cast<StatusCode>(status);
   return Finish(in);
 }
 

@@ -61,8 +61,8 @@ DecodeError Decode(std::span<const uint8_t> bytes, HelloReply* m) {
   m->server = in.Id();
   in.Pad(8);
   if (!IsStatus(status)) return DecodeError::kBadStatus;
-  m->status = static_cast<Status>(status);
-  if (m->status == Status::kOk) {
+  m->status = static_cast<StatusCode>(status);
+  if (m->status == StatusCode::kOk) {
     if (m->version != kVersion) return DecodeError::kBadVersion;
     if ((m->features & ~uint64_t{Feature::kAll}) != 0) return DecodeError::kReservedSet;
     if (m->max_frame_payload < kMinFramePayload || m->max_frame_payload > kMaxFramePayload ||
@@ -178,9 +178,9 @@ DecodeError Decode(std::span<const uint8_t> bytes, OpenReply* m) {
   m->retry_ms = in.U32();
   in.Pad(36);
   if (!IsStatus(status)) return DecodeError::kBadStatus;
-  m->status = static_cast<Status>(status);
+  m->status = static_cast<StatusCode>(status);
   if ((m->volume_flags & ~uint32_t{VolumeFlag::kAll}) != 0) return DecodeError::kReservedSet;
-  if (m->status == Status::kOk && !GeometryHolds(*m)) return DecodeError::kBadLength;
+  if (m->status == StatusCode::kOk && !GeometryHolds(*m)) return DecodeError::kBadLength;
   return Finish(in);
 }
 

@@ -127,11 +127,12 @@ DecodeError Decode(std::span<const uint8_t> bytes, Reply* m) {
   m->flags = in.U32();
   in.Pad(4);
   if (!IsStatus(status)) return DecodeError::kBadStatus;
-  m->status = static_cast<Status>(status);
+  m->status = static_cast<StatusCode>(status);
   if ((m->flags & ~uint32_t{ReplyFlag::kAll}) != 0) return DecodeError::kReservedSet;
   // Neither an error nor a hole has a payload.
-  if (m->length != 0 && (m->status != Status::kOk || m->flags != 0)) return DecodeError::kBadLength;
-  if (m->flags != 0 && m->status != Status::kOk) return DecodeError::kReservedSet;
+  if (m->length != 0 && (m->status != StatusCode::kOk || m->flags != 0))
+    return DecodeError::kBadLength;
+  if (m->flags != 0 && m->status != StatusCode::kOk) return DecodeError::kReservedSet;
   return Finish(in);
 }
 

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "block/event_loop.h"
-#include "block/status.h"
+#include "base/event_loop.h"
+#include "base/status.h"
 
 namespace cloudblk::proxy {
 

@@ -12,7 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "block/status.h"
+#include "base/status.h"
+#include "base/uuid.h"
 #include "proxy-protocol/wire.h"
 #include "proxy/buffer_pool.h"
 
@@ -83,7 +84,7 @@ class Backend {
   const Geometry& geometry() const { return geometry_; }
   // Bytes, a multiple of logical_block_size. Changes only in Resize. Any thread.
   uint64_t size() const { return size_.load(std::memory_order_acquire); }
-  const wire::Uuid& uuid() const { return uuid_; }
+  const Uuid& uuid() const { return uuid_; }
   // Changes exactly when writes that were done but not flushed may have been lost. Any thread.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
@@ -121,7 +122,7 @@ class Backend {
  protected:
   std::atomic<uint64_t> size_{0};
   Geometry geometry_;
-  wire::Uuid uuid_;
+  Uuid uuid_;
   std::atomic<uint64_t> generation_{0};
 };
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "block/status.h"
+#include "base/status.h"
 
 namespace cloudblk::proxy {
 

@@ -15,6 +15,8 @@
 #include <cstring>
 #include <utility>
 
+#include "base/printable.h"
+
 namespace cloudblk::proxy {
 namespace {
 
@@ -25,13 +27,6 @@ constexpr int kReadsPerTurn = 4;
 constexpr int kDrainReads = 128;
 // How long a client may take to read what was ready when the proxy was told to stop.
 constexpr int64_t kGoodbyeNs = 2'000'000'000;
-
-// A client's text for the log and for other clients: on one line.
-std::string Printable(std::string_view text) {
-  std::string line(text);
-  std::ranges::replace_if(line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-  return line;
-}
 
 }  // namespace
 
@@ -130,13 +125,13 @@ bool Connection::OnHello(std::span<const uint8_t> section) {
   reply.server = info_.uuid;
   std::string text;
   if (hello.version_min > wire::kVersion || hello.version_max < wire::kVersion) {
-    reply.status = wire::Status::kBadVersion;
+    reply.status = wire::StatusCode::kBadVersion;
     text = fmt::format("this server speaks version {} of the protocol, the client {} to {}",
                        wire::kVersion, hello.version_min, hello.version_max);
   } else if (const uint64_t lacking =
                  hello.required_features & ~(hello.features & uint64_t{wire::Feature::kAll});
              lacking != 0) {
-    reply.status = wire::Status::kBadFeature;
+    reply.status = wire::StatusCode::kBadFeature;
     text = fmt::format(
         "this server lacks features that the client requires, or were not offered: {:#x}", lacking);
   }
@@ -147,7 +142,7 @@ bool Connection::OnHello(std::span<const uint8_t> section) {
   wire::Encode(reply, out);
   writer_.AddMessage(wire::FrameType::kHelloReply, out, text);
   MarkDirty();
-  if (reply.status != wire::Status::kOk) {
+  if (reply.status != wire::StatusCode::kOk) {
     spdlog::warn("{}: refused: {}", Who(), text);
     StopReading();
     SetState(State::kLeaving);
@@ -188,7 +183,7 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   const auto found = info_.volumes->find(names.substr(0, name_length));
   if (found == info_.volumes->end()) {
     const std::string name = Printable(names.substr(0, name_length));
-    SendOpenReply({wire::Status::kNoSuchVolume,
+    SendOpenReply({wire::StatusCode::kNoSuchVolume,
                    fmt::format("there is no volume '{}' here; check the name, or start the proxy "
                                "with --volume '{}=...'",
                                name, name),
@@ -212,7 +207,7 @@ void Connection::SendOpenReply(const OwnershipAnswer& answer) {
   reply.status = answer.status;
   reply.epoch = answer.epoch;
   reply.retry_ms = answer.retry_ms;
-  if (answer.status == wire::Status::kOk) {
+  if (answer.status == wire::StatusCode::kOk) {
     const Geometry& geometry = volume_->backend->geometry();
     const bool read_only = geometry.read_only || (open_flags_ & wire::OpenFlag::kReadOnly) != 0;
     reply.volume_flags = (read_only ? wire::VolumeFlag::kReadOnly : 0u) |
@@ -242,7 +237,7 @@ void Connection::SendOpenReply(const OwnershipAnswer& answer) {
   wire::Encode(reply, out);
   writer_.AddMessage(wire::FrameType::kOpenReply, out, answer.text);
   MarkDirty();
-  if (answer.status == wire::Status::kOk) {
+  if (answer.status == wire::StatusCode::kOk) {
     SetState(State::kReady);
     return;
   }
@@ -410,7 +405,7 @@ void Connection::OnBadFrame(wire::DecodeError error) { Violation(wire::Describe(
 bool Connection::Violation(std::string_view text) {
   if (state_ == State::kStopping) return false;
   std::array<uint8_t, wire::kStatusMessageSize> out;
-  wire::Encode(wire::StatusMessage{wire::Status::kProtocol, 0}, out);
+  wire::Encode(wire::StatusMessage{wire::StatusCode::kProtocol, 0}, out);
   writer_.DropReplies();
   writer_.AddMessage(wire::FrameType::kError, out, text);
   writer_.Send(fd_.get());

@@ -12,8 +12,8 @@
 #include <string_view>
 #include <vector>
 
-#include "block/event_loop.h"
-#include "block/socket.h"
+#include "base/event_loop.h"
+#include "base/socket.h"
 #include "proxy-protocol/wire.h"
 #include "proxy/frame_reader.h"
 #include "proxy/job.h"
@@ -113,8 +113,8 @@ class Connection final : public FdHandler,
   bool DecodeRanges(Job* job);
   // Whether the payloads of the whole batch have the CRCs that came with it.
   bool CheckPayload() const;
-  wire::Status Judge(const Job& job) const;
-  wire::Status JudgeRanges(const Job& job) const;
+  wire::StatusCode Judge(const Job& job) const;
+  wire::StatusCode JudgeRanges(const Job& job) const;
   bool SubmitJob(Job* job);
   void FinishJob(Job* job);
 

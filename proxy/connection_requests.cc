@@ -8,28 +8,11 @@
 #include <cerrno>
 #include <memory>
 
+#include "proxy-protocol/wire_errno.h"
 #include "proxy/connection.h"
 
 namespace cloudblk::proxy {
 namespace {
-
-wire::Status StatusOf(int result) {
-  switch (-result) {
-    case 0:
-      return wire::Status::kOk;
-    case ENOSPC:
-    case EDQUOT:
-      return wire::Status::kNoSpace;
-    case ENOMEM:
-      return wire::Status::kNoMemory;
-    case EOPNOTSUPP:
-      return wire::Status::kNotSupported;
-    case EROFS:
-      return wire::Status::kReadOnly;
-    default:
-      return wire::Status::kIoError;
-  }
-}
 
 bool IsData(wire::Operation kind) {
   return kind == wire::Operation::kRead || kind == wire::Operation::kWrite;
@@ -146,7 +129,7 @@ bool Connection::SubmitJob(Job* job) {
     return false;
   }
   job->status = Judge(*job);
-  if (job->status != wire::Status::kOk) {
+  if (job->status != wire::StatusCode::kOk) {
     FinishJob(job);
     return true;
   }
@@ -161,42 +144,43 @@ bool Connection::SubmitJob(Job* job) {
 }
 
 // SPEC.md 8.12.
-wire::Status Connection::Judge(const Job& job) const {
+wire::StatusCode Connection::Judge(const Job& job) const {
   const Geometry& geometry = volume_->backend->geometry();
-  if (!active()) return wire::Status::kNotActive;
+  if (!active()) return wire::StatusCode::kNotActive;
   const bool read_only = geometry.read_only || (open_flags_ & wire::OpenFlag::kReadOnly) != 0;
   switch (job.kind) {
     case wire::Operation::kFlush:
-      return wire::Status::kOk;
+      return wire::StatusCode::kOk;
     case wire::Operation::kWrite:
-      if (read_only) return wire::Status::kReadOnly;
+      if (read_only) return wire::StatusCode::kReadOnly;
       [[fallthrough]];
     case wire::Operation::kRead:
-      if (job.offset + job.length > volume_->backend->size()) return wire::Status::kOutOfRange;
+      if (job.offset + job.length > volume_->backend->size()) return wire::StatusCode::kOutOfRange;
       if ((job.offset | job.length) % geometry.logical_block_size != 0) {
-        return wire::Status::kInvalid;
+        return wire::StatusCode::kInvalid;
       }
-      return wire::Status::kOk;
+      return wire::StatusCode::kOk;
     case wire::Operation::kDiscard:
     case wire::Operation::kWriteZeroes:
-      return read_only ? wire::Status::kReadOnly : JudgeRanges(job);
+      return read_only ? wire::StatusCode::kReadOnly : JudgeRanges(job);
   }
-  return wire::Status::kNotSupported;
+  return wire::StatusCode::kNotSupported;
 }
 
-wire::Status Connection::JudgeRanges(const Job& job) const {
+wire::StatusCode Connection::JudgeRanges(const Job& job) const {
   const Geometry& geometry = volume_->backend->geometry();
   const bool discard = job.kind == wire::Operation::kDiscard;
-  if (!(discard ? geometry.discard : geometry.write_zeroes)) return wire::Status::kNotSupported;
-  if (job.ranges.size() > kMaxRangesOffered) return wire::Status::kInvalid;
+  if (!(discard ? geometry.discard : geometry.write_zeroes)) return wire::StatusCode::kNotSupported;
+  if (job.ranges.size() > kMaxRangesOffered) return wire::StatusCode::kInvalid;
   for (const wire::Range& range : job.ranges) {
-    if (range.offset + range.length > volume_->backend->size()) return wire::Status::kOutOfRange;
+    if (range.offset + range.length > volume_->backend->size())
+      return wire::StatusCode::kOutOfRange;
     if ((range.offset | range.length) % geometry.logical_block_size != 0 ||
         range.length > (discard ? kMaxDiscardLength : kMaxWriteZeroesLength)) {
-      return wire::Status::kInvalid;
+      return wire::StatusCode::kInvalid;
     }
   }
-  return wire::Status::kOk;
+  return wire::StatusCode::kOk;
 }
 
 void Connection::OnIoDone(IoOp* op) {
@@ -209,7 +193,8 @@ void Connection::OnIoDone(IoOp* op) {
     FinishStop();
     return;
   }
-  job->status = StatusOf(job->result);
+  // What was judged well-formed and the storage calls invalid is the storage's error.
+  job->status = wire::StatusOf(job->result == -EINVAL ? EIO : -job->result);
   FinishJob(job);
 }
 

@@ -15,14 +15,14 @@ namespace cloudblk::proxy {
 
 struct Job : IoOp {
   uint64_t tag = 0;
-  wire::Status status = wire::Status::kOk;  // of the reply
-  uint32_t payload_length = 0;              // bytes that come with the request
-  uint32_t data_length = 0;                 // bytes of READ or WRITE data, as credits count them
-  Job* next_job = nullptr;                  // in whatever list it is
+  wire::StatusCode status = wire::StatusCode::kOk;  // of the reply
+  uint32_t payload_length = 0;                      // bytes that come with the request
+  uint32_t data_length = 0;  // bytes of READ or WRITE data, as credits count them
+  Job* next_job = nullptr;   // in whatever list it is
 
   // Bytes of payload that its reply has.
   uint32_t ReplyLength() const {
-    return kind == wire::Operation::kRead && status == wire::Status::kOk && !hole ? length : 0;
+    return kind == wire::Operation::kRead && status == wire::StatusCode::kOk && !hole ? length : 0;
   }
 };
 

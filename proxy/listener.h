@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "block/event_loop.h"
-#include "block/socket.h"
-#include "block/status.h"
+#include "base/event_loop.h"
+#include "base/socket.h"
+#include "base/status.h"
 
 namespace cloudblk::proxy {
 

@@ -6,8 +6,8 @@
 
 #include <memory>
 
-#include "block/event_loop.h"
-#include "block/status.h"
+#include "base/event_loop.h"
+#include "base/status.h"
 #include "proxy/async_io.h"
 #include "proxy/buffer_pool.h"
 

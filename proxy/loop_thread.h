@@ -15,9 +15,9 @@
 #include <thread>
 #include <vector>
 
-#include "block/epoll_loop.h"
-#include "block/socket.h"
-#include "block/status.h"
+#include "base/epoll_loop.h"
+#include "base/socket.h"
+#include "base/status.h"
 #include "proxy/job.h"
 #include "proxy/loop_context.h"
 #include "proxy/volume.h"
@@ -29,7 +29,7 @@ class Connection;
 // What connections need of the server; constant while it runs.
 struct ServerInfo {
   const VolumeMap* volumes = nullptr;
-  wire::Uuid uuid;  // of this run
+  Uuid uuid;  // of this run
 };
 
 class LoopThread {

@@ -20,7 +20,7 @@
 #include <system_error>
 #include <vector>
 
-#include "block/decimal.h"
+#include "base/decimal.h"
 #include "proxy/options.h"
 #include "proxy/server.h"
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "block/socket.h"
-#include "block/status.h"
+#include "base/socket.h"
+#include "base/status.h"
 
 namespace cloudblk::proxy {
 

@@ -5,8 +5,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <sstream>
+
+#include "base/printable.h"
 
 namespace cloudblk::proxy {
 namespace {
@@ -21,7 +22,7 @@ bool AddHolder(std::istringstream* line, OwnerRecord* record) {
   std::string mode;
   std::string token;
   if (!(*line >> session >> holder.epoch >> mode >> token)) return false;
-  const std::optional<wire::Uuid> uuid = ParseUuid(session);
+  const std::optional<Uuid> uuid = ParseUuid(session);
   if (!uuid) return false;
   holder.session = *uuid;
   holder.share_rw = mode == "share-rw";
@@ -42,8 +43,8 @@ bool AddSpent(std::istringstream* line, OwnerRecord* record) {
   std::string token;
   std::string id;
   if (!(*line >> session >> token)) return false;
-  const std::optional<wire::Uuid> spent = ParseUuid(token);
-  const std::optional<wire::Uuid> claimer = *line >> id ? ParseUuid(id) : wire::Uuid{};
+  const std::optional<Uuid> spent = ParseUuid(token);
+  const std::optional<Uuid> claimer = *line >> id ? ParseUuid(id) : Uuid{};
   if (!spent || !claimer) return false;
   for (OwnerRecord::Holder& holder : record->holders) {
     if (ToString(holder.session) != session) continue;
@@ -57,44 +58,15 @@ bool AddSpent(std::istringstream* line, OwnerRecord* record) {
 bool AddLast(std::istringstream* line, OwnerRecord* record) {
   std::string session;
   if (!(*line >> session)) return false;
-  const std::optional<wire::Uuid> uuid = ParseUuid(session);
+  const std::optional<Uuid> uuid = ParseUuid(session);
   if (uuid) record->last.push_back(*uuid);
   return uuid.has_value();
 }
 
 }  // namespace
 
-std::string ToString(const wire::Uuid& uuid) {
-  std::string text;
-  for (size_t i = 0; i < uuid.bytes.size(); ++i) {
-    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-    text += fmt::format("{:02x}", uuid.bytes[i]);
-  }
-  return text;
-}
-
-std::optional<wire::Uuid> ParseUuid(std::string_view text) {
-  if (text.size() != 36) return std::nullopt;
-  wire::Uuid uuid;
-  size_t at = 0;
-  for (size_t i = 0; i < uuid.bytes.size(); ++i) {
-    if (i == 4 || i == 6 || i == 8 || i == 10) {
-      if (text[at++] != '-') return std::nullopt;
-    }
-    const char* begin = text.data() + at;
-    const auto [end, error] = std::from_chars(begin, begin + 2, uuid.bytes[i], 16);
-    if (error != std::errc{} || end != begin + 2) return std::nullopt;
-    at += 2;
-  }
-  return uuid;
-}
-
 std::string KeptName(const std::string& name) {
-  std::string line(wire::CutText(name, kMaxNameKept));
-  for (char& c : line) {
-    if (static_cast<unsigned char>(c) < 0x20) c = ' ';
-  }
-  return line;
+  return Printable(wire::CutText(name, kMaxNameKept));
 }
 
 bool Contradicts(const OwnerRecord& kept, const OwnerRecord& present) {
@@ -121,7 +93,7 @@ std::string Format(const OwnerRecord& record) {
     if (!holder.claimer.IsNil()) text += " " + ToString(holder.claimer);
     text += '\n';
   }
-  for (const wire::Uuid& uuid : record.last) text += fmt::format("last {}\n", ToString(uuid));
+  for (const Uuid& uuid : record.last) text += fmt::format("last {}\n", ToString(uuid));
   return text;
 }
 

@@ -10,27 +10,28 @@
 #include <string_view>
 #include <vector>
 
-#include "block/status.h"
+#include "base/status.h"
+#include "base/uuid.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk::proxy {
 
 struct OwnerRecord {
   struct Holder {
-    wire::Uuid session;
+    Uuid session;
     uint64_t epoch = 0;
     bool share_rw = false;
     bool read_only = false;
-    std::optional<wire::Uuid> token;  // released, and waiting to be claimed
-    wire::Uuid spent;                 // the token that made this epoch active; nil: none did
-    wire::Uuid claimer;               // of this epoch; nil: has no id, or is not known
+    std::optional<Uuid> token;  // released, and waiting to be claimed
+    Uuid spent;                 // the token that made this epoch active; nil: none did
+    Uuid claimer;               // of this epoch; nil: has no id, or is not known
     std::string client_name;
 
     bool operator==(const Holder&) const = default;
   };
   std::vector<Holder> holders;
   // Who held it last, when nobody does now.
-  std::vector<wire::Uuid> last;
+  std::vector<Uuid> last;
 
   bool operator==(const OwnerRecord&) const = default;
 };
@@ -47,9 +48,6 @@ std::string Format(const OwnerRecord& record);
 // EINVAL: a line makes no sense, which the text names. It may be damaged, or of a later release: in
 // either case it may be a holder's.
 Result<OwnerRecord> ParseOwnerRecord(std::string_view text);
-
-std::string ToString(const wire::Uuid& uuid);  // 8-4-4-4-12
-std::optional<wire::Uuid> ParseUuid(std::string_view text);
 
 }  // namespace cloudblk::proxy
 

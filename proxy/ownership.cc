@@ -9,6 +9,8 @@
 #include <ctime>
 #include <utility>
 
+#include "base/clock.h"
+
 namespace cloudblk::proxy {
 namespace {
 
@@ -34,7 +36,7 @@ bool Ownership::Session::connected() const {
 
 void Ownership::Restore() {
   std::lock_guard lock(mutex_);
-  if (Lock().status == wire::Status::kOk) UnlockIfFree();
+  if (Lock().status == wire::StatusCode::kOk) UnlockIfFree();
 }
 
 void Ownership::Open(Peer* peer, const OpenRequest& request) {
@@ -66,7 +68,7 @@ void Ownership::Enqueue(Operation::Kind kind, Peer* peer, const OpenRequest& req
 OwnershipAnswer Ownership::Hold() {
   std::lock_guard lock(mutex_);
   OwnershipAnswer answer = Lock();
-  if (answer.status == wire::Status::kOk) ++holds_;
+  if (answer.status == wire::StatusCode::kOk) ++holds_;
   return answer;
 }
 
@@ -90,7 +92,7 @@ void Ownership::Gone(Peer* peer) {
     if (member && !session.connected()) {
       session.lost_ns = clock_();
       spdlog::info("volume '{}': lost the last connection of {} ({}); its lease ends in {} s",
-                   volume_, session.client_name, session.address, lease_ns_ / 1'000'000'000);
+                   volume_, session.client_name, session.address, lease_ns_ / kNsPerS);
     }
   }
   // What is committed is finished without it.
@@ -105,7 +107,7 @@ void Ownership::Advance() {
     Operation& operation = queue_.front();
     if (!operation.started) {
       const OwnershipAnswer answer = Judge(&operation);
-      if (answer.status != wire::Status::kOk) {
+      if (answer.status != wire::StatusCode::kOk) {
         operation.peer->Answer(answer);
         queue_.pop_front();
         continue;
@@ -149,11 +151,11 @@ OwnershipAnswer Ownership::Commit(Operation* operation) {
     case Operation::Kind::kEnd:
       return CommitEnd(*operation);
   }
-  return {wire::Status::kInvalid, {}, 0, 0};
+  return {wire::StatusCode::kInvalid, {}, 0, 0};
 }
 
 void Ownership::DropLosers(const Operation& operation) {
-  for (const wire::Uuid& uuid : operation.losers) {
+  for (const Uuid& uuid : operation.losers) {
     const std::string key = ToString(uuid);
     sessions_.erase(key);
     if (fenced_.insert(key).second) fenced_order_.push_back(key);
@@ -215,7 +217,7 @@ OwnershipAnswer Ownership::CommitOpen(Operation* operation) {
   if ((open.flags & wire::OpenFlag::kActive) == 0) {
     observers_[operation->peer] = operation->request;
     const Session* session = FindSession(open.session);
-    return {wire::Status::kOk, {}, session != nullptr ? session->epoch : open.epoch, 0};
+    return {wire::StatusCode::kOk, {}, session != nullptr ? session->epoch : open.epoch, 0};
   }
   const bool claims = FindToken(open.token) != nullptr;
   DropLosers(*operation);
@@ -248,7 +250,7 @@ OwnershipAnswer Ownership::CommitOpen(Operation* operation) {
     spdlog::info("volume '{}': {} {} ({}), epoch {}", volume_, claims ? "claimed by" : "active for",
                  session.client_name, session.address, session.epoch);
   }
-  return {wire::Status::kOk, {}, session.epoch, 0};
+  return {wire::StatusCode::kOk, {}, session.epoch, 0};
 }
 
 OwnershipAnswer Ownership::CommitRelease(const Operation& operation) {
@@ -258,13 +260,13 @@ OwnershipAnswer Ownership::CommitRelease(const Operation& operation) {
     if (channel.peer != nullptr) channel.peer->active_.store(false, std::memory_order_release);
   }
   spdlog::info("volume '{}': released by {} ({})", volume_, session->client_name, session->address);
-  return {wire::Status::kOk, {}, session->epoch, 0};
+  return {wire::StatusCode::kOk, {}, session->epoch, 0};
 }
 
 OwnershipAnswer Ownership::CommitClaim(Operation* operation) {
   Session* released = FindToken(operation->message.token);
   if (released == nullptr) {
-    return {wire::Status::kBadToken, "the token was spent meanwhile", 0, 0};
+    return {wire::StatusCode::kBadToken, "the token was spent meanwhile", 0, 0};
   }
   const auto observer = observers_.find(operation->peer);
   if (observer == observers_.end()) {
@@ -273,7 +275,7 @@ OwnershipAnswer Ownership::CommitClaim(Operation* operation) {
     released->epoch = operation->message.epoch;
     released->spent = operation->message.token;
     operation->activate = released->uuid;
-    return {wire::Status::kOk, {}, released->epoch, 0};
+    return {wire::StatusCode::kOk, {}, released->epoch, 0};
   }
   operation->by_observer = true;
   operation->request = observer->second;
@@ -298,12 +300,12 @@ OwnershipAnswer Ownership::CommitClaim(Operation* operation) {
   operation->activate = session.uuid;
   spdlog::info("volume '{}': claimed by {} ({}), epoch {}", volume_, session.client_name,
                session.address, session.epoch);
-  return {wire::Status::kOk, {}, session.epoch, 0};
+  return {wire::StatusCode::kOk, {}, session.epoch, 0};
 }
 
 OwnershipAnswer Ownership::CommitEnd(const Operation& operation) {
   Session* session = SessionOf(operation.peer);
-  if (session == nullptr) return {wire::Status::kOk, {}, 0, 0};
+  if (session == nullptr) return {wire::StatusCode::kOk, {}, 0, 0};
   const uint64_t epoch = session->epoch;
   operation.peer->active_.store(false, std::memory_order_release);
   for (auto& [index, channel] : session->channels) channel.peer = nullptr;
@@ -313,7 +315,7 @@ OwnershipAnswer Ownership::CommitEnd(const Operation& operation) {
     last_ = {session->uuid};
     sessions_.erase(ToString(session->uuid));
   }
-  return {wire::Status::kOk, {}, epoch, 0};
+  return {wire::StatusCode::kOk, {}, epoch, 0};
 }
 
 bool Ownership::SharesRw(const wire::Open& open) {
@@ -324,12 +326,12 @@ bool Ownership::OnlyReads(const wire::Open& open) const {
   return backend_->geometry().read_only || (open.flags & wire::OpenFlag::kReadOnly) != 0;
 }
 
-Ownership::Session* Ownership::FindSession(const wire::Uuid& uuid) {
+Ownership::Session* Ownership::FindSession(const Uuid& uuid) {
   const auto it = sessions_.find(ToString(uuid));
   return it == sessions_.end() ? nullptr : &it->second;
 }
 
-Ownership::Session* Ownership::FindToken(const wire::Uuid& token) {
+Ownership::Session* Ownership::FindToken(const Uuid& token) {
   for (auto& [uuid, session] : sessions_) {
     if (session.token == token) return &session;
   }
@@ -356,13 +358,13 @@ void Ownership::UnlockIfFree() {
   locked_ = false;
 }
 
-cloudblk::Status Ownership::LoadRecord() {
+Status Ownership::LoadRecord() {
   const Result<std::string> text = backend_->LoadOwner();
   if (!text.ok()) return text.status();
   Result<OwnerRecord> record = ParseOwnerRecord(text.value());
   if (!record.ok()) return record.status();
   stored_ = *std::move(record);
-  if (stored_ == OwnerRecord{}) return cloudblk::Status::Ok();
+  if (stored_ == OwnerRecord{}) return Status::Ok();
   record_kept_ = true;
   last_ = stored_.last;
   for (const OwnerRecord::Holder& holder : stored_.holders) {
@@ -371,10 +373,10 @@ cloudblk::Status Ownership::LoadRecord() {
     session.address = "not seen since the proxy started";
     last_.push_back(holder.session);
     spdlog::info("volume '{}': was held by {}; only it may resume for {} s", volume_,
-                 holder.client_name, lease_ns_ / 1'000'000'000);
+                 holder.client_name, lease_ns_ / kNsPerS);
     sessions_.emplace(ToString(holder.session), std::move(session));
   }
-  return cloudblk::Status::Ok();
+  return Status::Ok();
 }
 
 void Ownership::Recall(const OwnerRecord::Holder& holder, Session* session) const {
@@ -394,7 +396,7 @@ OwnerRecord Ownership::Record() const {
   OwnerRecord record;
   for (const auto& [uuid, session] : sessions_) {
     record.holders.push_back({session.uuid, session.epoch, session.share_rw, session.read_only,
-                              session.token, session.spent, session.claimer.value_or(wire::Uuid{}),
+                              session.token, session.spent, session.claimer.value_or(Uuid{}),
                               KeptName(session.client_name)});
   }
   if (record.holders.empty()) record.last = last_;
@@ -433,7 +435,7 @@ void Ownership::StoreRecord(const OwnerRecord& record, bool wrong) {
 }
 
 // After a restart whoever the storage names would have the volume, or whoever has the token.
-void Ownership::TakeBack(Operation* operation, const cloudblk::Status& why) {
+void Ownership::TakeBack(Operation* operation, const Status& why) {
   const std::string claimant = ToString(*operation->activate);
   const bool held = std::ranges::any_of(stored_.holders, [&](const OwnerRecord::Holder& holder) {
     return holder.session == *operation->activate;
@@ -451,7 +453,7 @@ void Ownership::TakeBack(Operation* operation, const cloudblk::Status& why) {
   last_ = stored_.last;
   for (const auto& [key, session] : sessions_) last_.push_back(session.uuid);
   operation->activate.reset();
-  operation->answer = {wire::Status::kBusy,
+  operation->answer = {wire::StatusCode::kBusy,
                        fmt::format("volume '{}' cannot be given to another client, as its storage "
                                    "goes on naming the one before: {}",
                                    volume_, why.message()),

@@ -22,7 +22,7 @@
 namespace cloudblk::proxy {
 
 struct OwnershipAnswer {
-  wire::Status status = wire::Status::kOk;
+  wire::StatusCode status = wire::StatusCode::kOk;
   std::string text;  // for people, unless kOk
   uint64_t epoch = 0;
   uint32_t retry_ms = 0;
@@ -93,7 +93,7 @@ class Ownership {
   };
   // An active session, or one that was and may come back.
   struct Session {
-    wire::Uuid uuid;
+    Uuid uuid;
     uint64_t epoch = 0;
     uint32_t channel_count = 0;  // 0: not known yet
     bool share_rw = false;
@@ -102,12 +102,12 @@ class Ownership {
     std::string address;
     std::string since;
     std::map<uint32_t, Channel> channels;
-    int64_t lost_ns = 0;  // when the last connection was lost; valid while there is none
-    std::optional<wire::Uuid> token;  // released: not active, reserved for who has the token
-    wire::Uuid spent;                 // the token that made this epoch active; nil: none did
+    int64_t lost_ns = 0;        // when the last connection was lost; valid while there is none
+    std::optional<Uuid> token;  // released: not active, reserved for who has the token
+    Uuid spent;                 // the token that made this epoch active; nil: none did
     // Who claimed this epoch (SPEC.md 11.9); nil: who has no id. Nothing: the record does not tell,
     // and the first who resumes is taken for it.
-    std::optional<wire::Uuid> claimer;
+    std::optional<Uuid> claimer;
 
     bool connected() const;
   };
@@ -118,14 +118,14 @@ class Ownership {
     OpenRequest request;         // kOpen, and see by_observer
     wire::TokenMessage message;  // kRelease and kClaim
     bool started = false;
-    std::set<Peer*> waiting_for;     // being stopped
-    std::set<Peer*> to_stop;         // by the judgement
-    std::string revoked;             // why, for those of other sessions
-    std::set<Peer*> revoke;          // of to_stop: whom to tell
-    std::vector<wire::Uuid> losers;  // sessions that lose the volume when it is committed
+    std::set<Peer*> waiting_for;  // being stopped
+    std::set<Peer*> to_stop;      // by the judgement
+    std::string revoked;          // why, for those of other sessions
+    std::set<Peer*> revoke;       // of to_stop: whom to tell
+    std::vector<Uuid> losers;     // sessions that lose the volume when it is committed
     // By Commit, for when the record is kept.
-    std::optional<wire::Uuid> activate;  // the session that is active then
-    bool by_observer = false;            // kClaim: `request` is that by which it observes
+    std::optional<Uuid> activate;  // the session that is active then
+    bool by_observer = false;      // kClaim: `request` is that by which it observes
     OwnershipAnswer answer;
   };
 
@@ -159,8 +159,8 @@ class Ownership {
 
   static bool SharesRw(const wire::Open& open);
   bool OnlyReads(const wire::Open& open) const;
-  Session* FindSession(const wire::Uuid& uuid);
-  Session* FindToken(const wire::Uuid& token);
+  Session* FindSession(const Uuid& uuid);
+  Session* FindToken(const Uuid& token);
   // The OPEN's token was spent by this very epoch (SPEC.md 11.6).
   static bool Repeats(const wire::Open& open, const Session* own);
   Session* SessionOf(const Peer* peer);
@@ -171,7 +171,7 @@ class Ownership {
   // A lock of the storage, from before a session is active until none is.
   OwnershipAnswer Lock();
   void UnlockIfFree();
-  cloudblk::Status LoadRecord();
+  Status LoadRecord();
   void Recall(const OwnerRecord::Holder& holder, Session* session) const;
   OwnerRecord Record() const;
   // Both without mutex_. Before a RELEASE is answered, whoever has the volume next may come by
@@ -181,7 +181,7 @@ class Ownership {
   // storage keeps now contradicts it.
   void StoreRecord(const OwnerRecord& record, bool wrong);
   // The operation is refused after all, as the storage goes on saying what was before.
-  void TakeBack(Operation* operation, const cloudblk::Status& why);
+  void TakeBack(Operation* operation, const Status& why);
 
   const std::string volume_;
   Backend* const backend_;
@@ -195,7 +195,7 @@ class Ownership {
   std::set<std::string> fenced_;  // UUIDs that lost the volume to another session
   std::deque<std::string> fenced_order_;
   OwnerRecord stored_;
-  std::vector<wire::Uuid> last_;
+  std::vector<Uuid> last_;
   std::deque<Operation> queue_;
   bool storing_ = false;  // for the first of the queue, which is committed
   bool locked_ = false;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/clock.h"
 #include "proxy/ownership.h"
 
 namespace cloudblk::proxy {
@@ -12,7 +13,7 @@ namespace {
 
 OwnershipAnswer Ok() { return {}; }
 
-OwnershipAnswer Refuse(wire::Status status, std::string text, uint64_t epoch = 0) {
+OwnershipAnswer Refuse(wire::StatusCode status, std::string text, uint64_t epoch = 0) {
   return {status, std::move(text), epoch, 0};
 }
 
@@ -41,7 +42,7 @@ OwnershipAnswer Ownership::Judge(Operation* operation) {
     case Operation::Kind::kEnd:
       return JudgeEnd(operation);
   }
-  return Refuse(wire::Status::kInvalid, "unknown operation");
+  return Refuse(wire::StatusCode::kInvalid, "unknown operation");
 }
 
 OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
@@ -49,31 +50,31 @@ OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
   const bool takeover = (open.flags & wire::OpenFlag::kTakeover) != 0;
   if ((open.flags & wire::OpenFlag::kResume) != 0 && open.volume != backend_->uuid()) {
     return Refuse(
-        wire::Status::kVolumeChanged,
+        wire::StatusCode::kVolumeChanged,
         fmt::format("volume '{}' is another disk now than the one that was opened", volume_));
   }
   if (open.channel_count > kMaxChannels) {
-    return Refuse(wire::Status::kTooMany,
+    return Refuse(wire::StatusCode::kTooMany,
                   fmt::format("{} channels are asked for; at most {} are possible",
                               open.channel_count, kMaxChannels));
   }
   if ((open.flags & wire::OpenFlag::kActive) == 0) return Ok();
   OwnershipAnswer answer = Lock();
-  if (answer.status != wire::Status::kOk) return answer;
+  if (answer.status != wire::StatusCode::kOk) return answer;
   Session* own = FindSession(open.session);
   answer = JudgeOwnSession(open, own);
-  if (answer.status != wire::Status::kOk) return answer;
+  if (answer.status != wire::StatusCode::kOk) return answer;
 
   const bool has_token = !open.token.IsNil() && !Repeats(open, own);
   Session* released = has_token ? FindToken(open.token) : nullptr;
   if (has_token && released == nullptr) {
-    return Refuse(wire::Status::kBadToken, NotReserved(volume_));
+    return Refuse(wire::StatusCode::kBadToken, NotReserved(volume_));
   }
   if (own != nullptr && own->token && !has_token && !takeover) return Busy(*own);
   answer = JudgeOthers(operation, operation->request, takeover);
-  if (answer.status != wire::Status::kOk) return answer;
+  if (answer.status != wire::StatusCode::kOk) return answer;
   if (released != nullptr && open.epoch <= released->epoch) {
-    return Refuse(wire::Status::kInvalid,
+    return Refuse(wire::StatusCode::kInvalid,
                   fmt::format("a claim needs an epoch above {}", released->epoch), released->epoch);
   }
   if (own == nullptr) return Ok();
@@ -90,11 +91,11 @@ OwnershipAnswer Ownership::JudgeOwnSession(const wire::Open& open, const Session
   if (own != nullptr && own->epoch > open.epoch) {
     std::string text = fmt::format("the session is at epoch {} already", own->epoch);
     if (!open.token.IsNil()) text += ": the machine goes on as " + Resumer(*own) + "; end this one";
-    return Refuse(wire::Status::kStale, std::move(text), own->epoch);
+    return Refuse(wire::StatusCode::kStale, std::move(text), own->epoch);
   }
   const bool same_epoch = own != nullptr && own->epoch == open.epoch;
   if (same_epoch && own->claimer && *own->claimer != open.claimer) {
-    return Refuse(wire::Status::kFenced,
+    return Refuse(wire::StatusCode::kFenced,
                   fmt::format("the state that this client resumes was resumed as {}, who was given "
                               "volume '{}' and may have changed it; that is possible once only: if "
                               "the machine does not run there, start it from its disk",
@@ -104,7 +105,7 @@ OwnershipAnswer Ownership::JudgeOwnSession(const wire::Open& open, const Session
   if (same_epoch) {
     const auto channel = own->channels.find(open.channel);
     if (channel != own->channels.end() && channel->second.incarnation >= open.incarnation) {
-      return Refuse(wire::Status::kStale,
+      return Refuse(wire::StatusCode::kStale,
                     fmt::format("channel {} is at incarnation {} already", open.channel,
                                 channel->second.incarnation),
                     own->epoch);
@@ -115,16 +116,16 @@ OwnershipAnswer Ownership::JudgeOwnSession(const wire::Open& open, const Session
   const bool lost = (open.flags & wire::OpenFlag::kResume) != 0 && own == nullptr && record_kept_ &&
                     !last_.empty() && std::ranges::find(last_, open.session) == last_.end();
   if (lost || fenced_.contains(ToString(open.session))) {
-    return Refuse(wire::Status::kFenced,
+    return Refuse(wire::StatusCode::kFenced,
                   fmt::format("another client was given volume '{}' meanwhile", volume_));
   }
   if (same_epoch && own->channel_count != 0 && own->channel_count != open.channel_count) {
-    return Refuse(wire::Status::kInvalid, fmt::format("the session has {} channels, not {}",
-                                                      own->channel_count, open.channel_count));
+    return Refuse(wire::StatusCode::kInvalid, fmt::format("the session has {} channels, not {}",
+                                                          own->channel_count, open.channel_count));
   }
   if (same_epoch && !own->channels.empty() &&
       (own->share_rw != SharesRw(open) || own->read_only != OnlyReads(open))) {
-    return Refuse(wire::Status::kInvalid,
+    return Refuse(wire::StatusCode::kInvalid,
                   "READ_ONLY and SHARE_RW have to be the same for all channels of a session");
   }
   return Ok();
@@ -137,7 +138,7 @@ OwnershipAnswer Ownership::JudgeOthers(Operation* operation, const OpenRequest& 
   const wire::Open& open = request.open;
   const bool share_rw = SharesRw(open);
   const bool read_only = OnlyReads(open);
-  const wire::Uuid& token =
+  const Uuid& token =
       operation->kind == Operation::Kind::kClaim ? operation->message.token : open.token;
   operation->revoked = fmt::format("volume '{}' was given to {} ({})", volume_,
                                    NameOf(request.client_name), request.address);
@@ -154,7 +155,7 @@ OwnershipAnswer Ownership::JudgeOthers(Operation* operation, const OpenRequest& 
     }
     operation->losers.push_back(session.uuid);
   }
-  for (const wire::Uuid& loser : operation->losers) {
+  for (const Uuid& loser : operation->losers) {
     StopAll(operation, *FindSession(loser), operation->revoked);
   }
   return Ok();
@@ -163,10 +164,10 @@ OwnershipAnswer Ownership::JudgeOthers(Operation* operation, const OpenRequest& 
 OwnershipAnswer Ownership::JudgeRelease(Operation* operation) {
   const Session* session = SessionOf(operation->peer);
   if (session == nullptr || session->token) {
-    return Refuse(wire::Status::kNotActive, "the session is not active");
+    return Refuse(wire::StatusCode::kNotActive, "the session is not active");
   }
   if (operation->message.epoch != session->epoch) {
-    return Refuse(wire::Status::kInvalid,
+    return Refuse(wire::StatusCode::kInvalid,
                   fmt::format("RELEASE names epoch {}, but the session is at {}",
                               operation->message.epoch, session->epoch),
                   session->epoch);
@@ -177,25 +178,26 @@ OwnershipAnswer Ownership::JudgeRelease(Operation* operation) {
 OwnershipAnswer Ownership::JudgeClaim(Operation* operation) {
   Session* released = FindToken(operation->message.token);
   if (released == nullptr) {
-    return Refuse(wire::Status::kBadToken, NotReserved(volume_));
+    return Refuse(wire::StatusCode::kBadToken, NotReserved(volume_));
   }
   if (operation->message.epoch <= released->epoch) {
-    return Refuse(wire::Status::kInvalid,
+    return Refuse(wire::StatusCode::kInvalid,
                   fmt::format("a claim needs an epoch above {}", released->epoch), released->epoch);
   }
   if (SessionOf(operation->peer) == released) return Ok();
   const auto observer = observers_.find(operation->peer);
   if (observer == observers_.end()) {
-    return Refuse(wire::Status::kInvalid, "only who observes or released the volume may claim it");
+    return Refuse(wire::StatusCode::kInvalid,
+                  "only who observes or released the volume may claim it");
   }
   // The session that observes may be active too, by other connections: they have its lower epoch.
   const Session* own = FindSession(observer->second.open.session);
   if (own != nullptr && operation->message.epoch <= own->epoch) {
-    return Refuse(wire::Status::kStale,
+    return Refuse(wire::StatusCode::kStale,
                   fmt::format("the session is at epoch {} already", own->epoch), own->epoch);
   }
   OwnershipAnswer answer = JudgeOthers(operation, observer->second, false);
-  if (answer.status != wire::Status::kOk) return answer;
+  if (answer.status != wire::StatusCode::kOk) return answer;
   if (own != nullptr) StopAll(operation, *own, {});
   // Migration keeps the session's UUID: its connections at the source have the lower epoch.
   StopAll(operation, *released, operation->revoked);
@@ -236,17 +238,17 @@ OwnershipAnswer Ownership::Busy(const Session& holder) const {
   if (!holder.since.empty()) text += " since " + holder.since;
   if (holder.token) {
     text += ", which released it for another host to claim; use takeover to end that";
-    return {wire::Status::kBusy, std::move(text), holder.epoch, 0};
+    return {wire::StatusCode::kBusy, std::move(text), holder.epoch, 0};
   }
   if (holder.connected()) {
     text += ", which is connected; stop it, or use takeover";
-    return {wire::Status::kBusy, std::move(text), holder.epoch, 0};
+    return {wire::StatusCode::kBusy, std::move(text), holder.epoch, 0};
   }
   const int64_t left_ns = lease_ns_ - (clock_() - holder.lost_ns);
-  const int64_t left_ms = std::max<int64_t>(1, (left_ns + 999'999) / 1'000'000);
+  const int64_t left_ms = std::max<int64_t>(1, (left_ns + kNsPerMs - 1) / kNsPerMs);
   text += fmt::format(", which is not connected; its lease ends in {:.1f} s: wait, or use takeover",
                       static_cast<double>(left_ms) / 1000);
-  return {wire::Status::kBusy, std::move(text), holder.epoch, static_cast<uint32_t>(left_ms)};
+  return {wire::StatusCode::kBusy, std::move(text), holder.epoch, static_cast<uint32_t>(left_ms)};
 }
 
 std::string Ownership::Resumer(const Session& session) {
@@ -256,15 +258,15 @@ std::string Ownership::Resumer(const Session& session) {
 
 OwnershipAnswer Ownership::Lock() {
   if (locked_) return Ok();
-  const cloudblk::Status status = backend_->AcquireExclusive();
+  const Status status = backend_->AcquireExclusive();
   if (!status.ok()) {
-    return Refuse(wire::Status::kBusy,
+    return Refuse(wire::StatusCode::kBusy,
                   fmt::format("volume '{}' is in use: {}", volume_, status.message()));
   }
-  const cloudblk::Status loaded = LoadRecord();
+  const Status loaded = LoadRecord();
   if (!loaded.ok()) {
     backend_->ReleaseExclusive();
-    return Refuse(wire::Status::kBusy,
+    return Refuse(wire::StatusCode::kBusy,
                   fmt::format("volume '{}': it cannot be found out who holds it: {}", volume_,
                               loaded.message()));
   }

@@ -121,7 +121,7 @@ bool ReplyWriter::BuildReplyFrame() {
     reply.tag = job->tag;
     reply.status = job->status;
     reply.length = job->ReplyLength();
-    if (job->status == wire::Status::kOk && job->hole) reply.flags = wire::ReplyFlag::kHole;
+    if (job->status == wire::StatusCode::kOk && job->hole) reply.flags = wire::ReplyFlag::kHole;
     entry += wire::Encode(reply, {entry, wire::kReplyHeaderSize});
     if (limits_.payload_crc) checksum += WriteChecksums(*job, checksum);
     if (reply.length != 0) {

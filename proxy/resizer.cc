@@ -6,7 +6,7 @@
 
 #include <utility>
 
-#include "block/wire_errno.h"
+#include "proxy-protocol/wire_errno.h"
 
 namespace cloudblk::proxy {
 
@@ -45,7 +45,7 @@ void Resizer::Advance() {
     Operation next = std::move(queue_.front());
     queue_.pop_front();
     const ResizeAnswer answer = Judge(next.request);
-    if (answer.status != wire::Status::kOk) {
+    if (answer.status != wire::StatusCode::kOk) {
       spdlog::info("{}: refused: {}", next.who, answer.text);
       next.member->AnswerResize(answer);
       continue;
@@ -59,15 +59,15 @@ void Resizer::Advance() {
 ResizeAnswer Resizer::Judge(const wire::Resize& request) const {
   const Geometry& geometry = backend_->geometry();
   if (geometry.read_only) {
-    return {wire::Status::kReadOnly, fmt::format("volume '{}' is read-only", volume_)};
+    return {wire::StatusCode::kReadOnly, fmt::format("volume '{}' is read-only", volume_)};
   }
   if (request.size == 0 || request.size % geometry.logical_block_size != 0) {
-    return {wire::Status::kInvalid,
+    return {wire::StatusCode::kInvalid,
             fmt::format("the size of volume '{}' must be a multiple of {} bytes and not 0", volume_,
                         geometry.logical_block_size)};
   }
   if (request.size < backend_->size() && (request.flags & wire::ResizeFlag::kForce) == 0) {
-    return {wire::Status::kInvalid,
+    return {wire::StatusCode::kInvalid,
             fmt::format("volume '{}' has {} bytes: a smaller size cuts off what lies beyond it; "
                         "use force to do that",
                         volume_, backend_->size())};
@@ -92,11 +92,12 @@ void Resizer::Work(uint64_t size) {
 ResizeAnswer Resizer::CarryOut(uint64_t size) {
   // Nobody need be active for it, but nobody else's server may be either (SPEC.md 7.8).
   const OwnershipAnswer held = ownership_->Hold();
-  if (held.status != wire::Status::kOk) return {held.status, held.text};
+  if (held.status != wire::StatusCode::kOk) return {held.status, held.text};
   const Status status = backend_->Resize(size);
   ownership_->Unhold();
   if (status.ok()) return {};
-  return {StatusOf(status.error()), fmt::format("volume '{}': {}", volume_, status.message())};
+  return {wire::StatusOf(status.error()),
+          fmt::format("volume '{}': {}", volume_, status.message())};
 }
 
 void Resizer::Finish(uint64_t size_before, const ResizeAnswer& answer) {
@@ -104,7 +105,7 @@ void Resizer::Finish(uint64_t size_before, const ResizeAnswer& answer) {
   if (size != size_before) {
     spdlog::info("{}: resized from {} to {} bytes", current_->who, size_before, size);
   }
-  if (answer.status != wire::Status::kOk) {
+  if (answer.status != wire::StatusCode::kOk) {
     spdlog::warn("{}: cannot resize: {}", current_->who, answer.text);
   }
   for (ResizeMember* member : members_) member->Resume(size != size_before ? size : 0);

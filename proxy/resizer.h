@@ -11,15 +11,15 @@
 #include <set>
 #include <string>
 
+#include "base/worker_pool.h"
 #include "proxy-protocol/wire.h"
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
-#include "proxy/worker_pool.h"
 
 namespace cloudblk::proxy {
 
 struct ResizeAnswer {
-  wire::Status status = wire::Status::kOk;
+  wire::StatusCode status = wire::StatusCode::kOk;
   std::string text;  // for people, unless kOk
 };
 

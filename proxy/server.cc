@@ -8,16 +8,11 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
+#include "base/uuid.h"
 #include "proxy/backends/backends.h"
 
 namespace cloudblk::proxy {
-namespace {
-
-int64_t MonotonicNs() {
-  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
-}
-
-}  // namespace
 
 Result<std::unique_ptr<Server>> Server::Create(const Options& options) {
   std::unique_ptr<Server> server(new Server);

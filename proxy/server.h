@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "block/status.h"
+#include "base/status.h"
 #include "proxy/listener.h"
 #include "proxy/loop_thread.h"
 #include "proxy/options.h"

@@ -8,10 +8,11 @@
 #include <memory>
 #include <string>
 
+#include "base/clock.h"
+#include "base/worker_pool.h"
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
 #include "proxy/resizer.h"
-#include "proxy/worker_pool.h"
 
 namespace cloudblk::proxy {
 
@@ -22,7 +23,7 @@ struct Volume {
       : name(std::move(volume_name)),
         lease_ms(lease),
         backend(std::move(storage)),
-        ownership(name, backend.get(), int64_t{lease} * 1'000'000, std::move(clock),
+        ownership(name, backend.get(), lease * kNsPerMs, std::move(clock),
                   [this](std::function<void()> fn) { keeper.Run(std::move(fn)); }),
         resizer(name, backend.get(), &ownership) {}
 

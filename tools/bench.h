@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "block/status.h"
+#include "base/status.h"
 #include "tools/client.h"
 #include "tools/histogram.h"
 

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "block/epoll_loop.h"
+#include "base/epoll_loop.h"
+#include "base/status.h"
 #include "block/include/cloudblk.h"
-#include "block/status.h"
 
 namespace cloudblk {
 

@@ -5,8 +5,8 @@
 #ifndef CLOUDBLK_TOOLS_INTERRUPT_H_
 #define CLOUDBLK_TOOLS_INTERRUPT_H_
 
-#include "block/socket.h"
-#include "block/status.h"
+#include "base/socket.h"
+#include "base/status.h"
 
 namespace cloudblk {
 

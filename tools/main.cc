@@ -16,7 +16,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "block/decimal.h"
+#include "base/decimal.h"
 #include "tools/bench.h"
 #include "tools/client.h"
 #include "tools/copy.h"

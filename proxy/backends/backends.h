@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "block/status.h"
+#include "base/status.h"
 #include "proxy/backend.h"
 #include "proxy/backend_uri.h"
 
@@ -31,10 +31,6 @@ Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const st
 Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUri uri);
 Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,
                                           StartUp* start_up);
-
-// A random UUID, and a random number.
-wire::Uuid RandomUuid();
-uint64_t Random64();
 
 }  // namespace cloudblk::proxy
 

@@ -8,12 +8,12 @@
 #include <mutex>
 #include <string>
 
-#include "block/socket.h"
+#include "base/socket.h"
+#include "base/worker_pool.h"
 #include "proxy/async_io.h"
 #include "proxy/backend.h"
 #include "proxy/backends/file_store.h"
 #include "proxy/backends/sync_queue.h"
-#include "proxy/worker_pool.h"
 
 namespace cloudblk::proxy {
 

@@ -11,7 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "block/socket.h"
+#include "base/socket.h"
 
 namespace cloudblk::proxy {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "block/status.h"
+#include "base/status.h"
 
 namespace cloudblk::proxy {
 

@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/random.h"
 #include "proxy/backends/backends.h"
 #include "proxy/backends/hash.h"
 

@@ -10,7 +10,7 @@
 #include <optional>
 #include <string>
 
-#include "block/status.h"
+#include "base/status.h"
 #include "proxy/backend.h"
 #include "proxy/backend_uri.h"
 #include "proxy/backends/file_attributes.h"
@@ -49,7 +49,7 @@ struct OpenedFile {
   bool block_device = false;
   uint64_t size = 0;  // bytes
   Geometry geometry;
-  wire::Uuid uuid;
+  Uuid uuid;
   std::string key;  // names a block device across restarts of this process and of the host
 };
 

@@ -10,7 +10,7 @@ namespace cloudblk::proxy {
 
 // The same UUID for the same text, on every machine and in every release (FNV-1a, 128 bit; UUID
 // version 8). Not for secrets.
-inline wire::Uuid HashToUuid(std::string_view text) {
+inline Uuid HashToUuid(std::string_view text) {
   __extension__ using Wide = unsigned __int128;
   Wide hash = (Wide{0x6c62272e07bb0142} << 64) | 0x62b821756295c58d;
   const Wide prime = (Wide{1} << 88) | 0x13b;
@@ -18,7 +18,7 @@ inline wire::Uuid HashToUuid(std::string_view text) {
     hash ^= static_cast<uint8_t>(c);
     hash *= prime;
   }
-  wire::Uuid uuid;
+  Uuid uuid;
   for (uint8_t& byte : uuid.bytes) {
     byte = static_cast<uint8_t>(hash);
     hash >>= 8;

@@ -11,6 +11,8 @@
 #include <memory>
 #include <vector>
 
+#include "base/random.h"
+#include "base/uuid.h"
 #include "proxy/backends/backends.h"
 #include "proxy/loop_context.h"
 

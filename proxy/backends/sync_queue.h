@@ -7,8 +7,8 @@
 #include <functional>
 #include <mutex>
 
+#include "base/worker_pool.h"
 #include "proxy/backend.h"
-#include "proxy/worker_pool.h"
 
 namespace cloudblk::proxy {
 

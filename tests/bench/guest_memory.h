@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "block/status.h"
+#include "base/status.h"
 
 namespace cloudblk::bench {
 

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "block/status.h"
+#include "base/status.h"
 #include "tests/bench/guest_memory.h"
 #include "tests/bench/virtio_pci.h"
 #include "tests/bench/virtqueue.h"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "block/status.h"
+#include "base/status.h"
 #include "tests/bench/report.h"
 
 namespace cloudblk::bench {

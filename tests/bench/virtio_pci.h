@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "block/status.h"
+#include "base/status.h"
 #include "tests/bench/qtest.h"
 
 namespace cloudblk::bench {

@@ -6,7 +6,7 @@ add_library(cloudblk_block_fakes STATIC
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/memory_link.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/tcp_fake_server.cc
 )
-target_link_libraries(cloudblk_block_fakes PUBLIC cloudblk_engine GTest::gtest)
+target_link_libraries(cloudblk_block_fakes PUBLIC cloudblk_engine cloudblk_protocol GTest::gtest)
 
 cloudblk_test(block_test
   SOURCES
@@ -19,15 +19,12 @@ cloudblk_test(block_test
     block/channel_hostile_test.cc
     block/channel_reconnect_test.cc
     block/channel_test.cc
-    block/epoll_loop_test.cc
     block/header_c99.c
     block/parts_test.cc
     block/poll_test.cc
     block/session_move_test.cc
     block/session_test.cc
     block/session_threads_test.cc
-    block/socket_test.cc
-    block/transport_test.cc
     block/uri_test.cc
   LIBS cloudblk_block_fakes
 )

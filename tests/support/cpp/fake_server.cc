@@ -133,7 +133,7 @@ void FakeServer::OnResize(std::span<const uint8_t> section) {
   resizes.push_back(resize);
   if (cut_by_resize) return Cut();
   if (silent) return;
-  const bool ok = resize_status == wire::Status::kOk;
+  const bool ok = resize_status == wire::StatusCode::kOk;
   if (ok) SendEvent(wire::EventKind::kResized, resize.size, "");
   Send(Frame(wire::FrameType::kResizeReply, wire::StatusMessage{resize_status, 0},
              wire::kStatusMessageSize, ok ? "" : refusal));
@@ -145,11 +145,11 @@ void FakeServer::OnRelease(std::span<const uint8_t> section) {
   EXPECT_TRUE(pending.empty());
   const Lose lose = std::exchange(lose_release, Lose::kNothing);
   if (lose == Lose::kRequest) return Cut();
-  const wire::Status status = judge_release ? judge_release(message) : wire::Status::kOk;
+  const wire::StatusCode status = judge_release ? judge_release(message) : wire::StatusCode::kOk;
   if (lose == Lose::kAnswer) return Cut();
   if (silent) return;
   Send(Frame(wire::FrameType::kReleaseReply, wire::StatusMessage{status, message.epoch},
-             wire::kStatusMessageSize, status == wire::Status::kOk ? "" : refusal));
+             wire::kStatusMessageSize, status == wire::StatusCode::kOk ? "" : refusal));
 }
 
 void FakeServer::OnHello(std::span<const uint8_t> section) {
@@ -161,7 +161,7 @@ void FakeServer::OnHello(std::span<const uint8_t> section) {
   hello.features &= offer.features;
   if (!silent) {
     Send(Frame(wire::FrameType::kHelloReply, hello, wire::kHelloReplySize,
-               hello.status == wire::Status::kOk ? "" : refusal));
+               hello.status == wire::StatusCode::kOk ? "" : refusal));
   }
 }
 
@@ -181,8 +181,8 @@ void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view paylo
   if (lose == Lose::kAnswer) return Cut();
   if (silent) return;
   Send(Frame(wire::FrameType::kOpenReply, open, wire::kOpenReplySize,
-             open.status == wire::Status::kOk ? "" : refusal));
-  if (open.status == wire::Status::kOk) {
+             open.status == wire::StatusCode::kOk ? "" : refusal));
+  if (open.status == wire::StatusCode::kOk) {
     ready_ = true;
   } else {
     Cut();
@@ -261,7 +261,7 @@ void FakeServer::CarryOut(const Seen& one) {
   }
 }
 
-void FakeServer::Answer(size_t first, size_t count, wire::Status status) {
+void FakeServer::Answer(size_t first, size_t count, wire::StatusCode status) {
   std::vector<wire::Reply> replies;
   std::string payload;  // of the frame
   for (size_t i = 0; i < count; ++i) {
@@ -270,7 +270,7 @@ void FakeServer::Answer(size_t first, size_t count, wire::Status status) {
     wire::Reply reply;
     reply.tag = one.request.tag;
     reply.status = status;
-    if (status == wire::Status::kOk) {
+    if (status == wire::StatusCode::kOk) {
       CarryOut(one);
       if (one.request.operation == wire::Operation::kRead) {
         const std::string data = disk.substr(one.request.offset, one.request.length);

@@ -41,7 +41,7 @@ class FakeServer {
 
   // Answers what is held, in one frame if it fits: pending[first], and `count` in all. Status other
   // than OK: nothing is carried out.
-  void Answer(size_t first, size_t count = 1, wire::Status status = wire::Status::kOk);
+  void Answer(size_t first, size_t count = 1, wire::StatusCode status = wire::StatusCode::kOk);
   // Raw bytes to the newest connection.
   void Send(std::string_view bytes);
   void SendReply(const std::vector<wire::Reply>& replies, std::string_view payload);
@@ -68,11 +68,11 @@ class FakeServer {
   bool silent = false;         // read, but say nothing at all
   bool deaf = false;           // do not even read
   bool cut_by_resize = false;  // end the connection instead of answering a RESIZE
-  wire::Status resize_status = wire::Status::kOk;  // with `refusal`, if it is another
-  bool corrupt_data = false;                       // send data that does not match its CRC, once
+  wire::StatusCode resize_status = wire::StatusCode::kOk;  // with `refusal`, if it is another
+  bool corrupt_data = false;  // send data that does not match its CRC, once
   // What to answer to an OPEN or RELEASE, where that is not always the same.
-  std::function<wire::Status(const wire::Open&)> judge_open;
-  std::function<wire::Status(const wire::TokenMessage&)> judge_release;
+  std::function<wire::StatusCode(const wire::Open&)> judge_open;
+  std::function<wire::StatusCode(const wire::TokenMessage&)> judge_release;
   // The connection ends with the next OPEN or RELEASE, once: as it comes, or before its answer.
   enum class Lose { kNothing, kRequest, kAnswer };
   Lose lose_open = Lose::kNothing;

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "block/event_loop.h"
+#include "base/event_loop.h"
 
 namespace cloudblk::testing {
 

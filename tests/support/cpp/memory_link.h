@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "block/transport.h"
+#include "base/transport.h"
 #include "tests/support/cpp/manual_loop.h"
 
 namespace cloudblk::testing {

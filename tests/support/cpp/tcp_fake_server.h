@@ -9,8 +9,8 @@
 #include <string>
 #include <thread>
 
-#include "block/epoll_loop.h"
-#include "block/socket.h"
+#include "base/epoll_loop.h"
+#include "base/socket.h"
 #include "tests/support/cpp/fake_server.h"
 
 namespace cloudblk::testing {

@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "block/epoll_loop.h"
+#include "base/epoll_loop.h"
 #include "block/epoll_ops.h"
 #include "block/include/cloudblk.h"
 #include "tests/support/cpp/channel_fixture.h"
@@ -184,7 +184,7 @@ TEST_F(CapiTest, RefusesOptionsOfAnotherVersion) {
 
 TEST_F(CapiTest, ErrorsAreOneLineThatFits) {
   server.Do([](FakeServer* fake) {
-    fake->open.status = wire::Status::kNoSuchVolume;
+    fake->open.status = wire::StatusCode::kNoSuchVolume;
     fake->refusal = "first\nsecond";
   });
   const std::string uri = server.uri();
@@ -192,7 +192,7 @@ TEST_F(CapiTest, ErrorsAreOneLineThatFits) {
   CloudblkSession* none = nullptr;
   char error[256];
   EXPECT_EQ(cloudblk_session_open(&options, &none, error, sizeof(error)), -ENOENT);
-  EXPECT_THAT(error, HasSubstr("first second"));
+  EXPECT_THAT(error, HasSubstr("first?second"));
   char small[8];
   EXPECT_EQ(cloudblk_session_open(&options, &none, small, sizeof(small)), -ENOENT);
   EXPECT_EQ(std::strlen(small), 7u);

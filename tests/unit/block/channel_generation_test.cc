@@ -66,7 +66,7 @@ TEST_F(ChannelGeneration, AFailedFlushCoversNothing) {
   f.server.hold = true;
   f.Flush();
   f.Run();
-  f.server.Answer(0, 1, wire::Status::kIoError);
+  f.server.Answer(0, 1, wire::StatusCode::kIoError);
   f.server.hold = false;
   f.Run();
   Restart();
@@ -79,7 +79,7 @@ TEST_F(ChannelGeneration, AFailedFlushOpensTheVolumeAnewOnceForAGeneration) {
   const auto fail_flush = [&] {
     Io* flush = f.Flush();
     f.Run();
-    f.server.Answer(0, 1, wire::Status::kIoError);
+    f.server.Answer(0, 1, wire::StatusCode::kIoError);
     f.Run();
     EXPECT_EQ(flush->result, -EIO);
   };
@@ -98,7 +98,7 @@ TEST_F(ChannelGeneration, SoDoesAForcedWrite) {
   f.server.hold = true;
   Io* write = f.Write(0, Pattern(512, 1), {}, CLOUDBLK_REQUEST_FUA);
   f.Run();
-  f.server.Answer(0, 1, wire::Status::kIoError);
+  f.server.Answer(0, 1, wire::StatusCode::kIoError);
   f.Run();
   EXPECT_EQ(write->result, -EIO);
   EXPECT_EQ(f.server.connections(), 2u);
@@ -387,7 +387,7 @@ TEST(SessionGeneration, AChannelThatServesAnOldGenerationIsOpenedAnew) {
   b.Run();
   ++a.server.open.generation;
   ++b.server.open.generation;
-  b.server.Answer(0, 1, wire::Status::kIoError);
+  b.server.Answer(0, 1, wire::StatusCode::kIoError);
   b.server.hold = false;
   b.Run();
   EXPECT_EQ(first->result, -EIO);

@@ -253,7 +253,7 @@ TEST(ChannelRevoke, ReportsWhatWasStored) {
   f.Run();  // beside a small request it would be cut
   Io* untouched = f.Read(262144, 4096);
   f.Run();
-  const wire::Reply reply{f.server.pending[0].request.tag, wire::Status::kOk, 131072, 0};
+  const wire::Reply reply{f.server.pending[0].request.tag, wire::StatusCode::kOk, 131072, 0};
   const std::string frame = FakeServer::ReplyFrame({reply}, f.server.disk.substr(0, 131072), false);
   f.server.Send(std::string_view(frame).substr(0, 56 + 100'000));
   f.Run();
@@ -401,7 +401,7 @@ TEST(ChannelRevoke, OfWhatHasFailedInPart) {
   f.Open();
   Io* io = f.Write(0, Pattern(8192, 1));
   f.Run();
-  f.server.Answer(0, 1, wire::Status::kNoSpace);
+  f.server.Answer(0, 1, wire::StatusCode::kNoSpace);
   f.Run();
   ASSERT_EQ(io->completions, 0);
   f.channel.Revoke();
@@ -426,7 +426,7 @@ TEST(ChannelRevoke, HoldsNobodyBackForASessionThatIsOver) {
   a.server.hold = true;
   a.Write(0, Pattern(512, 1));
   loop.Run();
-  a.server.open.status = wire::Status::kFenced;
+  a.server.open.status = wire::StatusCode::kFenced;
   a.channel.Revoke();
   Io* newer = b.Write(0, Pattern(512, 2));
   loop.Advance(kSecond);

@@ -70,58 +70,59 @@ class ChannelHostile : public ::testing::Test {
 
 using wire::Reply;
 using wire::ReplyFlag;
-using wire::Status;
+using wire::StatusCode;
 
 TEST_F(ChannelHostile, UnknownTag) {
-  f.server.SendReply({Reply{read_tag + 1, Status::kOk, 0, 0}}, "");
+  f.server.SendReply({Reply{read_tag + 1, StatusCode::kOk, 0, 0}}, "");
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, TagOfASlotThatDoesNotExist) {
-  f.server.SendReply({Reply{read_tag | 0xffffff, Status::kOk, 0, 0}}, "");
+  f.server.SendReply({Reply{read_tag | 0xffffff, StatusCode::kOk, 0, 0}}, "");
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, TagOfAnotherGeneration) {
-  f.server.SendReply({Reply{read_tag ^ 1ull << 40, Status::kOk, 0, 0}}, "");
+  f.server.SendReply({Reply{read_tag ^ 1ull << 40, StatusCode::kOk, 0, 0}}, "");
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, AGoodAnswerBesideABadOneIsNotStoredEither) {
   const std::string data(4096, 'z');
-  f.server.SendReply({Reply{read_tag, Status::kOk, 4096, 0}, Reply{0, Status::kOk, 0, 0}}, data);
+  f.server.SendReply({Reply{read_tag, StatusCode::kOk, 4096, 0}, Reply{0, StatusCode::kOk, 0, 0}},
+                     data);
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, TagTwiceInAFrame) {
   const std::string data(8192, 'z');
-  f.server.SendReply({Reply{read_tag, Status::kOk, 4096, 0}, Reply{read_tag, Status::kOk, 4096, 0}},
-                     data);
+  f.server.SendReply(
+      {Reply{read_tag, StatusCode::kOk, 4096, 0}, Reply{read_tag, StatusCode::kOk, 4096, 0}}, data);
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, DataTooShort) {
-  f.server.SendReply({Reply{read_tag, Status::kOk, 4095, 0}}, std::string(4095, 'z'));
+  f.server.SendReply({Reply{read_tag, StatusCode::kOk, 4095, 0}}, std::string(4095, 'z'));
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, DataTooLong) {
-  f.server.SendReply({Reply{read_tag, Status::kOk, 8192, 0}}, std::string(8192, 'z'));
+  f.server.SendReply({Reply{read_tag, StatusCode::kOk, 8192, 0}}, std::string(8192, 'z'));
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, NoData) {
-  f.server.SendReply({Reply{read_tag, Status::kOk, 0, 0}}, "");
+  f.server.SendReply({Reply{read_tag, StatusCode::kOk, 0, 0}}, "");
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, DataForAWrite) {
-  f.server.SendReply({Reply{write_tag, Status::kOk, 4096, 0}}, std::string(4096, 'z'));
+  f.server.SendReply({Reply{write_tag, StatusCode::kOk, 4096, 0}}, std::string(4096, 'z'));
   ExpectDropped();
 }
 
 TEST_F(ChannelHostile, AHoleForAWrite) {
-  f.server.SendReply({Reply{write_tag, Status::kOk, 0, ReplyFlag::kHole}}, "");
+  f.server.SendReply({Reply{write_tag, StatusCode::kOk, 0, ReplyFlag::kHole}}, "");
   ExpectDropped();
 }
 
@@ -139,7 +140,7 @@ TEST_F(ChannelHostile, AbsurdCount) {
 }
 
 TEST_F(ChannelHostile, SumsThatDoNotAddUp) {
-  std::string frame = FakeServer::ReplyFrame({Reply{read_tag, Status::kOk, 4096, 0}},
+  std::string frame = FakeServer::ReplyFrame({Reply{read_tag, StatusCode::kOk, 4096, 0}},
                                              std::string(4096, 'z'), false);
   wire::SealFrame({wire::FrameType::kReply, 0, 1, 24, 4095, 0},
                   {reinterpret_cast<uint8_t*>(frame.data()), frame.size()});
@@ -336,7 +337,7 @@ TEST_F(ChannelHostile, StaleTag) {
   f.server.Answer(1);
   f.Run();
   EXPECT_EQ(write->completions, 1);
-  f.server.SendReply({Reply{write_tag, Status::kOk, 0, 0}}, "");
+  f.server.SendReply({Reply{write_tag, StatusCode::kOk, 0, 0}}, "");
   f.Run();
   EXPECT_EQ(f.server.connections(), 2u);
   EXPECT_EQ(write->completions, 1);
@@ -356,7 +357,7 @@ TEST(ChannelHostileWrites, AnAnswerBeforeTheDataWasSent) {
   // The tag stands in what was sent already.
   const uint64_t tag = wire::Load64(
       reinterpret_cast<const uint8_t*>(f.server.link()->to_server.data()) + wire::kFrameHeaderSize);
-  f.server.SendReply({Reply{tag, Status::kOk, 0, 0}}, "");
+  f.server.SendReply({Reply{tag, StatusCode::kOk, 0, 0}}, "");
   f.server.deaf = false;
   f.Run();
   EXPECT_EQ(f.server.connections(), 2u);
@@ -371,7 +372,7 @@ TEST(ChannelHostileOpen, AHoleThatWasNotNegotiated) {
   f.Open();
   Io* io = f.Read(0, 4096);
   f.Run();
-  f.server.SendReply({Reply{f.server.pending[0].request.tag, Status::kOk, 0, ReplyFlag::kHole}},
+  f.server.SendReply({Reply{f.server.pending[0].request.tag, StatusCode::kOk, 0, ReplyFlag::kHole}},
                      "");
   f.Run();
   EXPECT_EQ(io->completions, 0);
@@ -382,7 +383,7 @@ TEST(ChannelHostileOpen, RepliesBeforeTheSessionIsOpen) {
   ChannelFixture f;
   f.server.silent = true;
   f.Open();
-  f.server.SendReply({Reply{0, Status::kOk, 0, 0}}, "");
+  f.server.SendReply({Reply{0, StatusCode::kOk, 0, 0}}, "");
   f.Run();
   ASSERT_FALSE(f.failures.empty());
   EXPECT_EQ(f.failures[0].error, EPROTO);
@@ -427,7 +428,7 @@ TEST(ChannelHostileOpen, ImpossibleHandshakes) {
       [](FakeServer* s) { s->open.credit_bytes = 0; },
       [](FakeServer* s) { s->open.max_ranges = 0; },
       [](FakeServer* s) { s->open.volume_flags = 1u << 31; },
-      [](FakeServer* s) { s->open.status = static_cast<Status>(777); },
+      [](FakeServer* s) { s->open.status = static_cast<StatusCode>(777); },
       [](FakeServer* s) { s->hello.version = 9; },
       [](FakeServer* s) { s->hello.max_frame_payload = 16; },
       [](FakeServer* s) { s->hello.max_frame_entries = 0; },
@@ -491,10 +492,10 @@ TEST(ChannelHostileBits, WellFormedNonsenseTouchesNothingElse) {
       uint32_t payload = 0;
       for (uint32_t i = 0; i <= upto(4); ++i) {
         const auto& target = f.server.pending[upto(4)].request;
-        Reply reply{target.tag, Status::kOk, 0, 0};
+        Reply reply{target.tag, StatusCode::kOk, 0, 0};
         if (upto(2) != 0) reply.length = upto(8) != 0 ? target.length : upto(9000);
         if (upto(6) == 0) reply.tag ^= 1ull << upto(64);
-        if (upto(6) == 0) reply.status = static_cast<Status>(upto(21));
+        if (upto(6) == 0) reply.status = static_cast<StatusCode>(upto(21));
         if (upto(6) == 0) reply.flags = upto(3);
         payload += reply.length;
         replies.push_back(reply);

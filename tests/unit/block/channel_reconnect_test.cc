@@ -162,12 +162,12 @@ TEST(ChannelReconnect, WhoWasNeverInDoesNotAskAgain) {
 TEST(ChannelReconnect, ABusyVolumeIsAskedForAgain) {
   ChannelFixture f;
   f.Open();
-  f.server.open.status = wire::Status::kBusy;
+  f.server.open.status = wire::StatusCode::kBusy;
   f.server.open.retry_ms = 100;
   f.server.Cut();
   f.loop.Advance(kSecond);
   EXPECT_GT(f.server.opens.size(), 5u);
-  f.server.open.status = wire::Status::kOk;
+  f.server.open.status = wire::StatusCode::kOk;
   f.loop.Advance(kSecond);
   EXPECT_TRUE(f.ready());
 }
@@ -194,7 +194,7 @@ TEST(ChannelReconnect, PartlyReceivedReadsStartAnew) {
   f.Open();
   Io* io = f.Read(0, 8192);
   f.Run();
-  const wire::Reply reply{f.server.pending[0].request.tag, wire::Status::kOk, 8192, 0};
+  const wire::Reply reply{f.server.pending[0].request.tag, wire::StatusCode::kOk, 8192, 0};
   const std::string frame = FakeServer::ReplyFrame({reply}, f.server.disk.substr(0, 8192), false);
   f.server.Send(std::string_view(frame).substr(0, 5000));
   f.Run();
@@ -254,7 +254,7 @@ TEST(ChannelReconnect, ARequestThatTheVolumeNoLongerHoldsFails) {
   Io* beyond = f.Write(2 << 20, Pattern(512, 1));
   f.Run();
   f.server.SendEvent(wire::EventKind::kResized, 1 << 20, "");
-  f.server.Answer(1, 1, wire::Status::kOutOfRange);
+  f.server.Answer(1, 1, wire::StatusCode::kOutOfRange);
   f.server.Answer(0);
   f.Run();
   EXPECT_EQ(within->result, 0);
@@ -265,7 +265,7 @@ TEST(ChannelReconnect, ARequestThatTheVolumeNoLongerHoldsFails) {
 
 // --- The end of a session -----------------------------------------------------------------------
 
-class ChannelEnd : public ::testing::TestWithParam<wire::Status> {};
+class ChannelEnd : public ::testing::TestWithParam<wire::StatusCode> {};
 
 TEST_P(ChannelEnd, AFinalRefusalFailsEverythingFromThenOn) {
   ChannelFixture f;
@@ -289,8 +289,8 @@ TEST_P(ChannelEnd, AFinalRefusalFailsEverythingFromThenOn) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Statuses, ChannelEnd,
-                         ::testing::Values(wire::Status::kFenced, wire::Status::kStale,
-                                           wire::Status::kVolumeChanged));
+                         ::testing::Values(wire::StatusCode::kFenced, wire::StatusCode::kStale,
+                                           wire::StatusCode::kVolumeChanged));
 
 TEST(ChannelEnd, TheServersEventEndsIt) {
   ChannelFixture f;
@@ -324,16 +324,16 @@ TEST(ChannelEnd, NorIsOneOfOtherBlocks) {
 }
 
 TEST(ChannelEnd, OtherRefusalsMayPass) {
-  for (const wire::Status status :
-       {wire::Status::kNoSuchVolume, wire::Status::kShuttingDown, wire::Status::kTooMany,
-        wire::Status::kBusy, wire::Status::kInvalid}) {
+  for (const wire::StatusCode status :
+       {wire::StatusCode::kNoSuchVolume, wire::StatusCode::kShuttingDown,
+        wire::StatusCode::kTooMany, wire::StatusCode::kBusy, wire::StatusCode::kInvalid}) {
     ChannelFixture f;
     f.Open();
     f.server.open.status = status;
     f.server.Cut();
     f.loop.Advance(kSecond);
     EXPECT_EQ(f.channel.state(), Channel::State::kBackoff) << wire::Name(status);
-    f.server.open.status = wire::Status::kOk;
+    f.server.open.status = wire::StatusCode::kOk;
     f.loop.Advance(3 * kSecond);
     EXPECT_TRUE(f.ready());
   }

@@ -129,11 +129,11 @@ TEST(ChannelIo, ErrorsOfTheServerArriveAsErrno) {
   ChannelFixture f;
   f.server.hold = true;
   f.Open();
-  const std::pair<wire::Status, int> cases[] = {
-      {wire::Status::kIoError, EIO},     {wire::Status::kNoSpace, ENOSPC},
-      {wire::Status::kInvalid, EINVAL},  {wire::Status::kNotSupported, ENOTSUP},
-      {wire::Status::kReadOnly, EROFS},  {wire::Status::kOutOfRange, ERANGE},
-      {wire::Status::kNoMemory, ENOMEM}, {wire::Status::kNotActive, EPERM},
+  const std::pair<wire::StatusCode, int> cases[] = {
+      {wire::StatusCode::kIoError, EIO},     {wire::StatusCode::kNoSpace, ENOSPC},
+      {wire::StatusCode::kInvalid, EINVAL},  {wire::StatusCode::kNotSupported, ENOTSUP},
+      {wire::StatusCode::kReadOnly, EROFS},  {wire::StatusCode::kOutOfRange, ERANGE},
+      {wire::StatusCode::kNoMemory, ENOMEM}, {wire::StatusCode::kNotActive, EPERM},
   };
   for (const auto& [status, error] : cases) {
     Io* io = f.Read(0, 4096);
@@ -279,7 +279,7 @@ TEST(ChannelPieces, OneFailedPieceFailsTheRequestOnce) {
   Io* io = f.Read(0, 12288);
   f.Run();
   ASSERT_EQ(f.server.pending.size(), 3u);
-  f.server.Answer(1, 1, wire::Status::kIoError);
+  f.server.Answer(1, 1, wire::StatusCode::kIoError);
   f.server.Answer(1);
   f.Run();
   EXPECT_EQ(io->completions, 0);

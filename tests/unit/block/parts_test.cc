@@ -12,7 +12,6 @@
 #include "block/session_state.h"
 #include "block/sg_list.h"
 #include "block/tag_table.h"
-#include "block/wire_errno.h"
 
 namespace cloudblk {
 namespace {
@@ -158,22 +157,22 @@ TEST(SessionState, FlushesMayBeAnsweredInAnyOrder) {
 }
 
 TEST(SessionState, AClaimAfterAReleaseWithoutAnAnswerIsTriedBothWays) {
-  using Status = wire::Status;
   SessionState state{SessionConfig{}};
   state.BeginRelease();
   state.NoteReleased(false);
   state.BeginClaim();
   EXPECT_EQ(state.claim(), ClaimStep::kTryToken);
   EXPECT_EQ(state.epoch(), 2u);
-  for (const Status refusal : {Status::kBadToken, Status::kBusy, Status::kStale}) {
+  for (const wire::StatusCode refusal :
+       {wire::StatusCode::kBadToken, wire::StatusCode::kBusy, wire::StatusCode::kStale}) {
     EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, refusal));
     EXPECT_EQ(state.claim(), ClaimStep::kTryNone) << wire::Name(refusal);
     EXPECT_EQ(state.epoch(), 1u);
     EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryNone, refusal));
     EXPECT_EQ(state.claim(), ClaimStep::kTryToken) << wire::Name(refusal);
   }
-  EXPECT_FALSE(state.ClaimRefused(ClaimStep::kTryToken, Status::kFenced));
-  EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, Status::kBadToken));
+  EXPECT_FALSE(state.ClaimRefused(ClaimStep::kTryToken, wire::StatusCode::kFenced));
+  EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, wire::StatusCode::kBadToken));
   state.ClaimGranted(ClaimStep::kTryNone);
   EXPECT_EQ(state.claim(), ClaimStep::kNone);
   EXPECT_FALSE(state.claim_unsure());
@@ -203,14 +202,6 @@ TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
   EXPECT_TRUE(state.FlushFails(before));
   EXPECT_TRUE(fails()) << "answered by a connection from before the loss";
   EXPECT_FALSE(fails());
-}
-
-TEST(WireErrno, ErrorsOfRequestsSurviveTheRoundTrip) {
-  for (const int error : {0, EIO, ENOSPC, EINVAL, ENOTSUP, EROFS, ERANGE, ENOMEM, EPERM}) {
-    EXPECT_EQ(ErrnoOf(StatusOf(error)), error);
-  }
-  EXPECT_EQ(StatusOf(EBADF), wire::Status::kIoError);
-  EXPECT_EQ(StatusOf(EDQUOT), wire::Status::kNoSpace);
 }
 
 TEST(Outbox, JoinsWhatLiesTogether) {

@@ -10,7 +10,7 @@
 #include <mutex>
 #include <optional>
 
-#include "block/epoll_loop.h"
+#include "base/epoll_loop.h"
 #include "block/session.h"
 #include "tests/support/cpp/channel_fixture.h"
 #include "tests/support/cpp/tcp_fake_server.h"
@@ -19,7 +19,7 @@ namespace cloudblk::testing {
 namespace {
 
 using ::testing::HasSubstr;
-using Code = wire::Status;
+using Code = wire::StatusCode;
 using Lose = FakeServer::Lose;
 
 constexpr int64_t kSecond = 1'000'000'000;
@@ -74,9 +74,9 @@ class Owner {
 
   mutable std::mutex mutex_;
   uint64_t epoch_ = 0;
-  std::optional<wire::Uuid> token_;
-  wire::Uuid spent_;
-  std::optional<wire::Uuid> claimer_;  // of the epoch
+  std::optional<Uuid> token_;
+  Uuid spent_;
+  std::optional<Uuid> claimer_;  // of the epoch
 };
 
 // One QEMU's side.
@@ -302,7 +302,7 @@ TEST_F(SessionMoveTest, WhoClaimsNamesItselfInEveryOpenOfTheEpoch) {
   ASSERT_TRUE(Release().ok());
   ASSERT_TRUE(Adopt().ok());
   ASSERT_TRUE(destination.Claim());
-  const wire::Uuid claimer = destination.LastOpen().claimer;
+  const Uuid claimer = destination.LastOpen().claimer;
   EXPECT_FALSE(claimer.IsNil());
   destination.CutAndWait();
   EXPECT_TRUE(destination.LastOpen().token.IsNil());
@@ -319,7 +319,7 @@ TEST_F(SessionMoveTest, AnEpochThatNoClaimReachedHasNoClaimer) {
 TEST_F(SessionMoveTest, WhoTakesItBackNamesItselfToo) {
   ASSERT_TRUE(Release().ok());
   ASSERT_TRUE(source.Claim());
-  const wire::Uuid claimer = source.LastOpen().claimer;
+  const Uuid claimer = source.LastOpen().claimer;
   EXPECT_FALSE(claimer.IsNil());
   // Nor does a RELEASE that fails make the epoch another.
   source.Park();

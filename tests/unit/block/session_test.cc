@@ -69,7 +69,7 @@ TEST_F(SessionOpenerTest, OpensTheFirstChannelAndThenTheOthers) {
 }
 
 TEST_F(SessionOpenerTest, NoSuchVolume) {
-  a.server.open.status = wire::Status::kNoSuchVolume;
+  a.server.open.status = wire::StatusCode::kNoSuchVolume;
   a.server.refusal = "no volume 'disk' here; add --volume";
   Start();
   RunUntilDone();
@@ -80,7 +80,7 @@ TEST_F(SessionOpenerTest, NoSuchVolume) {
 }
 
 TEST_F(SessionOpenerTest, BusyWithAConnectedHolderFailsAtOnce) {
-  a.server.open.status = wire::Status::kBusy;
+  a.server.open.status = wire::StatusCode::kBusy;
   a.server.refusal = "held by host-b, connected from 10.0.0.2";
   Start();
   loop.Advance(kSecond);
@@ -89,13 +89,13 @@ TEST_F(SessionOpenerTest, BusyWithAConnectedHolderFailsAtOnce) {
 }
 
 TEST_F(SessionOpenerTest, BusyWithALeaseThatRunsOutIsWaitedFor) {
-  a.server.open.status = wire::Status::kBusy;
+  a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 5000;
   Start();
   loop.Advance(4 * kSecond);
   EXPECT_FALSE(opener.done());
   EXPECT_GT(a.server.opens.size(), 4u);
-  a.server.open.status = wire::Status::kOk;
+  a.server.open.status = wire::StatusCode::kOk;
   loop.Advance(kSecond);
   EXPECT_TRUE(opener.done());
   EXPECT_TRUE(opener.status().ok());
@@ -103,13 +103,13 @@ TEST_F(SessionOpenerTest, BusyWithALeaseThatRunsOutIsWaitedFor) {
 
 TEST_F(SessionOpenerTest, ALeaseIsWaitedForBesideAServerThatIsNotThere) {
   a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
-  a.server.open.status = wire::Status::kBusy;
+  a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 5000;
   a.server.refusal = "held by host-b, gone for 2 s";
   Start();
   loop.Advance(4 * kSecond);
   ASSERT_FALSE(opener.done());
-  a.server.open.status = wire::Status::kOk;
+  a.server.open.status = wire::StatusCode::kOk;
   loop.Advance(5 * kSecond);
   EXPECT_TRUE(opener.done());
   EXPECT_TRUE(opener.status().ok());
@@ -117,7 +117,7 @@ TEST_F(SessionOpenerTest, ALeaseIsWaitedForBesideAServerThatIsNotThere) {
 
 TEST_F(SessionOpenerTest, WhatTheServerThatIsThereSaidIsTold) {
   a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
-  a.server.open.status = wire::Status::kBusy;
+  a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 60'000;
   a.server.refusal = "held by host-b, gone for 2 s";
   Start();
@@ -129,7 +129,7 @@ TEST_F(SessionOpenerTest, WhatTheServerThatIsThereSaidIsTold) {
 }
 
 TEST_F(SessionOpenerTest, TheTimeIsUp) {
-  a.server.open.status = wire::Status::kBusy;
+  a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 60'000;
   a.server.refusal = "held by host-b, gone for 2 s";
   Start();
@@ -176,7 +176,7 @@ TEST_F(SessionOpenerTest, NotAServerOfOurs) {
 }
 
 TEST_F(SessionOpenerTest, ASecondChannelThatIsRefused) {
-  b.server.open.status = wire::Status::kTooMany;
+  b.server.open.status = wire::StatusCode::kTooMany;
   b.server.refusal = "at most 1 channel";
   Start();
   EXPECT_THAT(opener.status().message(), HasSubstr("at most 1 channel"));
@@ -237,12 +237,12 @@ TEST_F(TwoServersTest, AHostThatIsOffHasItsShareAndNoMore) {
 // It was busy for 10 s, of which 5 went to the silent one; that one is not asked again meanwhile.
 TEST_F(TwoServersTest, ALeaseIsWaitedForBesideASilentServer) {
   a.on_link = [](size_t address, MemoryLink* link) { link->hangs = address == 0; };
-  a.server.open.status = wire::Status::kBusy;
+  a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 5000;
   Start();
   loop.Advance(10 * kSecond);
   EXPECT_FALSE(opener.done());
-  a.server.open.status = wire::Status::kOk;
+  a.server.open.status = wire::StatusCode::kOk;
   loop.Advance(kSecond);
   EXPECT_TRUE(opener.done());
   EXPECT_TRUE(opener.status().ok());
@@ -282,13 +282,13 @@ TEST_F(TwoServersTest, AVolumeThatIsLostMeanwhileIsNotWaitedFor) {
 }
 
 TEST_F(TwoServersTest, ARefusalFromBeforeTheVolumeWasOpenIsNotTold) {
-  a.server.open.status = wire::Status::kBusy;
+  a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 5000;
   a.server.refusal = "held by host-b";
   b.server.silent = true;
   Start();
   loop.Advance(kSecond);
-  a.server.open.status = wire::Status::kOk;
+  a.server.open.status = wire::StatusCode::kOk;
   loop.Advance(kSecond);
   ASSERT_TRUE(a.ready());
   opener.GiveUp(2 * kSecond);
@@ -425,7 +425,7 @@ TEST_F(SessionResizeTest, AsksForItAndKnowsTheNewSize) {
 
 TEST_F(SessionResizeTest, ARefusalSaysWhy) {
   server_.Do([](FakeServer* fake) {
-    fake->resize_status = wire::Status::kInvalid;
+    fake->resize_status = wire::StatusCode::kInvalid;
     fake->refusal = "use force to do that";
   });
   const Status resized = session_->Resize({512, 0}, 10 * kSecond);
@@ -466,14 +466,6 @@ TEST(Session, AnAnswerToAResizeThatNobodyAskedForIsAViolation) {
   f.Run();
   ASSERT_EQ(f.failures.size(), 1u);
   EXPECT_EQ(f.failures[0].error, EPROTO);
-}
-
-TEST(Session, UuidsAreRandomAndVersion4) {
-  const wire::Uuid a = RandomUuid();
-  const wire::Uuid b = RandomUuid();
-  EXPECT_FALSE(a == b);
-  EXPECT_EQ(a.bytes[6] >> 4, 4);
-  EXPECT_EQ(a.bytes[8] >> 6, 2);
 }
 
 }  // namespace

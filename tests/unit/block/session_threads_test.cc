@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <thread>
 
-#include "block/epoll_loop.h"
+#include "base/epoll_loop.h"
 #include "block/session.h"
 #include "tests/support/cpp/channel_fixture.h"
 #include "tests/support/cpp/tcp_fake_server.h"

@@ -262,12 +262,12 @@ TEST(ReplyTest, NeitherErrorsNorHolesHavePayload) {
     Encode(reply, bytes);
     return DecodeAs<Reply>(bytes);
   };
-  EXPECT_EQ(error({1, Status::kOk, 512, 0}), DecodeError::kOk);
-  EXPECT_EQ(error({1, Status::kIoError, 512, 0}), DecodeError::kBadLength);
-  EXPECT_EQ(error({1, Status::kOk, 512, ReplyFlag::kHole}), DecodeError::kBadLength);
-  EXPECT_EQ(error({1, Status::kIoError, 0, ReplyFlag::kHole}), DecodeError::kReservedSet);
-  EXPECT_EQ(error({1, Status::kOk, 0, 2}), DecodeError::kReservedSet);
-  EXPECT_EQ(error({1, Status{20}, 0, 0}), DecodeError::kBadStatus);
+  EXPECT_EQ(error({1, StatusCode::kOk, 512, 0}), DecodeError::kOk);
+  EXPECT_EQ(error({1, StatusCode::kIoError, 512, 0}), DecodeError::kBadLength);
+  EXPECT_EQ(error({1, StatusCode::kOk, 512, ReplyFlag::kHole}), DecodeError::kBadLength);
+  EXPECT_EQ(error({1, StatusCode::kIoError, 0, ReplyFlag::kHole}), DecodeError::kReservedSet);
+  EXPECT_EQ(error({1, StatusCode::kOk, 0, 2}), DecodeError::kReservedSet);
+  EXPECT_EQ(error({1, StatusCode{20}, 0, 0}), DecodeError::kBadStatus);
 }
 
 TEST(BatchTest, PayloadsMustSumToTheFrames) {
@@ -275,7 +275,7 @@ TEST(BatchTest, PayloadsMustSumToTheFrames) {
   EXPECT_EQ(DecodeAll(BatchFrame(FrameType::kRequest, writes, Bytes(512)), {}), DecodeError::kOk);
   EXPECT_EQ(DecodeAll(BatchFrame(FrameType::kRequest, writes, Bytes(511)), {}),
             DecodeError::kBadLength);
-  const std::vector<Reply> reads = {{1, Status::kOk, 512, 0}, {2, Status::kOk, 512, 0}};
+  const std::vector<Reply> reads = {{1, StatusCode::kOk, 512, 0}, {2, StatusCode::kOk, 512, 0}};
   EXPECT_EQ(DecodeAll(BatchFrame(FrameType::kReply, reads, Bytes(1024)), {}), DecodeError::kOk);
   EXPECT_EQ(DecodeAll(BatchFrame(FrameType::kReply, reads, Bytes(1025)), {}),
             DecodeError::kBadLength);

@@ -43,10 +43,10 @@ TEST(GoldenTest, Hello) {
 }
 
 TEST(GoldenTest, HelloReply) {
-  const HelloReply reply{Status::kOk, 1, Feature::kPayloadCrc, 262144, 128, CountingUuid(0x10)};
+  const HelloReply reply{StatusCode::kOk, 1, Feature::kPayloadCrc, 262144, 128, CountingUuid(0x10)};
   EXPECT_EQ(Frame(FrameType::kHelloReply, reply), FromHex(golden::kHelloReply));
   const auto got = DecodeGolden<HelloReply>(golden::kHelloReply, FrameType::kHelloReply);
-  EXPECT_EQ(got.status, Status::kOk);
+  EXPECT_EQ(got.status, StatusCode::kOk);
   EXPECT_EQ(got.version, 1);
   EXPECT_EQ(got.features, Feature::kPayloadCrc);
   EXPECT_EQ(got.max_frame_payload, 262144u);
@@ -120,7 +120,7 @@ TEST(GoldenTest, OpenReply) {
   reply.epoch = 7;
   EXPECT_EQ(Frame(FrameType::kOpenReply, reply), FromHex(golden::kOpenReply));
   const auto got = DecodeGolden<OpenReply>(golden::kOpenReply, FrameType::kOpenReply);
-  EXPECT_EQ(got.status, Status::kOk);
+  EXPECT_EQ(got.status, StatusCode::kOk);
   EXPECT_EQ(got.volume_flags, reply.volume_flags);
   EXPECT_EQ(got.volume, reply.volume);
   EXPECT_EQ(got.generation, reply.generation);
@@ -141,13 +141,13 @@ TEST(GoldenTest, OpenReply) {
 
 TEST(GoldenTest, OpenReplyThatRefuses) {
   OpenReply reply;
-  reply.status = Status::kBusy;
+  reply.status = StatusCode::kBusy;
   reply.retry_ms = 2500;
   EXPECT_EQ(Frame(FrameType::kOpenReply, reply, FromText("held by web-1")),
             FromHex(golden::kOpenReplyBusy));
   Bytes payload;
   const auto got = DecodeGolden<OpenReply>(golden::kOpenReplyBusy, FrameType::kOpenReply, &payload);
-  EXPECT_EQ(got.status, Status::kBusy);
+  EXPECT_EQ(got.status, StatusCode::kBusy);
   EXPECT_EQ(got.retry_ms, 2500u);
   EXPECT_EQ(payload, FromText("held by web-1"));
 }
@@ -219,9 +219,9 @@ TEST(GoldenTest, RequestWithPayloadCrc) {
 }
 
 TEST(GoldenTest, Reply) {
-  const std::vector<Reply> replies = {{0x0102030405060708, Status::kOk, 512, 0},
-                                      {2, Status::kNoSpace, 0, 0},
-                                      {3, Status::kOk, 0, ReplyFlag::kHole}};
+  const std::vector<Reply> replies = {{0x0102030405060708, StatusCode::kOk, 512, 0},
+                                      {2, StatusCode::kNoSpace, 0, 0},
+                                      {3, StatusCode::kOk, 0, ReplyFlag::kHole}};
   EXPECT_EQ(BatchFrame(FrameType::kReply, replies, Pattern()), FromHex(golden::kReply));
   EXPECT_EQ(BatchFrame(FrameType::kReply, replies, Pattern(), {Crc32c(0, Pattern())}),
             FromHex(golden::kReplyCrc));
@@ -264,16 +264,16 @@ TEST(GoldenTest, ReleaseAndClaim) {
 }
 
 TEST(GoldenTest, StatusMessages) {
-  const StatusMessage ok{Status::kOk, 7};
+  const StatusMessage ok{StatusCode::kOk, 7};
   EXPECT_EQ(Frame(FrameType::kReleaseReply, ok), FromHex(golden::kReleaseReply));
   EXPECT_EQ(Frame(FrameType::kCloseReply, ok), FromHex(golden::kCloseReply));
-  EXPECT_EQ(Frame(FrameType::kClaimReply, StatusMessage{Status::kBadToken, 7},
+  EXPECT_EQ(Frame(FrameType::kClaimReply, StatusMessage{StatusCode::kBadToken, 7},
                   FromText("token was spent")),
             FromHex(golden::kClaimReply));
-  EXPECT_EQ(Frame(FrameType::kError, StatusMessage{Status::kProtocol, 0}, FromText("bad tag")),
+  EXPECT_EQ(Frame(FrameType::kError, StatusMessage{StatusCode::kProtocol, 0}, FromText("bad tag")),
             FromHex(golden::kError));
   const auto got = DecodeGolden<StatusMessage>(golden::kClaimReply, FrameType::kClaimReply);
-  EXPECT_EQ(got.status, Status::kBadToken);
+  EXPECT_EQ(got.status, StatusCode::kBadToken);
   EXPECT_EQ(got.epoch, 7u);
 }
 
@@ -294,10 +294,10 @@ TEST(GoldenTest, Resize) {
   EXPECT_EQ(got.size, resize.size);
   EXPECT_EQ(got.flags, ResizeFlag::kForce);
   EXPECT_EQ(
-      Frame(FrameType::kResizeReply, StatusMessage{Status::kInvalid, 0}, FromText("too small")),
+      Frame(FrameType::kResizeReply, StatusMessage{StatusCode::kInvalid, 0}, FromText("too small")),
       FromHex(golden::kResizeReply));
   const auto reply = DecodeGolden<StatusMessage>(golden::kResizeReply, FrameType::kResizeReply);
-  EXPECT_EQ(reply.status, Status::kInvalid);
+  EXPECT_EQ(reply.status, StatusCode::kInvalid);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "block/socket.h"
+#include "base/socket.h"
 #include "tests/unit/proxy/support.h"
 
 namespace {

@@ -13,7 +13,7 @@
 #include <cstdio>
 #include <fstream>
 
-#include "block/socket.h"
+#include "base/socket.h"
 #include "proxy/backends/file_attributes.h"
 #include "proxy/backends/file_store.h"
 #include "tests/unit/proxy/support.h"

@@ -10,7 +10,7 @@
 namespace cloudblk::proxy {
 namespace {
 
-using Code = wire::Status;
+using Code = wire::StatusCode;
 using testing::HasSubstr;
 
 class HostileTest : public testing::Test {

@@ -17,7 +17,7 @@
 
 namespace cloudblk::proxy {
 
-using Code = wire::Status;
+using Code = wire::StatusCode;
 
 inline constexpr int64_t kLeaseNs = 10'000'000'000;
 
@@ -100,8 +100,8 @@ class OwnershipTest : public testing::Test {
     ownership_->Restore();
   }
 
-  static wire::Uuid Id(uint8_t number) {
-    wire::Uuid uuid;
+  static Uuid Id(uint8_t number) {
+    Uuid uuid;
     uuid.bytes.fill(number);
     return uuid;
   }

@@ -443,7 +443,7 @@ TEST_F(OwnershipTest, SharersResumeAfterARestart) {
 
 TEST(OwnerRecordTest, KeepsNoPartOfACharacter) {
   OwnerRecord record;
-  wire::Uuid uuid;
+  Uuid uuid;
   uuid.bytes.fill(0xab);
   std::string name;
   // 3 bytes each
@@ -455,7 +455,7 @@ TEST(OwnerRecordTest, KeepsNoPartOfACharacter) {
 
 TEST(OwnerRecordTest, ANameAddsNoLine) {
   OwnerRecord record;
-  wire::Uuid uuid;
+  Uuid uuid;
   uuid.bytes.fill(0xab);
   const std::string name = "host\nlast " + ToString(uuid);
   record.holders.push_back({uuid, 7, false, false, std::nullopt, {}, {}, name});
@@ -466,10 +466,10 @@ TEST(OwnerRecordTest, ANameAddsNoLine) {
 
 TEST(OwnerRecordTest, SurvivesItsText) {
   OwnerRecord record;
-  wire::Uuid uuid;
+  Uuid uuid;
   uuid.bytes.fill(0xab);
   record.holders.push_back({uuid, 7, true, false, std::nullopt, {}, {}, "a host, process 3"});
-  wire::Uuid other;
+  Uuid other;
   other.bytes.fill(0xcd);
   record.holders.push_back({other, 8, false, true, uuid, uuid, other, ""});
   record.last.push_back(uuid);

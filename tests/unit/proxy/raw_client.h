@@ -17,7 +17,7 @@
 #include <string_view>
 #include <vector>
 
-#include "block/socket.h"
+#include "base/socket.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk::proxy {
@@ -59,8 +59,8 @@ inline Bytes HelloFrame(uint64_t features = 0) {
 
 inline Bytes Text(std::string_view text) { return Bytes(text.begin(), text.end()); }
 
-inline wire::Uuid SessionId(uint8_t number) {
-  wire::Uuid uuid;
+inline Uuid SessionId(uint8_t number) {
+  Uuid uuid;
   uuid.bytes.fill(number);
   return uuid;
 }
@@ -173,19 +173,19 @@ class RawClient {
     }
   }
   // The status of HELLO_REPLY, OPEN_REPLY and all others begins their section. BAD_FEATURE without.
-  static wire::Status StatusOf(const std::optional<Received>& frame) {
-    return frame ? static_cast<wire::Status>(wire::Load32(frame->section.data()))
-                 : wire::Status::kBadFeature;
+  static wire::StatusCode StatusOf(const std::optional<Received>& frame) {
+    return frame ? static_cast<wire::StatusCode>(wire::Load32(frame->section.data()))
+                 : wire::StatusCode::kBadFeature;
   }
 
   // HELLO and OPEN; the status of the OPEN_REPLY.
-  wire::Status Open(const wire::Open& open, std::string_view volume = "disk",
-                    uint64_t features = 0) {
+  wire::StatusCode Open(const wire::Open& open, std::string_view volume = "disk",
+                        uint64_t features = 0) {
     payload_crc = (features & wire::Feature::kPayloadCrc) != 0;
     Send(HelloFrame(features) + OpenFrame(open, volume));
     return Opened();
   }
-  wire::Status Opened() {
+  wire::StatusCode Opened() {
     const std::optional<Received> reply = ReceiveOf(wire::FrameType::kOpenReply);
     if (reply) {
       EXPECT_EQ(wire::Decode(reply->section, &info), wire::DecodeError::kOk);
@@ -198,13 +198,13 @@ class RawClient {
   ReceivedReply ReplyTo(uint64_t tag) {
     while (!replies.contains(tag)) {
       const std::optional<Received> frame = ReceiveOf(wire::FrameType::kReply);
-      if (!frame) return {{tag, wire::Status::kBadFeature, 0, 0}, {}};
+      if (!frame) return {{tag, wire::StatusCode::kBadFeature, 0, 0}, {}};
       Keep(*frame);
     }
     auto node = replies.extract(tag);
     return std::move(node.mapped());
   }
-  wire::Status Do(const wire::Request& request, const Bytes& payload = {}) {
+  wire::StatusCode Do(const wire::Request& request, const Bytes& payload = {}) {
     Send(RequestFrame({request}, payload));
     return ReplyTo(request.tag).reply.status;
   }

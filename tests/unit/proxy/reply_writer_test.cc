@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "block/socket.h"
+#include "base/socket.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk::proxy {

@@ -9,7 +9,7 @@
 namespace cloudblk::proxy {
 namespace {
 
-using Code = wire::Status;
+using Code = wire::StatusCode;
 using testing::HasSubstr;
 
 constexpr uint32_t kResume = wire::OpenFlag::kActive | wire::OpenFlag::kResume;

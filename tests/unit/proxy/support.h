@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "block/epoll_loop.h"
+#include "base/epoll_loop.h"
 #include "proxy/backend.h"
 #include "proxy/backends/backends.h"
 #include "proxy/loop_context.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "block/epoll_loop.h"
+#include "base/epoll_loop.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -11,12 +11,12 @@
 #include <cerrno>
 #include <climits>
 #include <cstring>
-#include <ctime>
+
+#include "base/clock.h"
 
 namespace cloudblk {
 namespace {
 
-constexpr int64_t kNsPerMs = 1'000'000;
 constexpr int kEventsPerTurn = 64;
 
 Status OutOfDescriptors(const char* what) {
@@ -124,11 +124,7 @@ void EpollLoop::Post(std::function<void()> fn) {
   Wake();
 }
 
-int64_t EpollLoop::NowNs() const {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
+int64_t EpollLoop::NowNs() const { return MonotonicNs(); }
 
 void EpollLoop::Run() {
   while (!stop_.load(std::memory_order_acquire)) RunOnce(-1);

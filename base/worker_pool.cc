@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "proxy/worker_pool.h"
+#include "base/worker_pool.h"
 
 #include <system_error>
 #include <utility>
 
-namespace cloudblk::proxy {
+namespace cloudblk {
 
 WorkerPool::WorkerPool(size_t max_threads) : max_threads_(max_threads) {
   threads_.emplace_back([this] { Work(); });
@@ -54,4 +54,4 @@ void WorkerPool::Work() {
   }
 }
 
-}  // namespace cloudblk::proxy
+}  // namespace cloudblk

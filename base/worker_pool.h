@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Threads for calls that block, which may not run on a loop.
-#ifndef CLOUDBLK_PROXY_WORKER_POOL_H_
-#define CLOUDBLK_PROXY_WORKER_POOL_H_
+#ifndef CLOUDBLK_BASE_WORKER_POOL_H_
+#define CLOUDBLK_BASE_WORKER_POOL_H_
 
 #include <condition_variable>
 #include <deque>
@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-namespace cloudblk::proxy {
+namespace cloudblk {
 
 // One thread, and more when there is work for them, up to a limit; they stay. Each backend has its
 // own pool, so that a storage that hangs holds up nobody else's calls.
@@ -42,6 +42,6 @@ class WorkerPool {
   bool stop_ = false;
 };
 
-}  // namespace cloudblk::proxy
+}  // namespace cloudblk
 
-#endif  // CLOUDBLK_PROXY_WORKER_POOL_H_
+#endif  // CLOUDBLK_BASE_WORKER_POOL_H_

@@ -2,8 +2,8 @@
 //
 // Stream sockets, TCP and unix, as the engine, the proxy and the tools use them: non-blocking,
 // close-on-exec.
-#ifndef CLOUDBLK_BLOCK_SOCKET_H_
-#define CLOUDBLK_BLOCK_SOCKET_H_
+#ifndef CLOUDBLK_BASE_SOCKET_H_
+#define CLOUDBLK_BASE_SOCKET_H_
 
 #include <sys/socket.h>
 
@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "block/status.h"
+#include "base/status.h"
 
 namespace cloudblk {
 
@@ -99,4 +99,4 @@ int ConnectError(int fd);
 
 }  // namespace cloudblk
 
-#endif  // CLOUDBLK_BLOCK_SOCKET_H_
+#endif  // CLOUDBLK_BASE_SOCKET_H_

@@ -3,8 +3,8 @@
 // What the engine, the proxy and the tools need of an event loop. Three implementations: EpollLoop
 // (tools, tests, proxy), HostLoop (lent by the host program through cloudblk.h), and a manual one
 // in the tests, whose clock only moves when told.
-#ifndef CLOUDBLK_BLOCK_EVENT_LOOP_H_
-#define CLOUDBLK_BLOCK_EVENT_LOOP_H_
+#ifndef CLOUDBLK_BASE_EVENT_LOOP_H_
+#define CLOUDBLK_BASE_EVENT_LOOP_H_
 
 #include <cstdint>
 #include <functional>
@@ -58,4 +58,4 @@ class EventLoop {
 
 }  // namespace cloudblk
 
-#endif  // CLOUDBLK_BLOCK_EVENT_LOOP_H_
+#endif  // CLOUDBLK_BASE_EVENT_LOOP_H_

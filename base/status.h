@@ -2,8 +2,8 @@
 //
 // Results of set-up work: an errno for programs and one line for people. Not for the data path,
 // which uses plain 0/-errno.
-#ifndef CLOUDBLK_BLOCK_STATUS_H_
-#define CLOUDBLK_BLOCK_STATUS_H_
+#ifndef CLOUDBLK_BASE_STATUS_H_
+#define CLOUDBLK_BASE_STATUS_H_
 
 #include <cassert>
 #include <string>
@@ -53,4 +53,4 @@ class [[nodiscard]] Result {
 
 }  // namespace cloudblk
 
-#endif  // CLOUDBLK_BLOCK_STATUS_H_
+#endif  // CLOUDBLK_BASE_STATUS_H_

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Addresses that are looked up again.
-#include "block/transport.h"
+#include "base/transport.h"
 
 #include <gtest/gtest.h>
 
@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "block/socket.h"
+#include "base/socket.h"
 
 namespace cloudblk {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "block/transport.h"
+#include "base/transport.h"
 
 #include <pthread.h>
 #include <sys/socket.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Numbers as command lines give them.
-#ifndef CLOUDBLK_BLOCK_DECIMAL_H_
-#define CLOUDBLK_BLOCK_DECIMAL_H_
+#ifndef CLOUDBLK_BASE_DECIMAL_H_
+#define CLOUDBLK_BASE_DECIMAL_H_
 
 #include <algorithm>
 #include <cctype>
@@ -20,4 +20,4 @@ inline std::string MakeDecimal(std::string& text) {
 
 }  // namespace cloudblk
 
-#endif  // CLOUDBLK_BLOCK_DECIMAL_H_
+#endif  // CLOUDBLK_BASE_DECIMAL_H_

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "block/epoll_loop.h"
+#include "base/epoll_loop.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -2,8 +2,8 @@
 //
 // The event loop of the programs that have none of their own: the proxy's threads, the command
 // line, the opening of a session, and tests.
-#ifndef CLOUDBLK_BLOCK_EPOLL_LOOP_H_
-#define CLOUDBLK_BLOCK_EPOLL_LOOP_H_
+#ifndef CLOUDBLK_BASE_EPOLL_LOOP_H_
+#define CLOUDBLK_BASE_EPOLL_LOOP_H_
 
 #include <atomic>
 #include <cstdint>
@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "block/event_loop.h"
-#include "block/socket.h"
-#include "block/status.h"
+#include "base/event_loop.h"
+#include "base/socket.h"
+#include "base/status.h"
 
 namespace cloudblk {
 
@@ -79,4 +79,4 @@ class EpollLoop final : public EventLoop {
 
 }  // namespace cloudblk
 
-#endif  // CLOUDBLK_BLOCK_EPOLL_LOOP_H_
+#endif  // CLOUDBLK_BASE_EPOLL_LOOP_H_

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // A byte stream to a server, and what makes one.
-#ifndef CLOUDBLK_BLOCK_TRANSPORT_H_
-#define CLOUDBLK_BLOCK_TRANSPORT_H_
+#ifndef CLOUDBLK_BASE_TRANSPORT_H_
+#define CLOUDBLK_BASE_TRANSPORT_H_
 
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "block/socket.h"
-#include "block/status.h"
+#include "base/socket.h"
+#include "base/status.h"
 
 namespace cloudblk {
 
@@ -87,4 +87,4 @@ class SocketConnector final : public Connector {
 
 }  // namespace cloudblk
 
-#endif  // CLOUDBLK_BLOCK_TRANSPORT_H_
+#endif  // CLOUDBLK_BASE_TRANSPORT_H_

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "block/socket.h"
+#include "base/socket.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
