@@ -4,7 +4,7 @@ a figure only, with what bounds it there."""
 
 import dataclasses
 
-NBD = ("nbd-nbdkit-null", "nbd-nbdkit-memory", "nbd-qsd-null", "nbd-qsd-tmpfs")
+NBD = ("nbd-nbdkit-null", "nbd-nbdkit-memory", "nbd-qsd-null", "nbd-qsd-main", "nbd-qsd-tmpfs")
 DEVICE = "cloudblk"
 
 

@@ -132,12 +132,13 @@ def storage_daemon_of(qemu):
     return program
 
 
-def storage_daemon(stack, setup, *blockdev):
+def storage_daemon(stack, setup, *blockdev, own_thread=True):
     program, port = storage_daemon_of(setup.qemu), free_port()
+    thread = ",iothread=io0" if own_thread else ""
     command = [
         program, "--object", "iothread,id=io0", "--blockdev", *blockdev,
         "--nbd-server", f"addr.type=inet,addr.host=127.0.0.1,addr.port={port}",
-        "--export", "nbd,id=e0,node-name=d0,name=d0,writable=on,iothread=io0",
+        "--export", f"nbd,id=e0,node-name=d0,name=d0,writable=on{thread}",
     ]  # fmt: skip
     server = stack.enter_context(Server(command, address=("127.0.0.1", port)))
     running = nbd_machine(stack, setup, server, port, "d0")
@@ -148,6 +149,11 @@ def storage_daemon(stack, setup, *blockdev):
 @row("nbd-qsd-null", "virtio-blk, NBD client, qemu-storage-daemon null-co", peer=True, keeps=False)
 def _qsd_null(stack, setup):
     return storage_daemon(stack, setup, null_co(stack, setup))
+
+
+@row("nbd-qsd-main", "virtio-blk, NBD client, qemu-storage-daemon null-co, on its main thread", peer=True, keeps=False)
+def _qsd_main(stack, setup):
+    return storage_daemon(stack, setup, null_co(stack, setup), own_thread=False)
 
 
 @row("nbd-qsd-tmpfs", "virtio-blk, NBD client, qemu-storage-daemon on a file in memory", peer=True)
