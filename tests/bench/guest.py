@@ -6,7 +6,7 @@ import contextlib
 import pathlib
 import statistics
 
-from tests.support.guest import Guest
+from tests.support.guest import ONE_PROCESSOR, Guest
 
 from .machine import iothread
 from .measure import say
@@ -46,7 +46,7 @@ def _requests(guest):
 
 def _start(stack, setup, row):
     devices = ["-name", "bench,debug-threads=on", *iothread(0, setup.iothread), *_disk(stack, row)]
-    guest = stack.enter_context(Guest(setup.qemu, devices))
+    guest = stack.enter_context(Guest(setup.qemu, devices, processors=ONE_PROCESSOR))
     # Ranges that were never written are answered without data
     guest.run("dd if=/dev/urandom of=/dev/vda bs=1M count=256 oflag=direct 2>/dev/null")
     return guest
