@@ -76,7 +76,7 @@ def summary(results, found):
 
     (rate, cpu), (deep_rate, deep_cpu) = both(32), both(128)
     return _paragraph(
-        "Against `virtio-blk-pci` with QEMU's own NBD client and the fastest of four NBD servers, one IOThread, one connection "
+        "Against `virtio-blk-pci` with QEMU's own NBD client and the fastest of five NBD servers, one IOThread, one connection "
         f"over loopback, on {machine['processors']} cores (medians of {runs} interleaved runs, `scripts/bench`): 4 KiB random "
         f"reads at depth 32 run {rate} times as fast for {cpu} of the IOThread's processor time, at depth 128 {deep_rate} times "
         f"for {deep_cpu}; reads of 128 KiB {value['128 KiB read, depth 16: MB/s (stretch)']} times. The whole table, also of "
