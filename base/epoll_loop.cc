@@ -88,13 +88,13 @@ void EpollLoop::Watch(int fd, bool readable, bool writable, FdHandler* handler) 
   if (watches_.size() <= static_cast<size_t>(fd)) watches_.resize(fd + 1);
   WatchEntry& watch = watches_[fd];
   const uint32_t events = (readable ? EPOLLIN : 0u) | (writable ? EPOLLOUT : 0u);
-  if (watch.handler == nullptr) ++watch.generation;
+  if (watch.handler == nullptr) ++watch.serial;
   watch.handler = handler;
   if (watch.events == events) return;
   // A descriptor without interest is taken out: epoll would go on reporting its hang-up.
   const int op = events == 0 ? EPOLL_CTL_DEL : watch.events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
   epoll_event event{.events = events,
-                    .data = {.u64 = uint64_t{watch.generation} << 32 | static_cast<uint32_t>(fd)}};
+                    .data = {.u64 = uint64_t{watch.serial} << 32 | static_cast<uint32_t>(fd)}};
   const int result = epoll_ctl(epoll_.get(), op, fd, &event);
   assert(result == 0);
   static_cast<void>(result);
@@ -177,11 +177,10 @@ void EpollLoop::RunOnce(int64_t timeout_ns) {
 
 void EpollLoop::Dispatch(uint64_t key, uint32_t events) {
   const size_t fd = key & UINT32_MAX;
-  const uint32_t generation = static_cast<uint32_t>(key >> 32);
+  const uint32_t serial = static_cast<uint32_t>(key >> 32);
   const auto live = [&](uint32_t interest) {
     const WatchEntry& watch = watches_[fd];
-    return watch.handler != nullptr && watch.generation == generation &&
-           (watch.events & interest) != 0;
+    return watch.handler != nullptr && watch.serial == serial && (watch.events & interest) != 0;
   };
   // An error or a hang-up shows itself in the next read or write.
   const bool broken = (events & (EPOLLERR | EPOLLHUP)) != 0;

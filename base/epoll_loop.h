@@ -50,8 +50,8 @@ class EpollLoop final : public EventLoop {
   using TimerKey = std::pair<int64_t, HeapTimer*>;
   struct WatchEntry {
     FdHandler* handler = nullptr;
-    uint32_t events = 0;      // what epoll was told; 0: epoll does not know the descriptor
-    uint32_t generation = 0;  // tells an event for this watch from one for an earlier watch
+    uint32_t events = 0;  // what epoll was told; 0: epoll does not know the descriptor
+    uint32_t serial = 0;  // tells an event for this watch from one for an earlier watch
   };
 
   EpollLoop(UniqueFd epoll, UniqueFd wake);

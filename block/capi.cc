@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/printable.h"
+#include "base/random.h"
+#include "base/text.h"
 #include "block/host_loop.h"
 #include "block/include/cloudblk.h"
 #include "block/session.h"
@@ -30,6 +31,8 @@ struct CloudblkSession {
 namespace cloudblk {
 namespace {
 
+// Bytes, in any protocol of ours.
+constexpr size_t kMaxClientName = 255;
 constexpr uint32_t kDefaultOpenTimeoutMs = 15'000;
 constexpr uint32_t kDefaultAnswerTimeoutMs = 30'000;
 
@@ -40,7 +43,7 @@ std::string ClientName(const char* given) {
     if (gethostname(host, sizeof(host) - 1) != 0) std::strcpy(host, "unknown host");
     name = std::string(host) + " pid " + std::to_string(getpid());
   }
-  name.resize(std::min<size_t>(name.size(), wire::kMaxClientName));
+  name.resize(std::min<size_t>(name.size(), kMaxClientName));
   return name;
 }
 
@@ -53,20 +56,18 @@ Status Check(const CloudblkOptions& options) {
   if (options.server == nullptr) return Status(EINVAL, "no server given; set server=URI");
   if (options.channels == 0) return Status(EINVAL, "0 channels asked for; ask for at least 1");
   const std::string name = ClientName(options.client_name);
-  if (!wire::IsText({reinterpret_cast<const uint8_t*>(name.data()), name.size()})) {
+  if (!IsText(name)) {
     return Status(EINVAL, "the client name is not UTF-8 of at most 255 bytes; choose another");
   }
   return Status::Ok();
 }
-
-uint64_t Seed(const Uuid& uuid) { return wire::Load32(uuid.bytes.data()) | 1u; }
 
 Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
   const Status status = Check(options);
   if (!status.ok()) return status;
   SessionConfig config;
   config.uuid = RandomUuid();
-  config.jitter_seed = Seed(config.uuid);
+  config.jitter_seed = Random64();
   config.client_name = ClientName(options.client_name);
   config.channels = options.channels;
   config.observe = options.observe;
@@ -113,7 +114,7 @@ int cloudblk_session_open(const CloudblkOptions* options, CloudblkSession** sess
 
 void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcept {
   const cloudblk::SessionState& state = session->session->state();
-  const cloudblk::wire::OpenReply& volume = state.volume();
+  const cloudblk::VolumeInfo& volume = state.volume();
   CloudblkInfo full{};
   full.size = info->size;
   full.logical_block_size = volume.logical_block_size;
@@ -122,16 +123,12 @@ void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcep
   full.optimal_io_size = volume.optimal_io_size;
   full.discard_granularity = volume.discard_granularity;
   full.max_ranges = volume.max_ranges;
-  if (state.Has(cloudblk::wire::VolumeFlag::kDiscard)) {
-    full.max_discard_bytes = volume.max_discard_length;
-  }
-  if (state.Has(cloudblk::wire::VolumeFlag::kWriteZeroes)) {
-    full.max_write_zeroes_bytes = volume.max_write_zeroes_length;
-  }
+  full.max_discard_bytes = volume.max_discard_length;
+  full.max_write_zeroes_bytes = volume.max_write_zeroes_length;
   full.read_only = state.read_only();
   full.write_cache = state.write_cache();
-  full.rotational = state.Has(cloudblk::wire::VolumeFlag::kRotational);
-  std::ranges::copy(volume.volume.bytes, full.volume_uuid);
+  full.rotational = volume.rotational;
+  std::ranges::copy(volume.uuid.bytes, full.volume_uuid);
   std::ranges::copy(state.uuid().bytes, full.session_uuid);
   full.generation = state.generation();
   full.epoch = state.epoch();
@@ -167,9 +164,8 @@ CloudblkChannel* cloudblk_session_channel(CloudblkSession* session, uint32_t ind
 
 int cloudblk_session_resize(CloudblkSession* session, uint64_t size, bool force,
                             uint32_t timeout_ms, char* error, size_t error_size) noexcept {
-  const cloudblk::wire::Resize request{size, force ? cloudblk::wire::ResizeFlag::kForce : 0u};
-  return cloudblk::Report(session->session->Resize(request, timeout_ms * cloudblk::kNsPerMs), error,
-                          error_size);
+  return cloudblk::Report(session->session->Resize(size, force, timeout_ms * cloudblk::kNsPerMs),
+                          error, error_size);
 }
 
 void cloudblk_session_close(CloudblkSession* session, uint32_t timeout_ms) noexcept {

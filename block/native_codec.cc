@@ -1,189 +1,282 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "block/native_codec.h"
 
-#include <algorithm>
-#include <array>
 #include <cassert>
+#include <cerrno>
+#include <utility>
 
-#include "block/sg_list.h"
+#include "block/native_frame.h"
+#include "block/uri.h"
+#include "proxy-protocol/wire_errno.h"
 
 namespace cloudblk {
 namespace {
 
-uint64_t RoundDown(uint64_t value, uint64_t unit) { return value - value % unit; }
+// A read does not sit long behind so much, and a frame's overhead is small beside it.
+constexpr uint32_t kOfferedPayload = 256 << 10;
+constexpr uint32_t kOfferedEntries = 512;
 
-uint64_t RangeLimit(wire::Operation operation, const NativeLimits& limits) {
-  return operation == wire::Operation::kDiscard ? limits.discard_length
-                                                : limits.write_zeroes_length;
-}
+static_assert(kMaxVolumeName == wire::kMaxVolumeName);
 
-// What a server may take of our memory, and how long one Kick may be: it promises as it likes.
-constexpr uint32_t kMostCreditRequests = 4096;
-constexpr uint64_t kMostCreditBytes = uint64_t{256} << 20;
-
-// Cuts the bytes [begin, end) of a request's ranges into ranges of at most `most` bytes. Calls
-// emit(range) for each until it returns false; returns where the last accepted one ended.
-template <typename F>
-uint64_t WalkRanges(const Request& request, uint64_t begin, uint64_t end, uint64_t most, F&& emit) {
-  uint64_t at = 0;  // where the present range starts
-  for (const CloudblkRange& range : request.ranges) {
-    const uint64_t range_end = at + range.length;
-    while (begin < std::min(end, range_end)) {
-      const uint64_t length = std::min({most, range_end - begin, end - begin});
-      if (!emit(wire::Range{range.offset + (begin - at), length, range.flags})) return begin;
-      begin += length;
-    }
-    at = range_end;
+wire::Open OpenFrom(const OpenParams& params) {
+  wire::Open open;
+  open.session = params.session;
+  open.epoch = params.epoch;
+  open.token = params.token;
+  open.claimer = params.claimer;
+  open.channel = params.channel;
+  open.channel_count = params.channel_count;
+  open.incarnation = params.incarnation;
+  open.flags = (params.active ? uint32_t{wire::OpenFlag::kActive} : 0u) |
+               (params.read_only ? uint32_t{wire::OpenFlag::kReadOnly} : 0u) |
+               (params.share_rw ? uint32_t{wire::OpenFlag::kShareRw} : 0u) |
+               (params.takeover ? uint32_t{wire::OpenFlag::kTakeover} : 0u) |
+               (params.resume ? uint32_t{wire::OpenFlag::kResume} : 0u);
+  if (params.resume) {
+    open.volume = params.volume;
+    open.generation = params.generation;
   }
-  return begin;
+  open.volume_name_length = static_cast<uint16_t>(params.volume_name.size());
+  open.client_name_length = static_cast<uint16_t>(params.client_name.size());
+  return open;
 }
 
-uint32_t CountRanges(const Piece& piece, const NativeLimits& limits) {
-  uint32_t count = 0;
-  WalkRanges(*piece.request, piece.begin, piece.end, RangeLimit(piece.request->operation, limits),
-             [&](const wire::Range&) {
-               ++count;
-               return true;
-             });
-  return count;
+VolumeInfo VolumeFrom(const wire::OpenReply& open) {
+  const auto has = [&open](uint32_t flag) { return (open.volume_flags & flag) != 0; };
+  VolumeInfo volume;
+  volume.uuid = open.volume;
+  volume.generation = open.generation;
+  volume.size = open.size;
+  volume.logical_block_size = open.logical_block_size;
+  volume.physical_block_size = open.physical_block_size;
+  volume.optimal_io_size = open.optimal_io_size;
+  volume.discard_granularity = open.discard_granularity;
+  volume.max_ranges = open.max_ranges;
+  if (has(wire::VolumeFlag::kDiscard)) volume.max_discard_length = open.max_discard_length;
+  if (has(wire::VolumeFlag::kWriteZeroes)) {
+    volume.max_write_zeroes_length = open.max_write_zeroes_length;
+  }
+  volume.read_only = has(wire::VolumeFlag::kReadOnly);
+  volume.write_cache = has(wire::VolumeFlag::kWriteCache);
+  volume.rotational = has(wire::VolumeFlag::kRotational);
+  return volume;
+}
+
+Refusal RefusalOf(wire::StatusCode status) {
+  switch (status) {
+    case wire::StatusCode::kBusy:
+      return Refusal::kBusy;
+    case wire::StatusCode::kStale:
+      return Refusal::kStale;
+    case wire::StatusCode::kBadToken:
+      return Refusal::kBadToken;
+    case wire::StatusCode::kFenced:
+    case wire::StatusCode::kVolumeChanged:
+      return Refusal::kLost;
+    default:
+      return Refusal::kOther;
+  }
+}
+
+bool EndsSession(Refusal refusal) {
+  return refusal == Refusal::kStale || refusal == Refusal::kBadToken || refusal == Refusal::kLost;
 }
 
 }  // namespace
 
-NativeLimits LimitsFrom(const wire::HelloReply& hello, const wire::OpenReply& open) {
-  const uint32_t block = open.logical_block_size;
-  NativeLimits limits;
-  limits.frame.max_entries = hello.max_frame_entries;
-  limits.frame.max_payload = hello.max_frame_payload;
-  limits.frame.payload_crc = (hello.features & wire::Feature::kPayloadCrc) != 0;
-  limits.hole_reply = (hello.features & wire::Feature::kHoleReply) != 0;
-  limits.data_length = static_cast<uint32_t>(
-      RoundDown(std::min<uint64_t>(hello.max_frame_payload, open.credit_bytes), block));
-  limits.max_ranges = std::min<uint32_t>(
-      open.max_ranges, hello.max_frame_payload / static_cast<uint32_t>(wire::kRangeSize));
-  // A server that does not support an operation may say 0; requests that were accepted before it
-  // said so are then refused by it, one by one.
-  limits.discard_length = std::max<uint64_t>(block, RoundDown(open.max_discard_length, block));
-  limits.write_zeroes_length =
-      std::max<uint64_t>(block, RoundDown(open.max_write_zeroes_length, block));
-  limits.credit_requests = std::min(open.credit_requests, kMostCreditRequests);
-  limits.credit_bytes = std::min<uint64_t>(open.credit_bytes, kMostCreditBytes);
-  return limits;
+// HELLO and OPEN go out together (SPEC.md 4.2): one round trip less. But one that names a claimer
+// depends on what the server knows.
+void NativeCodec::Begin(const OpenParams& params, Outbox* outbox) {
+  wants_crc_ = params.payload_crc;
+  open_ = OpenFrom(params);
+  names_.assign(params.volume_name).append(params.client_name);
+  outbox_ = outbox;
+  wire::Hello hello;
+  hello.max_frame_payload = kOfferedPayload;
+  hello.max_frame_entries = kOfferedEntries;
+  hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer;
+  if (wants_crc_) {
+    hello.features |= wire::Feature::kPayloadCrc;
+    hello.required_features = wire::Feature::kPayloadCrc;
+  }
+  AppendControl(wire::FrameType::kHello, hello, wire::kHelloSize, "", outbox_);
+  open_waits_ = !open_.claimer.IsNil();
+  if (!open_waits_) AppendOpen();
 }
 
-uint64_t FittingEnd(const Request& request, uint64_t begin, uint64_t end,
-                    const NativeLimits& limits) {
-  if (!HasRanges(request.operation)) return std::min(end, begin + limits.data_length);
-  uint32_t count = 0;
-  return WalkRanges(request, begin, end, RangeLimit(request.operation, limits),
-                    [&](const wire::Range&) { return ++count <= limits.max_ranges; });
+void NativeCodec::AppendOpen() {
+  AppendControl(wire::FrameType::kOpen, open_, wire::kOpenSize, names_, outbox_);
 }
 
-bool RequestFrame::Grown(const Piece& piece, Size* grown) const {
-  const wire::Operation operation = piece.request->operation;
-  uint64_t payload = 0;
-  uint64_t copied = 0;
-  if (operation == wire::Operation::kWrite) {
-    payload = piece.length();
-    copied = limits_.frame.payload_crc ? payload : 0;
-  } else if (HasRanges(operation)) {
-    payload = copied = CountRanges(piece, limits_) * wire::kRangeSize;
+void NativeCodec::Append(const std::vector<Piece*>& pieces, Outbox* outbox) {
+  AppendRequests(pieces, limits_, wants_crc_, outbox);
+  ++stats_->frames_sent;
+}
+
+bool NativeCodec::Receive(Transport* transport, RequestQueue* queue, Outbox* outbox,
+                          std::vector<Fact>* facts) {
+  outbox_ = outbox;
+  facts_ = facts;
+  return receiver_.Run(transport, queue, *outbox);
+}
+
+bool NativeCodec::Send(const Command& command, Outbox* outbox) {
+  assert(step_ == Step::kReady);
+  switch (command.kind) {
+    case Command::Kind::kPing:
+      if (outbox->free() < wire::kFrameHeaderSize + wire::kPingSize + kOwnRoom) return false;
+      AppendControl(wire::FrameType::kPing, wire::Ping{open_.incarnation}, wire::kPingSize, "",
+                    outbox);
+      return true;
+    case Command::Kind::kRelease:
+      release_sent_ = true;
+      AppendControl(wire::FrameType::kRelease, wire::TokenMessage{command.token, command.epoch},
+                    wire::kTokenMessageSize, "", outbox);
+      return true;
+    case Command::Kind::kClose: {
+      step_ = Step::kClosing;
+      wire::Close close;
+      if (command.end_session) close.flags = wire::CloseFlag::kEndSession;
+      AppendControl(wire::FrameType::kClose, close, wire::kCloseSize, "", outbox);
+      return true;
+    }
+    case Command::Kind::kResize: {
+      resize_sent_ = true;
+      const wire::Resize resize{command.size, command.force ? wire::ResizeFlag::kForce : 0u};
+      AppendControl(wire::FrameType::kResize, resize, wire::kResizeSize, "", outbox);
+      return true;
+    }
   }
-  Size size = size_;
-  size.payload += payload;
-  size.copied += copied;
-  if (limits_.frame.payload_crc) size.crcs += wire::CrcBlocks(static_cast<uint32_t>(payload));
-  const uint64_t memory = wire::kFrameHeaderSize + (pieces_.size() + 1) * wire::kRequestHeaderSize +
-                          size.crcs * sizeof(uint32_t) + size.copied + kControlRoom;
-  if (pieces_.size() == limits_.frame.max_entries || size.payload > limits_.frame.max_payload ||
-      memory > outbox_->free()) {
-    return false;
+  return false;
+}
+
+bool NativeCodec::OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                            std::string_view text) {
+  const bool serving = step_ == Step::kReady || step_ == Step::kClosing;
+  switch (header.type) {
+    case wire::FrameType::kHelloReply:
+      if (step_ == Step::kHello) return OnHelloReply(section, text);
+      break;
+    case wire::FrameType::kOpenReply:
+      if (step_ == Step::kOpen) return OnOpenReply(section, text);
+      break;
+    case wire::FrameType::kEvent:
+      if (serving) return OnEvent(section, text);
+      break;
+    case wire::FrameType::kPing:
+      if (serving) return OnPing(section);
+      break;
+    case wire::FrameType::kPong:
+      // That it came is all it says.
+      if (serving) return true;
+      break;
+    case wire::FrameType::kReleaseReply:
+      if (serving && release_sent_) return OnAnswer(header, section, text);
+      break;
+    case wire::FrameType::kResizeReply:
+      if (serving && resize_sent_) return OnAnswer(header, section, text);
+      break;
+    case wire::FrameType::kCloseReply:
+      if (step_ != Step::kClosing) break;
+      facts_->push_back({.kind = Fact::Kind::kAnswered, .command = Command::Kind::kClose});
+      return true;
+    case wire::FrameType::kError:
+      return Violation("the server reports: " + std::string(text));
+    default:
+      break;
   }
-  if (grown != nullptr) *grown = size;
+  return Violation("unexpected " + std::string(wire::Name(header.type)) + " frame");
+}
+
+bool NativeCodec::BadMessage(wire::FrameType type, wire::DecodeError error) {
+  return Violation("bad " + std::string(wire::Name(type)) + ": " +
+                   std::string(wire::Describe(error)));
+}
+
+bool NativeCodec::Refused(wire::StatusCode status, std::string_view text, uint32_t retry_ms) {
+  const Refusal refusal = RefusalOf(status);
+  return Fail({.error = wire::ErrnoOf(status),
+               .text = std::string(text.empty() ? wire::Name(status) : text),
+               .refusal = refusal,
+               .retry_ms = retry_ms,
+               .final = EndsSession(refusal)});
+}
+
+bool NativeCodec::OnHelloReply(std::span<const uint8_t> section, std::string_view text) {
+  const wire::DecodeError error = wire::Decode(section, &hello_);
+  if (error != wire::DecodeError::kOk) return BadMessage(wire::FrameType::kHelloReply, error);
+  if (hello_.status != wire::StatusCode::kOk) return Refused(hello_.status, text, 0);
+  const bool crc = (hello_.features & wire::Feature::kPayloadCrc) != 0;
+  if (hello_.max_frame_payload > kOfferedPayload || hello_.max_frame_entries > kOfferedEntries ||
+      crc != wants_crc_) {
+    return Violation("HELLO_REPLY grants what was not asked for");
+  }
+  step_ = Step::kOpen;
+  if ((hello_.features & wire::Feature::kClaimer) == 0) open_.claimer = {};
+  if (open_waits_) AppendOpen();
   return true;
 }
 
-void RequestFrame::Add(Piece* piece) {
-  const bool fits = Grown(*piece, &size_);
-  assert(fits);
-  static_cast<void>(fits);
-  pieces_.push_back(piece);
+bool NativeCodec::OnOpenReply(std::span<const uint8_t> section, std::string_view text) {
+  wire::OpenReply reply;
+  const wire::DecodeError error = wire::Decode(section, &reply);
+  if (error != wire::DecodeError::kOk) return BadMessage(wire::FrameType::kOpenReply, error);
+  if (reply.status != wire::StatusCode::kOk) return Refused(reply.status, text, reply.retry_ms);
+  if (!outbox_->empty()) return Violation("OPEN_REPLY before OPEN was sent");
+  step_ = Step::kReady;
+  volume_ = VolumeFrom(reply);
+  limits_ = LimitsFrom(hello_, reply);
+  capabilities_ = {.several_channels = true, .move = true, .resize = true, .ping = true};
+  receiver_.Open({hello_.max_frame_entries, hello_.max_frame_payload, wants_crc_},
+                 (hello_.features & wire::Feature::kHoleReply) != 0);
+  outbox_->SetRoom(Outbox::kHeaderRoom + (wants_crc_ ? hello_.max_frame_payload : 0));
+  facts_->push_back({.kind = Fact::Kind::kOpened});
+  return true;
 }
 
-void RequestFrame::Seal() {
-  const size_t section = pieces_.size() * wire::kRequestHeaderSize + size_.crcs * sizeof(uint32_t);
-  const size_t head = wire::kFrameHeaderSize + section;
-  uint8_t* const frame = outbox_->Reserve(head);
-  outbox_->Append(frame, head);
-  uint8_t* entry = frame + wire::kFrameHeaderSize;
-  uint8_t* crcs = entry + pieces_.size() * wire::kRequestHeaderSize;
-  for (Piece* piece : pieces_) {
-    const Request& request = *piece->request;
-    wire::Request message;
-    message.tag = piece->tag;
-    message.operation = request.operation;
-    if (request.fua) message.flags = wire::RequestFlag::kFua;
-    if (HasRanges(request.operation)) {
-      message.range_count = static_cast<uint16_t>(CountRanges(*piece, limits_));
-      message.length = message.range_count * static_cast<uint32_t>(wire::kRangeSize);
-    } else if (request.operation != wire::Operation::kFlush) {
-      message.offset = request.offset + piece->begin;
-      message.length = static_cast<uint32_t>(piece->length());
-    }
-    entry += wire::Encode(message, {entry, wire::kRequestHeaderSize});
-    AppendPayload(*piece, &crcs);
-    piece->stream_end = outbox_->appended();
+bool NativeCodec::OnEvent(std::span<const uint8_t> section, std::string_view text) {
+  wire::Event event;
+  const wire::DecodeError error = wire::Decode(section, &event);
+  if (error != wire::DecodeError::kOk) return BadMessage(wire::FrameType::kEvent, error);
+  switch (event.kind) {
+    case wire::EventKind::kResized:
+      if (event.value > uint64_t{INT64_MAX} || event.value % volume_.logical_block_size != 0) {
+        return Violation("EVENT RESIZED with an impossible size");
+      }
+      facts_->push_back(
+          {.kind = Fact::Kind::kResized, .value = event.value, .text = std::string(text)});
+      return true;
+    case wire::EventKind::kGoingAway:
+      facts_->push_back({.kind = Fact::Kind::kGoingAway});
+      return true;
+    case wire::EventKind::kRevoked:
+      return Fail({.error = ESTALE, .text = std::string(text), .final = true});
   }
-  wire::FrameHeader header;
-  header.type = wire::FrameType::kRequest;
-  header.count = static_cast<uint32_t>(pieces_.size());
-  header.header_length = static_cast<uint32_t>(section);
-  header.payload_length = static_cast<uint32_t>(size_.payload);
-  wire::SealFrame(header, {frame, head});
+  return true;
 }
 
-void RequestFrame::AppendPayload(const Piece& piece, uint8_t** crcs) {
-  const Request& request = *piece.request;
-  if (HasRanges(request.operation)) return AppendRanges(piece, crcs);
-  if (request.operation != wire::Operation::kWrite) return;
-  if (limits_.frame.payload_crc) return AppendCopy(piece, crcs);
-  SgCursor cursor(request.iov, piece.begin);
-  std::array<iovec, 64> elements;
-  uint64_t described;
-  for (uint64_t left = piece.length(); left > 0; left -= described) {
-    const size_t count = cursor.Describe(left, elements, &described);
-    for (size_t i = 0; i < count; ++i) outbox_->Append(elements[i].iov_base, elements[i].iov_len);
-    if (described < left) cursor.Advance(described);
+bool NativeCodec::OnPing(std::span<const uint8_t> section) {
+  wire::Ping ping;
+  if (wire::Decode(section, &ping) != wire::DecodeError::kOk) return Violation("bad PING");
+  if (outbox_->free() < wire::kFrameHeaderSize + wire::kPingSize + kOwnRoom) {
+    return Violation("more PINGs than answers that it takes");
   }
+  AppendControl(wire::FrameType::kPong, ping, wire::kPingSize, "", outbox_);
+  return true;
 }
 
-void RequestFrame::AppendRanges(const Piece& piece, uint8_t** crcs) {
-  const Request& request = *piece.request;
-  const size_t bytes = CountRanges(piece, limits_) * wire::kRangeSize;
-  uint8_t* const list = outbox_->Reserve(bytes);
-  uint8_t* at = list;
-  WalkRanges(request, piece.begin, piece.end, RangeLimit(request.operation, limits_),
-             [&](const wire::Range& range) {
-               at += wire::Encode(range, {at, wire::kRangeSize});
-               return true;
-             });
-  if (limits_.frame.payload_crc) {
-    wire::Store32(*crcs, wire::Crc32c(0, {list, bytes}));
-    *crcs += sizeof(uint32_t);
-  }
-  outbox_->Append(list, bytes);
-}
-
-void RequestFrame::AppendCopy(const Piece& piece, uint8_t** crcs) {
-  SgCursor cursor(piece.request->iov, piece.begin);
-  uint8_t* const copy = outbox_->Reserve(piece.length());
-  for (uint64_t at = 0; at < piece.length(); at += wire::kCrcBlock) {
-    const size_t n = std::min<uint64_t>(wire::kCrcBlock, piece.length() - at);
-    cursor.CopyOut({copy + at, n});
-    wire::Store32(*crcs, wire::Crc32c(0, {copy + at, n}));
-    *crcs += sizeof(uint32_t);
-  }
-  outbox_->Append(copy, piece.length());
+bool NativeCodec::OnAnswer(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                           std::string_view text) {
+  wire::StatusMessage reply;
+  const wire::DecodeError error = wire::Decode(section, &reply);
+  if (error != wire::DecodeError::kOk) return BadMessage(header.type, error);
+  const bool release = header.type == wire::FrameType::kReleaseReply;
+  (release ? release_sent_ : resize_sent_) = false;
+  facts_->push_back({.kind = Fact::Kind::kAnswered,
+                     .command = release ? Command::Kind::kRelease : Command::Kind::kResize,
+                     .error = wire::ErrnoOf(reply.status),
+                     .text = std::string(text)});
+  return true;
 }
 
 }  // namespace cloudblk

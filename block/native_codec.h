@@ -1,91 +1,69 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The sending half of the native protocol (proxy-protocol/SPEC.md): requests and handshakes into
-// frames.
+// The client's side of the native protocol (proxy-protocol/SPEC.md).
 #ifndef CLOUDBLK_BLOCK_NATIVE_CODEC_H_
 #define CLOUDBLK_BLOCK_NATIVE_CODEC_H_
 
-#include <cstdint>
+#include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
-#include "block/outbox.h"
-#include "block/request.h"
+#include "block/codec.h"
+#include "block/native_receiver.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk {
 
-// What the server granted for one connection.
-struct NativeLimits {
-  wire::FrameLimits frame;
-  uint32_t data_length = 0;  // bytes of one READ or WRITE, a multiple of the block size
-  uint32_t max_ranges = 0;
-  uint64_t discard_length = 0;  // bytes of one range, a multiple of the block size
-  uint64_t write_zeroes_length = 0;
-  uint32_t credit_requests = 0;
-  uint64_t credit_bytes = 0;
-  bool hole_reply = false;
-};
-
-NativeLimits LimitsFrom(const wire::HelloReply& hello, const wire::OpenReply& open);
-
-// How far the bytes [begin, end) of the request fit into one wire request: begin < result <= end,
-// or end where begin == end.
-uint64_t FittingEnd(const Request& request, uint64_t begin, uint64_t end,
-                    const NativeLimits& limits);
-
-// Appends one frame without entries. `payload` is copied.
-template <typename Message>
-void AppendControl(wire::FrameType type, const Message& message, size_t section_size,
-                   std::string_view payload, Outbox* outbox) {
-  const size_t head = wire::kFrameHeaderSize + section_size;
-  uint8_t* frame = outbox->Reserve(head + payload.size());
-  wire::Encode(message, {frame + wire::kFrameHeaderSize, section_size});
-  wire::FrameHeader header;
-  header.type = type;
-  header.header_length = static_cast<uint32_t>(section_size);
-  header.payload_length = static_cast<uint32_t>(payload.size());
-  wire::SealFrame(header, {frame, head});
-  payload.copy(reinterpret_cast<char*>(frame + head), payload.size());
-  outbox->Append(frame, head + payload.size());
-}
-
-// One REQUEST frame in the making.
-class RequestFrame {
+class NativeCodec final : public Codec, private ControlSink {
  public:
-  // Room in the outbox that requests leave to control frames.
-  static constexpr size_t kControlRoom = 2048;
-  // Of that, what PONGs leave to frames that the server does not decide on.
-  static constexpr size_t kOwnRoom = 512;
+  explicit NativeCodec(CodecStats* stats) : stats_(stats), receiver_(this, stats, &failure_) {}
 
-  RequestFrame(const NativeLimits& limits, Outbox* outbox, std::vector<Piece*>* scratch)
-      : limits_(limits), outbox_(outbox), pieces_(*scratch) {
-    pieces_.clear();
+  static std::unique_ptr<Codec> New(CodecStats* stats) {
+    return std::make_unique<NativeCodec>(stats);
   }
 
-  bool empty() const { return pieces_.empty(); }
-  // False: the frame is full. Precondition: the piece fits into one wire request.
-  bool Fits(const Piece& piece) const { return Grown(piece, nullptr); }
-  void Add(Piece* piece);
-  // Puts the frame into the outbox; write data is borrowed from the requests. Precondition: not
-  // empty, and every piece has its tag.
-  void Seal();
+  void Begin(const OpenParams& params, Outbox* outbox) override;
+  void Append(const std::vector<Piece*>& pieces, Outbox* outbox) override;
+  bool Receive(Transport* transport, RequestQueue* queue, Outbox* outbox,
+               std::vector<Fact>* facts) override;
+  bool Send(const Command& command, Outbox* outbox) override;
 
  private:
-  struct Size {
-    uint64_t payload = 0;  // bytes
-    uint64_t crcs = 0;
-    uint64_t copied = 0;  // bytes of payload in the outbox's own memory
+  // The states of SPEC.md 4, as far as the client has them.
+  enum class Step {
+    kHello,  // HELLO sent, and OPEN if it depends on nothing; waits for HELLO_REPLY
+    kOpen,   // waits for OPEN_REPLY
+    kReady,
+    kClosing,  // CLOSE sent
   };
-  bool Grown(const Piece& piece, Size* grown) const;
-  void AppendPayload(const Piece& piece, uint8_t** crcs);
-  void AppendRanges(const Piece& piece, uint8_t** crcs);
-  void AppendCopy(const Piece& piece, uint8_t** crcs);
 
-  const NativeLimits& limits_;
-  Outbox* const outbox_;
-  std::vector<Piece*>& pieces_;
-  Size size_;
+  void AppendOpen();
+  bool OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                 std::string_view text) override;
+  bool OnHelloReply(std::span<const uint8_t> section, std::string_view text);
+  bool OnOpenReply(std::span<const uint8_t> section, std::string_view text);
+  bool OnEvent(std::span<const uint8_t> section, std::string_view text);
+  bool OnPing(std::span<const uint8_t> section);
+  // RELEASE_REPLY and RESIZE_REPLY.
+  bool OnAnswer(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                std::string_view text);
+  bool Refused(wire::StatusCode status, std::string_view text, uint32_t retry_ms);
+  bool BadMessage(wire::FrameType type, wire::DecodeError error);
+
+  CodecStats* const stats_;
+  NativeReceiver receiver_;
+  Step step_ = Step::kHello;
+  bool wants_crc_ = false;
+  wire::Open open_;    // what is, or was, sent
+  std::string names_;  // its payload
+  bool open_waits_ = false;
+  wire::HelloReply hello_;
+  bool release_sent_ = false;  // and not answered
+  bool resize_sent_ = false;
+  // Of the pass under way.
+  Outbox* outbox_ = nullptr;
+  std::vector<Fact>* facts_ = nullptr;
 };
 
 }  // namespace cloudblk

@@ -8,6 +8,10 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/text.h"
+#include "block/codec.h"
+#include "proxy-protocol/wire_errno.h"
+
 namespace cloudblk {
 namespace {
 
@@ -23,28 +27,27 @@ constexpr int kReadsPerPass = 16;
 
 }  // namespace
 
-NativeReceiver::NativeReceiver()
-    : staging_(std::make_unique_for_overwrite<uint8_t[]>(kStagingSize)) {
+NativeReceiver::NativeReceiver(ControlSink* sink, CodecStats* stats, Failure* failure)
+    : sink_(sink),
+      stats_(stats),
+      failure_(failure),
+      staging_(std::make_unique_for_overwrite<uint8_t[]>(kStagingSize)) {
   iov_.reserve(kMaxElements + 1);
 }
 
-void NativeReceiver::Reset() {
-  limits_ = {};
-  head_ = tail_ = 0;
-  phase_ = Phase::kHeader;
-}
-
-void NativeReceiver::SetLimits(const wire::FrameLimits& limits) {
+void NativeReceiver::Open(const wire::FrameLimits& limits, bool hole_reply) {
+  open_ = true;
   limits_ = limits;
+  hole_reply_ = hole_reply;
   if (limits.payload_crc) block_.resize(wire::kCrcBlock);
 }
 
-int NativeReceiver::Fail(int error, std::string text) {
-  error_ = std::move(text);
-  return -error;
+bool NativeReceiver::Fail(int error, std::string text) {
+  *failure_ = {.error = error, .text = std::move(text)};
+  return false;
 }
 
-int NativeReceiver::Run(Transport* transport, ReceiverSink* sink) {
+bool NativeReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox& outbox) {
   for (int reads = 0; reads < kReadsPerPass; ++reads) {
     const uint64_t direct = DescribeDestinations();
     DescribeStaging();
@@ -52,20 +55,19 @@ int NativeReceiver::Run(Transport* transport, ReceiverSink* sink) {
     uint64_t wanted = 0;
     for (int i = 0; i < count; ++i) wanted += iov_[i].iov_len;
     const ssize_t n = transport->Readv(iov_.data(), count);
-    ++calls_;
-    if (n == -EAGAIN) return 0;
+    ++stats_->receive_calls;
+    if (n == -EAGAIN) return true;
     if (n == 0) return Fail(ECONNRESET, "the server closed the connection");
     if (n < 0) return Fail(static_cast<int>(-n), std::strerror(static_cast<int>(-n)));
-    received_ += n;
+    stats_->bytes_received += static_cast<uint64_t>(n);
     const uint64_t stored = std::min<uint64_t>(n, direct);
     tail_ += n - stored;
-    int error = stored > 0 ? StorePayload(stored, sink) : 0;
-    if (error == 0) error = Parse(sink);
-    if (error != 0) return error;
+    if (stored > 0 && !StorePayload(stored, queue)) return false;
+    if (!Parse(queue, outbox)) return false;
     // A short read says that there is no more.
-    if (static_cast<uint64_t>(n) < wanted && !transport->has_pending()) return 0;
+    if (static_cast<uint64_t>(n) < wanted && !transport->has_pending()) return true;
   }
-  return 0;
+  return true;
 }
 
 uint64_t NativeReceiver::DescribeDestinations() {
@@ -105,70 +107,71 @@ void NativeReceiver::DescribeStaging() {
   iov_.push_back({&staging_[tail_], kReadAhead});
 }
 
-int NativeReceiver::Parse(ReceiverSink* sink) {
+bool NativeReceiver::Parse(RequestQueue* queue, const Outbox& outbox) {
   // Until a phase needs more bytes than there are.
   while (true) {
     const Phase before = phase_;
-    int error = 0;
+    bool good = true;
     switch (phase_) {
       case Phase::kHeader:
-        error = ParseHeader(sink);
+        good = ParseHeader();
         break;
       case Phase::kControl:
-        error = ParseControl(sink);
+        good = ParseControl();
         break;
       case Phase::kReplies:
-        error = ParseReplies(sink);
+        good = ParseReplies(queue, outbox);
         break;
       case Phase::kPayload:
-        error = StorePayload(0, sink);
+        good = StorePayload(0, queue);
         break;
     }
-    if (error != 0 || phase_ == before) return error;
+    if (!good || phase_ == before) return good;
   }
 }
 
-int NativeReceiver::ParseHeader(ReceiverSink* sink) {
-  if (available() < wire::kFrameHeaderSize) return 0;
+bool NativeReceiver::ParseHeader() {
+  if (available() < wire::kFrameHeaderSize) return true;
   const wire::DecodeError error =
       wire::DecodeFrameHeader(Staged(wire::kFrameHeaderSize), limits_, &header_);
   if (error != wire::DecodeError::kOk) {
     return Fail(EPROTO, "bad frame: " + std::string(wire::Describe(error)));
   }
   head_ += wire::kFrameHeaderSize;
-  ++frames_;
+  ++stats_->frames_received;
   if (header_.type != wire::FrameType::kReply) {
     // A REQUEST may carry far more; no server sends one, and there is no room for it.
     if (header_.header_length + header_.payload_length > kStagingSize - kReadAhead) {
       return Fail(EPROTO, "unexpected " + std::string(wire::Name(header_.type)) + " frame");
     }
     phase_ = Phase::kControl;
-    return 0;
+    return true;
   }
-  if (!sink->AcceptsReplies()) return Fail(EPROTO, "unexpected REPLY frame");
+  if (!open_) return Fail(EPROTO, "unexpected REPLY frame");
   phase_ = Phase::kReplies;
-  return 0;
+  return true;
 }
 
-int NativeReceiver::ParseControl(ReceiverSink* sink) {
+bool NativeReceiver::ParseControl() {
   const size_t size = header_.header_length + header_.payload_length;
-  if (available() < size) return 0;
+  if (available() < size) return true;
   const auto section = Staged(size).first(header_.header_length);
   const auto payload = Staged(size).subspan(header_.header_length);
   if (wire::CheckHeaderSection(header_, section) != wire::DecodeError::kOk) {
     return Fail(EPROTO,
                 "bad frame: " + std::string(wire::Describe(wire::DecodeError::kBadSectionCrc)));
   }
-  if (!wire::IsText(payload)) {
+  if (!IsText(payload)) {
     return Fail(EPROTO, "bad frame: " + std::string(wire::Describe(wire::DecodeError::kBadText)));
   }
   head_ += size;
   phase_ = Phase::kHeader;
-  return sink->OnControl(header_, section, payload);
+  return sink_->OnControl(header_, section,
+                          {reinterpret_cast<const char*>(payload.data()), payload.size()});
 }
 
-int NativeReceiver::ParseReplies(ReceiverSink* sink) {
-  if (available() < header_.header_length) return 0;
+bool NativeReceiver::ParseReplies(RequestQueue* queue, const Outbox& outbox) {
+  if (available() < header_.header_length) return true;
   const auto section = Staged(header_.header_length);
   std::span<const uint8_t> crcs;
   replies_.resize(header_.count);
@@ -182,8 +185,9 @@ int NativeReceiver::ParseReplies(ReceiverSink* sink) {
   entries_.clear();
   for (const wire::Reply& reply : replies_) {
     const char* why = nullptr;
-    Piece* piece = sink->CheckReply(reply, &why);
+    Piece* piece = CheckReply(reply, queue, outbox, &why);
     if (piece == nullptr) return Fail(EPROTO, std::string("bad REPLY frame: ") + why);
+    queue->Claim(piece);
     entries_.push_back({piece, reply});
   }
   crcs_.assign(crcs.begin(), crcs.end());
@@ -192,7 +196,32 @@ int NativeReceiver::ParseReplies(ReceiverSink* sink) {
   next_entry_ = 0;
   phase_ = Phase::kPayload;
   StartEntry();
-  return 0;
+  return true;
+}
+
+Piece* NativeReceiver::CheckReply(const wire::Reply& reply, RequestQueue* queue,
+                                  const Outbox& outbox, const char** why) const {
+  Piece* piece = queue->Find(reply.tag);
+  if (piece == nullptr) {
+    *why = "a tag that no request waits under";
+    return nullptr;
+  }
+  if (piece->stream_end > outbox.sent()) {
+    *why = "an answer to what was not sent yet";
+    return nullptr;
+  }
+  const bool reads = piece->request->operation == Operation::kRead;
+  const bool hole = (reply.flags & wire::ReplyFlag::kHole) != 0;
+  if (hole && (!reads || !hole_reply_)) {
+    *why = "HOLE where it may not be";
+    return nullptr;
+  }
+  const bool has_data = reads && !hole && reply.status == wire::StatusCode::kOk;
+  if (reply.length != (has_data ? piece->length() : 0)) {
+    *why = "a length that is not the request's";
+    return nullptr;
+  }
+  return piece;
 }
 
 void NativeReceiver::StartEntry() {
@@ -204,42 +233,46 @@ void NativeReceiver::StartEntry() {
   if (limits_.payload_crc) StartBlock();
 }
 
-int NativeReceiver::StorePayload(uint64_t direct, ReceiverSink* sink) {
+bool NativeReceiver::StorePayload(uint64_t direct, RequestQueue* queue) {
   while (next_entry_ < entries_.size()) {
     if (entry_left_ == 0) {
-      sink->OnReply(entries_[next_entry_].piece, entries_[next_entry_].reply);
-      ++next_entry_;
+      FinishEntry(queue);
       StartEntry();
       continue;
     }
     const bool in_place = direct > 0;
     const uint64_t bytes = in_place ? direct : available();
-    if (bytes == 0) return 0;
+    if (bytes == 0) return true;
     const uint64_t used =
-        limits_.payload_crc ? FillBlock(in_place, bytes) : StorePlain(in_place, bytes);
+        limits_.payload_crc ? FillBlock(in_place, bytes) : StorePlain(in_place, bytes, queue);
     if (in_place) {
       direct -= used;
     } else {
       head_ += used;
     }
-    if (limits_.payload_crc && block_filled_ == block_size_) {
-      const int error = FinishBlock();
-      if (error != 0) return error;
-    }
+    if (limits_.payload_crc && block_filled_ == block_size_ && !FinishBlock(queue)) return false;
   }
   assert(direct == 0);
   phase_ = Phase::kHeader;
-  return 0;
+  return true;
 }
 
-uint64_t NativeReceiver::StorePlain(bool direct, uint64_t bytes) {
+void NativeReceiver::FinishEntry(RequestQueue* queue) {
+  const Entry& entry = entries_[next_entry_++];
+  if ((entry.reply.flags & wire::ReplyFlag::kHole) != 0) {
+    queue->Zero(entry.piece, 0, entry.piece->length());
+  }
+  queue->Answer(entry.piece, wire::ErrnoOf(entry.reply.status));
+}
+
+uint64_t NativeReceiver::StorePlain(bool direct, uint64_t bytes, RequestQueue* queue) {
   const uint64_t n = std::min<uint64_t>(bytes, entry_left_);
   if (!direct) {
     cursor_.CopyIn(Staged(n));
   } else if (n < entry_left_) {
     cursor_.Advance(n);
   }
-  NoteStored(n);
+  NoteStored(n, queue);
   return n;
 }
 
@@ -255,25 +288,23 @@ uint64_t NativeReceiver::FillBlock(bool direct, uint64_t bytes) {
   return n;
 }
 
-int NativeReceiver::FinishBlock() {
+bool NativeReceiver::FinishBlock(RequestQueue* queue) {
   const std::span<const uint8_t> data = std::span(block_).first(block_size_);
-  if (wire::Crc32c(0, data) != wire::Load32(&crcs_[next_crc_])) {
+  if (wire::Crc32c(0, data) != Load32(&crcs_[next_crc_])) {
     return Fail(EPROTO, "CRC of data does not match");
   }
   next_crc_ += sizeof(uint32_t);
   cursor_.CopyIn(data);
-  NoteStored(block_size_);
+  NoteStored(block_size_, queue);
   if (entry_left_ > 0) StartBlock();
-  return 0;
+  return true;
 }
 
 // `bytes` more of the present entry's data are in the request's memory.
-void NativeReceiver::NoteStored(uint64_t bytes) {
+void NativeReceiver::NoteStored(uint64_t bytes, RequestQueue* queue) {
   entry_left_ -= static_cast<uint32_t>(bytes);
   const Entry& entry = entries_[next_entry_];
-  Request* request = entry.piece->request;
-  const uint64_t end = entry.piece->begin + (entry.reply.length - entry_left_);
-  request->bytes_stored = std::max(request->bytes_stored, end);
+  queue->NoteStored(entry.piece, entry.reply.length - entry_left_);
 }
 
 }  // namespace cloudblk

@@ -14,48 +14,38 @@
 #include <vector>
 
 #include "base/transport.h"
-#include "block/request.h"
+#include "block/outbox.h"
+#include "block/request_queue.h"
 #include "block/sg_list.h"
+#include "block/types.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk {
 
-// What the receiver found. Of the receiver and its transport these may change nothing but, in
-// OnControl, the limits.
-class ReceiverSink {
+struct CodecStats;
+
+// Who understands the frames that are no REPLY.
+class ControlSink {
  public:
-  // A frame that is not a REPLY. 0, or an error that ends the pass and is its result.
-  virtual int OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
-                        std::span<const uint8_t> payload) = 0;
-  // Whether a REPLY may come now.
-  virtual bool AcceptsReplies() const = 0;
-  // One entry of a REPLY, before anything of the frame is stored. Returns the piece that it
-  // answers, which must not be found again, or null for a violation, described in *why.
-  virtual Piece* CheckReply(const wire::Reply& reply, const char** why) = 0;
-  // The entry's data, if any, is where it belongs.
-  virtual void OnReply(Piece* piece, const wire::Reply& reply) = 0;
+  // False: the connection is over, and the reason was set where the receiver sets its own. Of the
+  // receiver this may change the limits only.
+  virtual bool OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                         std::string_view payload) = 0;
 
  protected:
-  ~ReceiverSink() = default;
+  ~ControlSink() = default;
 };
 
 class NativeReceiver {
  public:
-  NativeReceiver();
+  // What ends the connection is written to *failure.
+  NativeReceiver(ControlSink* sink, CodecStats* stats, Failure* failure);
 
-  // A new connection.
-  void Reset();
-  void SetLimits(const wire::FrameLimits& limits);
+  // The session is open: REPLY frames may come, and all are held to these.
+  void Open(const wire::FrameLimits& limits, bool hole_reply);
 
-  // One pass: takes what the transport has, up to a bound that keeps others from starving. 0, or
-  // -errno: the connection is to be dropped; error() says why.
-  int Run(Transport* transport, ReceiverSink* sink);
-
-  // One line for people, after an error that was not the sink's.
-  const std::string& error() const { return error_; }
-  uint64_t calls() const { return calls_; }        // Readv, since the start
-  uint64_t frames() const { return frames_; }      // since the start
-  uint64_t received() const { return received_; }  // bytes, since the start
+  // One pass, as Codec::Receive.
+  bool Run(Transport* transport, RequestQueue* queue, const Outbox& outbox);
 
  private:
   enum class Phase { kHeader, kControl, kReplies, kPayload };
@@ -66,31 +56,38 @@ class NativeReceiver {
 
   size_t available() const { return tail_ - head_; }
   std::span<const uint8_t> Staged(size_t bytes) const { return {&staging_[head_], bytes}; }
-  int Fail(int error, std::string text);
+  bool Fail(int error, std::string text);
   // Fills iov_ with where the next bytes of data belong; returns their number.
   uint64_t DescribeDestinations();
   // Adds what is to be read ahead.
   void DescribeStaging();
 
-  int Parse(ReceiverSink* sink);
+  // False, here and below: the connection is over.
+  bool Parse(RequestQueue* queue, const Outbox& outbox);
   // Each leaves the phase unless bytes are missing.
-  int ParseHeader(ReceiverSink* sink);
-  int ParseControl(ReceiverSink* sink);
-  int ParseReplies(ReceiverSink* sink);
+  bool ParseHeader();
+  bool ParseControl();
+  bool ParseReplies(RequestQueue* queue, const Outbox& outbox);
+  // The piece that the entry answers, before anything of the frame is stored. Null: a violation,
+  // described in *why.
+  Piece* CheckReply(const wire::Reply& reply, RequestQueue* queue, const Outbox& outbox,
+                    const char** why) const;
   // The next `direct` bytes of data are where DescribeDestinations said; then come staged ones.
-  int StorePayload(uint64_t direct, ReceiverSink* sink);
-  uint64_t StorePlain(bool direct, uint64_t bytes);
+  bool StorePayload(uint64_t direct, RequestQueue* queue);
+  uint64_t StorePlain(bool direct, uint64_t bytes, RequestQueue* queue);
   uint64_t FillBlock(bool direct, uint64_t bytes);
-  int FinishBlock();
+  bool FinishBlock(RequestQueue* queue);
+  void FinishEntry(RequestQueue* queue);
   void StartEntry();
   void StartBlock();
-  void NoteStored(uint64_t bytes);
+  void NoteStored(uint64_t bytes, RequestQueue* queue);
 
+  ControlSink* const sink_;
+  CodecStats* const stats_;
+  Failure* const failure_;
   wire::FrameLimits limits_;
-  std::string error_;
-  uint64_t calls_ = 0;
-  uint64_t frames_ = 0;
-  uint64_t received_ = 0;
+  bool open_ = false;
+  bool hole_reply_ = false;
 
   // Bytes received and not used: [head_, tail_) of staging_.
   std::unique_ptr<uint8_t[]> staging_;

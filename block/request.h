@@ -11,23 +11,16 @@
 #include <deque>
 #include <vector>
 
+#include "base/operation.h"
+#include "block/coverage.h"
 #include "block/include/cloudblk.h"
 #include "block/session_state.h"
-#include "proxy-protocol/wire.h"
 
 namespace cloudblk {
 
-inline bool Writes(wire::Operation operation) {
-  return operation == wire::Operation::kWrite || operation == wire::Operation::kDiscard ||
-         operation == wire::Operation::kWriteZeroes;
-}
-inline bool HasRanges(wire::Operation operation) {
-  return operation == wire::Operation::kDiscard || operation == wire::Operation::kWriteZeroes;
-}
-
 // Accepted and not completed.
 struct Request {
-  wire::Operation operation{};
+  Operation operation{};
   bool fua = false;
   bool own = false;                   // FLUSH: CLOUDBLK_REQUEST_OWN
   uint64_t offset = 0;                // bytes on the volume; READ, WRITE
@@ -63,6 +56,8 @@ struct Piece {
   uint64_t flush_mark = 0;  // FLUSH, while sent: SessionState::FlushMark
   uint32_t slot = 0;        // constant
   State state = State::kFree;
+  int error = 0;      // while sent: what an answer in parts has reported first
+  Coverage coverage;  // while sent: which bytes an answer in parts has brought
 
   uint64_t length() const { return end - begin; }
   // The bytes that count against the credits.

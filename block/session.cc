@@ -2,38 +2,17 @@
 #include "block/session.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/epoll_loop.h"
+#include "block/native_codec.h"
+#include "block/session_steps.h"
 #include "block/uri.h"
 
 namespace cloudblk {
 namespace {
-
-// Whether asking again soon may end otherwise.
-bool MayPass(const ConnectionFailure& failure) {
-  if (failure.refused) {
-    return (failure.error == EBUSY && failure.retry_ms > 0) || failure.error == ECONNREFUSED;
-  }
-  return failure.error == ETIMEDOUT || failure.error == ECONNRESET || failure.error == EPIPE ||
-         failure.error == EAGAIN;
-}
-
-// Whoever waits for the CLOSE_REPLY.
-class Closer final : public ChannelObserver {
- public:
-  bool closed() const { return closed_; }
-  void OnReady(Channel*) override {}
-  void OnFailure(Channel*, const ConnectionFailure&) override {}
-  void OnClosed(Channel*) override { closed_ = true; }
-
- private:
-  bool closed_ = false;
-};
 
 Result<std::vector<SocketAddress>> ResolveAll(const std::vector<Endpoint>& endpoints) {
   std::vector<SocketAddress> all;
@@ -57,12 +36,47 @@ SocketConnector::Lookup AnotherLookup(const std::vector<Endpoint>& endpoints) {
   return [endpoints] { return ResolveAll(endpoints); };
 }
 
+// Carries the step out on a loop of this thread, and waits for it at most timeout_ns.
+Status Run(SessionStep* step, EpollLoop* loop, int64_t timeout_ns) {
+  const int64_t deadline = loop->NowNs() + timeout_ns;
+  step->Start({loop, nullptr, nullptr, nullptr});
+  while (!step->done()) {
+    const int64_t left = deadline - loop->NowNs();
+    if (left <= 0) {
+      step->GiveUp(timeout_ns);
+    } else {
+      loop->RunOnce(left);
+    }
+  }
+  step->Finish();
+  return step->status();
+}
+
+Status Run(SessionStep* step, int64_t timeout_ns) {
+  Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
+  if (!loop.ok()) return loop.status();
+  return Run(step, loop->get(), timeout_ns);
+}
+
+Uuid UuidOf(const uint8_t (&bytes)[16]) {
+  Uuid uuid;
+  std::ranges::copy(bytes, uuid.bytes.begin());
+  return uuid;
+}
+
+Status Lost() { return Status(EIO, "the volume was lost to another client"); }
+
+Status CannotMove() {
+  return Status(EOPNOTSUPP, "this server cannot hand a volume over from one client to another");
+}
+
 }  // namespace
 
 Session::Session(SessionConfig config, std::unique_ptr<Connector> connector)
     : connector_(std::move(connector)), state_(std::move(config)) {
   for (uint32_t i = 0; i < state_.config().channels; ++i) {
     channels_.push_back(std::make_unique<Channel>(&state_, i, connector_.get()));
+    all_.push_back(channels_.back().get());
   }
 }
 
@@ -74,144 +88,96 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
   if (!uri.ok()) return uri.status();
   Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
   if (!loop.ok()) return loop.status();
-  EpollLoop& epoll = **loop;
+  // A slow name server is not the servers' fault, who have their time from its answer on.
   Result<std::vector<SocketAddress>> addresses = ResolveAll(uri->endpoints);
   if (!addresses.ok()) return addresses.status();
 
-  // A slow name server is not the servers' fault, who have their time from now on.
-  const int64_t deadline = epoll.NowNs() + timeout_ns;
   // A server that is silent leaves the others their share.
   const int64_t share = timeout_ns / static_cast<int64_t>(addresses->size());
   config.open_answer_timeout_ns = std::min(config.answer_timeout_ns, share);
   config.volume = uri->volume;
+  config.new_codec = NativeCodec::New;
   SocketSettings settings;
   settings.dead_peer_ms = static_cast<uint32_t>(config.answer_timeout_ns / kNsPerMs);
   std::unique_ptr<Session> session(new Session(
       std::move(config), std::make_unique<SocketConnector>(std::move(*addresses), settings,
                                                            AnotherLookup(uri->endpoints))));
-  std::vector<Channel*> channels;
-  for (const auto& channel : session->channels_) channels.push_back(channel.get());
-  SessionOpener opener(&session->state_, std::move(channels));
-
-  opener.Start({&epoll, nullptr, nullptr, nullptr});
-  while (!opener.done()) {
-    const int64_t left = deadline - epoll.NowNs();
-    if (left <= 0) {
-      opener.GiveUp(timeout_ns);
-    } else {
-      epoll.RunOnce(left);
-    }
-  }
-  opener.Finish();
-  if (!opener.status().ok()) return opener.status();
+  OpenStep step(&session->state_, session->all_);
+  const Status status = Run(&step, loop->get(), timeout_ns);
+  if (!status.ok()) return status;
   return session;
 }
 
+void Session::AbandonAll() {
+  for (Channel* channel : all_) channel->Abandon();
+}
+
+Status Session::Resize(uint64_t size, bool force, int64_t timeout_ns) {
+  if (state_.revoked()) return Lost();
+  if (!all_.front()->link().capabilities().resize) {
+    return Status(EOPNOTSUPP, "this server cannot be asked for another size of the volume");
+  }
+  ResizeStep step(&state_, all_, size, force);
+  return Run(&step, timeout_ns);
+}
+
+Status Session::Release(int64_t timeout_ns) {
+  if (state_.revoked()) return Lost();
+  if (state_.observe()) return Status(EPERM, "the session only observes the volume");
+  if (!all_.front()->link().capabilities().move) return CannotMove();
+  for (const Channel* channel : all_) {
+    if (channel->in_flight() != 0) return Status(EBUSY, "requests are in flight");
+  }
+  ReleaseStep step(&state_, all_);
+  return Run(&step, timeout_ns);
+}
+
+Status Session::Adopt(const CloudblkIdentity& identity) {
+  if (!state_.observe()) return Status(EPERM, "the session does not observe");
+  if (!all_.front()->link().capabilities().move) return CannotMove();
+  if (UuidOf(identity.volume_uuid) != state_.volume().uuid) {
+    return Status(ESTALE, "the volume here is not the one that the source released; check server=");
+  }
+  AbandonAll();
+  state_.Adopt(UuidOf(identity.session_uuid), identity.epoch, UuidOf(identity.token),
+               identity.generation, identity.unflushed, identity.lost);
+  return Status::Ok();
+}
+
+void Session::Export(CloudblkIdentity* identity) const {
+  std::ranges::copy(state_.uuid().bytes, identity->session_uuid);
+  std::ranges::copy(state_.volume().uuid.bytes, identity->volume_uuid);
+  std::ranges::copy(state_.token().bytes, identity->token);
+  identity->epoch = state_.epoch();
+  identity->generation = state_.generation();
+  identity->unflushed = state_.unflushed();
+  identity->lost = state_.LostSince(state_.Now());
+  // A flush that was given up may be from before another one told.
+  for (const Channel* channel : all_) {
+    if (channel->given_up_flush_fails()) identity->lost = true;
+  }
+}
+
+Status Session::Claim() {
+  if (state_.revoked()) return Lost();
+  if (!state_.released()) {
+    return state_.observe() ? Status(EPERM, "no migration stream brought the session")
+                            : Status::Ok();
+  }
+  AbandonAll();
+  state_.BeginClaim();
+  for (Channel* channel : all_) channel->Start();
+  return Status::Ok();
+}
+
 void Session::Close(int64_t timeout_ns) {
-  Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
-  if (loop.ok() && !state_.revoked() && !state_.released()) {
-    EpollLoop& epoll = **loop;
-    const int64_t deadline = epoll.NowNs() + timeout_ns;
-    Closer closer;
-    Channel* channel = channels_[0].get();
-    channel->set_observer(&closer);
-    channel->Attach({&epoll, nullptr, nullptr, nullptr});
-    channel->Close(true);
-    while (!closer.closed() && channel->state() != Channel::State::kFailed) {
-      const int64_t left = deadline - epoll.NowNs();
-      if (left <= 0) break;
-      epoll.RunOnce(left);
-    }
-    channel->Detach();
-    channel->set_observer(nullptr);
+  if (!state_.revoked() && !state_.released()) {
+    CloseStep step(&state_, all_);
+    // Whether it was told or not: without a word the lease ends it.
+    static_cast<void>(Run(&step, timeout_ns));
   }
   // The server stopped the others' connections when it ended the session.
-  for (const auto& channel : channels_) channel->Abandon();
-}
-
-SessionOpener::SessionOpener(SessionState* state, std::vector<Channel*> channels)
-    : state_(state), channels_(std::move(channels)) {
-  for (Channel* channel : channels_) channel->set_observer(this);
-}
-
-void SessionOpener::Start(const Channel::Host& host) {
-  for (Channel* channel : channels_) channel->Attach(host);
-  channels_[0]->Start();
-}
-
-void SessionOpener::OnReady(Channel*) {
-  if (done_) return;
-  // What was wrong before is not what the others wait for.
-  failed_.clear();
-  last_ = {};
-  last_server_.clear();
-  if (!started_others_) {
-    started_others_ = true;
-    for (size_t i = 1; i < channels_.size(); ++i) channels_[i]->Start();
-  }
-  // One of them may have failed at once.
-  if (done_) return;
-  done_ = std::ranges::all_of(
-      channels_, [](const Channel* channel) { return channel->state() == Channel::State::kReady; });
-}
-
-void SessionOpener::OnFailure(Channel* channel, const ConnectionFailure& failure) {
-  if (done_) return;
-  if (state_->revoked()) {
-    done_ = true;
-    status_ = Status(failure.error, "volume '" + state_->config().volume +
-                                        "' was lost while it was being opened: " + failure.text);
-    return;
-  }
-  // What a server says itself is told rather than that another one cannot be reached.
-  const std::string& server = channel->server_name();
-  if (failure.refused || !last_.refused || server == last_server_) {
-    last_ = failure;
-    last_server_ = server;
-  }
-  // Every address gets its chance, and one that may take us later is waited for.
-  if (MayPass(failure)) return failed_.clear();
-  failed_.insert(channel->address());
-  if (failed_.size() < channel->connector().count()) return;
-  done_ = true;
-  status_ = Status(last_.error, Describe(last_));
-}
-
-void SessionOpener::GiveUp(int64_t waited_ns) {
-  done_ = true;
-  const auto waiting = std::ranges::find_if(
-      channels_, [](const Channel* channel) { return channel->state() != Channel::State::kReady; });
-  std::string why = "server " + (*waiting)->server_name() + " does not answer";
-  // What a server said, or what is wrong with this one, rather than with another one.
-  if (last_.error != 0 && (last_.refused || last_server_ == (*waiting)->server_name())) {
-    why = Describe(last_);
-  }
-  const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / kNsPerMs) + " ms"
-                                                 : std::to_string(waited_ns / kNsPerS) + " s";
-  status_ = Status(last_.refused ? last_.error : ETIMEDOUT, "gave up after " + waited + ": " + why);
-}
-
-void SessionOpener::Finish() {
-  for (Channel* channel : channels_) {
-    channel->Detach();
-    channel->set_observer(nullptr);
-    if (!status_.ok()) channel->Abandon();
-  }
-}
-
-std::string SessionOpener::Describe(const ConnectionFailure& failure) const {
-  if (failure.refused) {
-    return "server " + last_server_ + " refuses volume '" + state_->config().volume +
-           "': " + failure.text;
-  }
-  if (failure.error == EPROTO) {
-    return "no cloudblk server at " + last_server_ + ": " + failure.text +
-           "; check the port in the server URI";
-  }
-  const std::string text = failure.text.find(last_server_) == std::string::npos
-                               ? last_server_ + ": " + failure.text
-                               : failure.text;
-  return text + "; start cloudblk-proxy there, or correct the server URI";
+  AbandonAll();
 }
 
 }  // namespace cloudblk

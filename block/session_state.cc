@@ -3,11 +3,11 @@
 
 namespace cloudblk {
 
-void SessionState::SetVolume(const wire::OpenReply& reply) {
-  volume_ = reply;
+void SessionState::SetVolume(const VolumeInfo& volume) {
+  volume_ = volume;
   has_volume_ = true;
-  size_ = reply.size;
-  generation_ = reply.generation;
+  size_ = volume.size;
+  generation_ = volume.generation;
 }
 
 bool SessionState::SetGeneration(uint64_t generation) {

@@ -13,12 +13,18 @@
 
 #include "base/uuid.h"
 #include "block/include/cloudblk.h"
-#include "proxy-protocol/wire.h"
+#include "block/types.h"
 
 namespace cloudblk {
 
+class Codec;
+struct CodecStats;
+// Makes the codec of a new connection. `stats` outlives it.
+using NewCodec = std::unique_ptr<Codec> (*)(CodecStats* stats);
+
 // Constant after construction.
 struct SessionConfig {
+  NewCodec new_codec = nullptr;  // of the protocol that the server speaks
   Uuid uuid;
   uint64_t epoch = 1;
   std::string volume;
@@ -111,19 +117,20 @@ class SessionState {
   // An OPEN was granted, or refused, that was sent in that step.
   void ClaimGranted(ClaimStep step);
   // True: it is to be tried in another way.
-  bool ClaimRefused(ClaimStep step, wire::StatusCode status);
+  bool ClaimRefused(ClaimStep step, Refusal refusal);
   // Completed writes are not covered by a flush.
   bool unflushed() const { return written_.load() != flushed_.load(); }
   // Of FlushFails, without an effect: for Now() whether the next flush is going to fail.
   bool LostSince(const Since& since) const { return since.told != losses_.load(); }
 
-  // --- Set by the first OPEN_REPLY, before any channel is used by the host; constant then. -------
-  void SetVolume(const wire::OpenReply& reply);
+  // --- Set by the first channel that is opened, before any is used by the host; constant then, but
+  // for the size and the generation, which are below.
+  // ----------------------------------------------
+  void SetVolume(const VolumeInfo& volume);
   bool has_volume() const { return has_volume_; }
-  const wire::OpenReply& volume() const { return volume_; }
-  bool write_cache() const { return Has(wire::VolumeFlag::kWriteCache); }
-  bool read_only() const { return config_.read_only || Has(wire::VolumeFlag::kReadOnly); }
-  bool Has(uint32_t flag) const { return (volume_.volume_flags & flag) != 0; }
+  const VolumeInfo& volume() const { return volume_; }
+  bool write_cache() const { return volume_.write_cache; }
+  bool read_only() const { return config_.read_only || volume_.read_only; }
 
   // --- Any thread. ---------------------------------------------------------------------------
   uint64_t size() const { return size_.load(std::memory_order_relaxed); }
@@ -209,7 +216,7 @@ class SessionState {
   std::atomic<ClaimStep> claim_{ClaimStep::kNone};
 
   bool has_volume_ = false;
-  wire::OpenReply volume_;
+  VolumeInfo volume_;
 
   std::atomic<uint64_t> size_{0};
   std::atomic<bool> revoked_{false};

@@ -13,8 +13,8 @@
 
 namespace cloudblk {
 
-// Owns a channel's pieces. A tag is `generation << kSlotBits | slot`: each sending of a piece gets
-// a new one, so that a late or invented answer finds nothing.
+// Owns a channel's pieces. A tag is `sending << kSlotBits | slot`: each sending of a piece gets a
+// new one, so that a late or invented answer finds nothing.
 class TagTable {
  public:
   static constexpr int kSlotBits = 24;
@@ -48,8 +48,10 @@ class TagTable {
   // The piece is about to be sent: its tag is live from here on.
   void Send(Piece* piece) {
     assert(piece->state == Piece::State::kQueued);
-    piece->tag = ++generation_ << kSlotBits | piece->slot;
+    piece->tag = ++sendings_ << kSlotBits | piece->slot;
     piece->state = Piece::State::kSent;
+    piece->error = 0;
+    piece->coverage.Reset(piece->length());
   }
 
   // The piece that was sent under this tag and waits for its answer, or null.
@@ -63,7 +65,7 @@ class TagTable {
  private:
   std::deque<Piece> slots_;
   std::vector<Piece*> free_;
-  uint64_t generation_ = 0;
+  uint64_t sendings_ = 0;
 };
 
 }  // namespace cloudblk

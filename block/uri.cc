@@ -3,9 +3,8 @@
 
 #include <cerrno>
 #include <charconv>
-#include <span>
 
-#include "proxy-protocol/wire.h"
+#include "base/text.h"
 
 namespace cloudblk {
 namespace {
@@ -21,14 +20,10 @@ Status Bad(std::string_view uri, const std::string& why) {
 
 Status CheckVolume(std::string_view uri, const std::string& volume) {
   if (volume.empty()) return Bad(uri, "names no volume");
-  if (volume.size() > wire::kMaxVolumeName) {
-    return Bad(uri,
-               "has a volume name of more than " + std::to_string(wire::kMaxVolumeName) + " bytes");
+  if (volume.size() > kMaxVolumeName) {
+    return Bad(uri, "has a volume name of more than " + std::to_string(kMaxVolumeName) + " bytes");
   }
-  const auto* bytes = reinterpret_cast<const uint8_t*>(volume.data());
-  if (!wire::IsText({bytes, volume.size()})) {
-    return Bad(uri, "has a volume name that is not UTF-8");
-  }
+  if (!IsText(volume)) return Bad(uri, "has a volume name that is not UTF-8");
   return Status::Ok();
 }
 

@@ -15,6 +15,7 @@
 namespace cloudblk {
 
 inline constexpr uint16_t kDefaultPort = 9810;
+inline constexpr size_t kMaxVolumeName = 255;  // bytes
 
 struct ServerUri {
   std::vector<Endpoint> endpoints;  // failover order, at least one

@@ -1,13 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Frames, names and texts; the messages are in the files beside it.
+// Frames and names; the messages are in the files beside it.
 #include "proxy-protocol/wire.h"
 
 #include <isa-l/crc.h>
 
+#include "base/operation.h"
 #include "proxy-protocol/wire_fields.h"
 
 namespace cloudblk::wire {
+
+// Whoever carries operations between the wire and the rest of the program casts them.
+static_assert(static_cast<int>(Operation::kRead) == static_cast<int>(cloudblk::Operation::kRead));
+static_assert(static_cast<int>(Operation::kWrite) == static_cast<int>(cloudblk::Operation::kWrite));
+static_assert(static_cast<int>(Operation::kFlush) == static_cast<int>(cloudblk::Operation::kFlush));
+static_assert(static_cast<int>(Operation::kDiscard) ==
+              static_cast<int>(cloudblk::Operation::kDiscard));
+static_assert(static_cast<int>(Operation::kWriteZeroes) ==
+              static_cast<int>(cloudblk::Operation::kWriteZeroes));
 namespace {
 
 #define CLOUDBLK_CASE(name, value, text) \
@@ -187,36 +197,6 @@ DecodeError CheckHeaderSection(const FrameHeader& header, std::span<const uint8_
   if (section.size() != header.header_length) return DecodeError::kTruncated;
   return Crc32c(0, section) == header.header_section_crc ? DecodeError::kOk
                                                          : DecodeError::kBadSectionCrc;
-}
-
-bool IsText(std::span<const uint8_t> text) {
-  for (size_t i = 0; i < text.size();) {
-    const uint8_t lead = text[i];
-    if (lead == 0) return false;
-    const size_t more = lead < 0x80                   ? 0
-                        : lead >= 0xc2 && lead < 0xe0 ? 1
-                        : lead >= 0xe0 && lead < 0xf0 ? 2
-                        : lead >= 0xf0 && lead < 0xf5 ? 3
-                                                      : 4;
-    if (more == 4 || i + more >= text.size()) return false;
-    for (size_t k = 1; k <= more; ++k) {
-      if ((text[i + k] & 0xc0) != 0x80) return false;
-    }
-    // Overlong forms, surrogates and what lies beyond U+10FFFF.
-    const uint8_t second = more != 0 ? text[i + 1] : 0x80;
-    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
-        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) {
-      return false;
-    }
-    i += more + 1;
-  }
-  return true;
-}
-
-std::string_view CutText(std::string_view text, size_t max) {
-  if (text.size() <= max) return text;
-  while (max > 0 && (static_cast<uint8_t>(text[max]) & 0xc0) == 0x80) --max;
-  return text.substr(0, max);
 }
 
 }  // namespace cloudblk::wire

@@ -13,6 +13,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/bytes.h"
 #include "base/uuid.h"
 #include "proxy-protocol/wire_table.h"
 
@@ -302,32 +303,6 @@ size_t Encode(const Resize& message, std::span<uint8_t> out);
 [[nodiscard]] DecodeError DecodeReplies(const FrameHeader& header, std::span<const uint8_t> section,
                                         const FrameLimits& limits, std::span<Reply> out,
                                         std::span<const uint8_t>* crcs);
-
-// True if `text` is valid UTF-8 without NUL: what every text payload has to be.
-bool IsText(std::span<const uint8_t> text);
-// The start of a text, at most `max` bytes of it and no part of a character.
-std::string_view CutText(std::string_view text, size_t max);
-
-// Little-endian load and store, byte by byte. Precondition: the bytes are there.
-inline uint16_t Load16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
-inline uint32_t Load32(const uint8_t* p) {
-  return static_cast<uint32_t>(Load16(p)) | static_cast<uint32_t>(Load16(p + 2)) << 16;
-}
-inline uint64_t Load64(const uint8_t* p) {
-  return static_cast<uint64_t>(Load32(p)) | static_cast<uint64_t>(Load32(p + 4)) << 32;
-}
-inline void Store16(uint8_t* p, uint16_t v) {
-  p[0] = static_cast<uint8_t>(v);
-  p[1] = static_cast<uint8_t>(v >> 8);
-}
-inline void Store32(uint8_t* p, uint32_t v) {
-  Store16(p, static_cast<uint16_t>(v));
-  Store16(p + 2, static_cast<uint16_t>(v >> 16));
-}
-inline void Store64(uint8_t* p, uint64_t v) {
-  Store32(p, static_cast<uint32_t>(v));
-  Store32(p + 4, static_cast<uint32_t>(v >> 32));
-}
 
 }  // namespace cloudblk::wire
 

@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "base/operation.h"
 #include "base/status.h"
 #include "base/uuid.h"
-#include "proxy-protocol/wire.h"
 #include "proxy/buffer_pool.h"
 
 namespace cloudblk::proxy {
@@ -35,14 +35,14 @@ class IoSink {
 // One operation. The submitter owns it and what it points to until it is done.
 struct IoOp {
   // Set by the submitter.
-  wire::Operation kind{};
-  bool fua = false;                     // WRITE, WRITE_ZEROES: durable when done
-  bool hole_allowed = false;            // READ: `hole` may be answered instead of data
-  bool stable_data = false;             // READ: the data may not change while it is being sent
-  uint64_t offset = 0;                  // READ, WRITE: bytes
-  uint32_t length = 0;                  // READ, WRITE: bytes
-  uint64_t generation = 0;              // FLUSH, FUA: what the connection was told at its OPEN
-  std::span<const wire::Range> ranges;  // DISCARD, WRITE_ZEROES
+  Operation kind{};
+  bool fua = false;               // WRITE, WRITE_ZEROES: durable when done
+  bool hole_allowed = false;      // READ: `hole` may be answered instead of data
+  bool stable_data = false;       // READ: the data may not change while it is being sent
+  uint64_t offset = 0;            // READ, WRITE: bytes
+  uint32_t length = 0;            // READ, WRITE: bytes
+  uint64_t generation = 0;        // FLUSH, FUA: what the connection was told at its OPEN
+  std::span<const Range> ranges;  // DISCARD, WRITE_ZEROES
   // Once true, nobody waits for the result any more: what was not begun need not be. Null: never.
   const std::atomic<bool>* abandoned = nullptr;
   Buffer buffer;  // WRITE: the data, aligned

@@ -15,7 +15,7 @@
 #include <cstring>
 #include <utility>
 
-#include "base/printable.h"
+#include "base/text.h"
 
 namespace cloudblk::proxy {
 namespace {
@@ -93,7 +93,7 @@ bool Connection::OnMessage(const wire::FrameHeader& header, std::span<const uint
   if (type == wire::FrameType::kError) {
     const std::string_view text(reinterpret_cast<const char*>(payload.data()), payload.size());
     BeginStop("the client reports an error: " +
-              (wire::IsText(payload) ? Printable(text) : "in no readable text"));
+              (IsText(payload) ? Printable(text) : "in no readable text"));
     return false;
   }
   switch (state_) {
@@ -171,7 +171,7 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   if (payload.size() != name_length + request.open.client_name_length) {
     return Violation("the names of an OPEN do not fill its payload");
   }
-  if (!wire::IsText(payload.first(name_length)) || !wire::IsText(payload.subspan(name_length))) {
+  if (!IsText(payload.first(name_length)) || !IsText(payload.subspan(name_length))) {
     return Violation("a name in OPEN is not UTF-8");
   }
   const std::string_view names(reinterpret_cast<const char*>(payload.data()), payload.size());

@@ -14,12 +14,8 @@
 namespace cloudblk::proxy {
 namespace {
 
-bool IsData(wire::Operation kind) {
+bool HasData(wire::Operation kind) {
   return kind == wire::Operation::kRead || kind == wire::Operation::kWrite;
-}
-
-bool HasRanges(wire::Operation kind) {
-  return kind == wire::Operation::kDiscard || kind == wire::Operation::kWriteZeroes;
 }
 
 }  // namespace
@@ -39,7 +35,7 @@ bool Connection::OnBatch(const wire::FrameHeader& header, std::span<const uint8_
   // Before any memory is taken for them.
   uint64_t bytes = bytes_in_flight_;
   for (const wire::Request& request : requests)
-    bytes += IsData(request.operation) ? request.length : 0;
+    bytes += HasData(request.operation) ? request.length : 0;
   if (jobs_in_flight_ + header.count > kCreditRequests || bytes > kCreditBytes) {
     return Violation(fmt::format("more is in flight than granted: {} requests, {} bytes",
                                  jobs_in_flight_ + header.count, bytes));
@@ -59,13 +55,13 @@ bool Connection::OnBatch(const wire::FrameHeader& header, std::span<const uint8_
 
 Job* Connection::NewJob(const wire::Request& request) {
   Job* job = thread_->jobs().Get();
-  job->kind = request.operation;
+  job->kind = static_cast<Operation>(request.operation);
   job->tag = request.tag;
   job->fua = (request.flags & wire::RequestFlag::kFua) != 0;
   job->offset = request.offset;
   job->length = request.length;
   job->payload_length = request.PayloadLength();
-  job->data_length = IsData(request.operation) ? request.length : 0;
+  job->data_length = HasData(request.operation) ? request.length : 0;
   job->hole_allowed = hole_reply_;
   job->stable_data = limits_.payload_crc;
   job->generation = generation_;
@@ -98,7 +94,7 @@ bool Connection::CheckPayload() const {
   for (const Job* job = batch_.front(); job != nullptr; job = job->next_job) {
     for (uint32_t at = 0; at < job->payload_length; at += wire::kCrcBlock) {
       const uint32_t block = std::min(wire::kCrcBlock, job->payload_length - at);
-      if (wire::Crc32c(0, {job->buffer.data + at, block}) != wire::Load32(expected)) return false;
+      if (wire::Crc32c(0, {job->buffer.data + at, block}) != Load32(expected)) return false;
       expected += 4;
     }
   }
@@ -107,19 +103,20 @@ bool Connection::CheckPayload() const {
 
 // Turns the range list in the job's buffer into host order, in place.
 bool Connection::DecodeRanges(Job* job) {
-  static_assert(sizeof(wire::Range) == wire::kRangeSize && alignof(wire::Range) <= 4096);
+  static_assert(sizeof(Range) == wire::kRangeSize && alignof(Range) <= 4096);
   const size_t count = job->payload_length / wire::kRangeSize;
   for (size_t i = 0; i < count; ++i) {
     uint8_t* at = job->buffer.data + i * wire::kRangeSize;
     wire::Range range;
     const wire::DecodeError error = wire::Decode({at, wire::kRangeSize}, &range);
     if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
-    if (job->kind == wire::Operation::kDiscard && range.flags != 0) {
+    if (job->kind == Operation::kDiscard && range.flags != 0) {
       return Violation("a flag of a DISCARD's range is reserved");
     }
-    std::construct_at(reinterpret_cast<wire::Range*>(at), range);
+    std::construct_at(reinterpret_cast<Range*>(at), range.offset, range.length,
+                      (range.flags & wire::RangeFlag::kUnmap) != 0);
   }
-  job->ranges = {reinterpret_cast<const wire::Range*>(job->buffer.data), count};
+  job->ranges = {reinterpret_cast<const Range*>(job->buffer.data), count};
   return true;
 }
 
@@ -149,19 +146,19 @@ wire::StatusCode Connection::Judge(const Job& job) const {
   if (!active()) return wire::StatusCode::kNotActive;
   const bool read_only = geometry.read_only || (open_flags_ & wire::OpenFlag::kReadOnly) != 0;
   switch (job.kind) {
-    case wire::Operation::kFlush:
+    case Operation::kFlush:
       return wire::StatusCode::kOk;
-    case wire::Operation::kWrite:
+    case Operation::kWrite:
       if (read_only) return wire::StatusCode::kReadOnly;
       [[fallthrough]];
-    case wire::Operation::kRead:
+    case Operation::kRead:
       if (job.offset + job.length > volume_->backend->size()) return wire::StatusCode::kOutOfRange;
       if ((job.offset | job.length) % geometry.logical_block_size != 0) {
         return wire::StatusCode::kInvalid;
       }
       return wire::StatusCode::kOk;
-    case wire::Operation::kDiscard:
-    case wire::Operation::kWriteZeroes:
+    case Operation::kDiscard:
+    case Operation::kWriteZeroes:
       return read_only ? wire::StatusCode::kReadOnly : JudgeRanges(job);
   }
   return wire::StatusCode::kNotSupported;
@@ -169,10 +166,10 @@ wire::StatusCode Connection::Judge(const Job& job) const {
 
 wire::StatusCode Connection::JudgeRanges(const Job& job) const {
   const Geometry& geometry = volume_->backend->geometry();
-  const bool discard = job.kind == wire::Operation::kDiscard;
+  const bool discard = job.kind == Operation::kDiscard;
   if (!(discard ? geometry.discard : geometry.write_zeroes)) return wire::StatusCode::kNotSupported;
   if (job.ranges.size() > kMaxRangesOffered) return wire::StatusCode::kInvalid;
-  for (const wire::Range& range : job.ranges) {
+  for (const Range& range : job.ranges) {
     if (range.offset + range.length > volume_->backend->size())
       return wire::StatusCode::kOutOfRange;
     if ((range.offset | range.length) % geometry.logical_block_size != 0 ||
@@ -200,7 +197,7 @@ void Connection::OnIoDone(IoOp* op) {
 
 void Connection::FinishJob(Job* job) {
   // A write's data is of no more use while its reply waits.
-  if (job->kind != wire::Operation::kRead || job->ReplyLength() == 0) {
+  if (job->kind != Operation::kRead || job->ReplyLength() == 0) {
     thread_->context().buffers().Put(&job->buffer);
   }
   writer_.AddReply(job);

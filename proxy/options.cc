@@ -14,6 +14,7 @@
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
 
+#include "base/text.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk::proxy {
@@ -174,7 +175,7 @@ Status CheckOptions(const Options& options) {
   for (const VolumeOptions& volume : options.volumes) {
     const auto* bytes = reinterpret_cast<const uint8_t*>(volume.name.data());
     if (volume.name.empty() || volume.name.size() > wire::kMaxVolumeName ||
-        !wire::IsText({bytes, volume.name.size()})) {
+        !IsText({bytes, volume.name.size()})) {
       return Status(EINVAL, fmt::format("volume '{}': a name has 1 to {} bytes of UTF-8",
                                         volume.name, wire::kMaxVolumeName));
     }

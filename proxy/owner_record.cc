@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <sstream>
 
-#include "base/printable.h"
+#include "base/text.h"
 
 namespace cloudblk::proxy {
 namespace {
@@ -65,9 +65,7 @@ bool AddLast(std::istringstream* line, OwnerRecord* record) {
 
 }  // namespace
 
-std::string KeptName(const std::string& name) {
-  return Printable(wire::CutText(name, kMaxNameKept));
-}
+std::string KeptName(const std::string& name) { return Printable(CutText(name, kMaxNameKept)); }
 
 bool Contradicts(const OwnerRecord& kept, const OwnerRecord& present) {
   if (kept.holders.empty()) return kept.last != present.last;

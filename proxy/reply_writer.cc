@@ -9,11 +9,13 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/text.h"
+
 namespace cloudblk::proxy {
 
 void ReplyWriter::AddMessage(wire::FrameType type, std::span<const uint8_t> section,
                              std::string_view text) {
-  text = wire::CutText(text, wire::kMaxText);
+  text = CutText(text, wire::kMaxText);
   const size_t at = control_.size();
   control_.resize(at + wire::kFrameHeaderSize + section.size() + text.size());
   const std::span frame(control_.data() + at, control_.size() - at);
@@ -80,7 +82,7 @@ uint32_t ReplyWriter::WriteChecksums(const Job& job, uint8_t* out) const {
   const uint32_t length = job.ReplyLength();
   for (uint32_t at = 0; at < length; at += wire::kCrcBlock) {
     const uint32_t block = std::min(wire::kCrcBlock, length - at);
-    wire::Store32(out + written, wire::Crc32c(0, {job.data + at, block}));
+    Store32(out + written, wire::Crc32c(0, {job.data + at, block}));
     written += 4;
   }
   return written;

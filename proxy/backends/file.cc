@@ -80,13 +80,13 @@ bool File::Submit(LoopContext& context, IoOp* op) {
   op->transferred = 0;
   op->result = 0;
   switch (op->kind) {
-    case wire::Operation::kRead:
-    case wire::Operation::kWrite:
+    case Operation::kRead:
+    case Operation::kWrite:
       if (IsBeyondFile(op->offset + op->length)) {
         op->result = -EIO;
         return true;
       }
-      if (op->kind == wire::Operation::kRead) {
+      if (op->kind == Operation::kRead) {
         op->buffer = context.buffers().Get(op->length);
         if (op->buffer.data == nullptr) {
           op->result = -ENOMEM;
@@ -96,11 +96,11 @@ bool File::Submit(LoopContext& context, IoOp* op) {
       }
       QueueTransfer(op);
       return false;
-    case wire::Operation::kFlush:
+    case Operation::kFlush:
       syncs_.Add(op);
       return false;
-    case wire::Operation::kDiscard:
-    case wire::Operation::kWriteZeroes:
+    case Operation::kDiscard:
+    case Operation::kWriteZeroes:
       // What is queued before it goes ahead of it: later it would wait for the file's lock on the
       // loop.
       context.Kick();
@@ -122,7 +122,7 @@ void File::QueueTransfer(IoOp* op) {
   }
   Transfer transfer;
   transfer.fd = file_.fd;
-  transfer.write = op->kind == wire::Operation::kWrite;
+  transfer.write = op->kind == Operation::kWrite;
   transfer.data = op->buffer.data + op->transferred;
   transfer.length = op->length - op->transferred;
   transfer.offset = op->offset + op->transferred;
@@ -172,7 +172,7 @@ void File::Finish(IoOp* op, int result) {
 }
 
 void File::RunTransfer(IoOp* op) {
-  const bool write = op->kind == wire::Operation::kWrite;
+  const bool write = op->kind == Operation::kWrite;
   int error = 0;
   while (op->transferred < op->length && error == 0) {
     uint8_t* const data = op->buffer.data + op->transferred;
@@ -189,15 +189,15 @@ void File::RunTransfer(IoOp* op) {
   op->context->loop().Post([this, op, error] { Finish(op, error); });
 }
 
-int File::RunRange(const IoOp& op, const wire::Range& range) {
+int File::RunRange(const IoOp& op, const Range& range) {
   if (op.given_up()) return -ECANCELED;
   if (IsBeyondFile(range.offset + range.length)) return -EIO;
-  const int result = op.kind == wire::Operation::kDiscard ? Discard(range) : WriteZeroes(op, range);
+  const int result = op.kind == Operation::kDiscard ? Discard(range) : WriteZeroes(op, range);
   return result == -ENOSPC && IsBeyondDevice(range.offset + range.length) ? -EIO : result;
 }
 
 void File::RunRanges(IoOp* op) {
-  for (const wire::Range& range : op->ranges) {
+  for (const Range& range : op->ranges) {
     op->result = RunRange(*op, range);
     if (op->result != 0) break;
   }
@@ -211,7 +211,7 @@ void File::RunRanges(IoOp* op) {
   PostDone(op);
 }
 
-int File::Allocate(int mode, const wire::Range& range) {
+int File::Allocate(int mode, const Range& range) {
   int result;
   do {
     result = fallocate(file_.fd, mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.offset),
@@ -220,7 +220,7 @@ int File::Allocate(int mode, const wire::Range& range) {
   return result == 0 ? 0 : -errno;
 }
 
-int File::Discard(const wire::Range& range) {
+int File::Discard(const Range& range) {
   if (range.length == 0) return 0;
   int error;
   if (file_.block_device) {
@@ -234,9 +234,9 @@ int File::Discard(const wire::Range& range) {
   return error == -EOPNOTSUPP || (file_.block_device && error == -EINVAL) ? 0 : error;
 }
 
-int File::WriteZeroes(const IoOp& op, const wire::Range& range) {
+int File::WriteZeroes(const IoOp& op, const Range& range) {
   if (range.length == 0) return 0;
-  if ((range.flags & wire::RangeFlag::kUnmap) != 0 && geometry_.discard) {
+  if (range.unmap && geometry_.discard) {
     const int error = Allocate(FALLOC_FL_PUNCH_HOLE, range);
     if (error != -EOPNOTSUPP && !(file_.block_device && error == -EINVAL)) return error;
   }
@@ -310,7 +310,7 @@ void File::LogFirst(int error, const IoOp& op) {
   spdlog::error(
       "volume '{}': {} of {} bytes at {} of {} failed: {} (further errors of this kind "
       "are not logged)",
-      name_, wire::Name(op.kind), op.length, op.offset, options_.path, strerror(error));
+      name_, Name(op.kind), op.length, op.offset, options_.path, strerror(error));
 }
 
 // The file's lock is one of the device node, and each container may have a node of its own. This is

@@ -43,11 +43,11 @@ class File final : public Backend, public AsyncIoSink {
   void RunTransfer(IoOp* op);  // on a worker
   void RunRanges(IoOp* op);    // on a worker
   // -ECANCELED: nobody waits for `op` any more.
-  int RunRange(const IoOp& op, const wire::Range& range);
-  int Discard(const wire::Range& range);
-  int WriteZeroes(const IoOp& op, const wire::Range& range);
+  int RunRange(const IoOp& op, const Range& range);
+  int Discard(const Range& range);
+  int WriteZeroes(const IoOp& op, const Range& range);
   int WritePlainZeroes(const IoOp& op, uint64_t offset, uint64_t length);
-  int Allocate(int mode, const wire::Range& range);
+  int Allocate(int mode, const Range& range);
   // fsync or fdatasync: 0 or -errno, and then the generation is new. Any thread.
   int Sync(int (*sync)(int));
   // After a sync failed with `error`; under generation_mutex_.

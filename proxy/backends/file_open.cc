@@ -16,6 +16,7 @@
 #include <fstream>
 #include <utility>
 
+#include "base/bytes.h"
 #include "proxy/backends/file_store.h"
 #include "proxy/backends/hash.h"
 
@@ -189,7 +190,7 @@ std::string KeyOfBlockDevice(const std::string& name) {
   std::string key;
   for (const char c : name) key += c == '/' ? "%2F" : c == '%' ? "%25" : std::string(1, c);
   if (key.size() <= kLongest) return key;
-  return fmt::format("{:016x}", wire::Load64(HashToUuid(name).bytes.data()));
+  return fmt::format("{:016x}", Load64(HashToUuid(name).bytes.data()));
 }
 
 void DescribeBlockDevice(const struct statx& info, OpenedFile* file) {

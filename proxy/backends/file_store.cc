@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/bytes.h"
 #include "base/random.h"
 #include "proxy/backends/backends.h"
 #include "proxy/backends/hash.h"
@@ -136,7 +137,7 @@ uint64_t FileGeneration::Advance() {
 }
 
 void FileGeneration::Compute() {
-  value_ = wire::Load64(HashToUuid(fmt::format("{} {}", boot_id_, failures_)).bytes.data());
+  value_ = Load64(HashToUuid(fmt::format("{} {}", boot_id_, failures_)).bytes.data());
 }
 
 void NoteResize(const FileAttributes& attributes, uint64_t from, uint64_t to) {

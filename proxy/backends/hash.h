@@ -4,7 +4,7 @@
 
 #include <string_view>
 
-#include "proxy-protocol/wire.h"
+#include "base/uuid.h"
 
 namespace cloudblk::proxy {
 

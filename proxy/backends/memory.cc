@@ -64,7 +64,7 @@ class Memory final : public Backend {
 
 int Memory::Run(LoopContext& context, IoOp* op) {
   switch (op->kind) {
-    case wire::Operation::kRead:
+    case Operation::kRead:
       if (op->hole_allowed && IsHole(op->offset, op->length)) {
         op->hole = true;
         return 0;
@@ -80,15 +80,15 @@ int Memory::Run(LoopContext& context, IoOp* op) {
       memcpy(op->buffer.data, base_ + op->offset, op->length);
       op->data = op->buffer.data;
       return 0;
-    case wire::Operation::kWrite:
+    case Operation::kWrite:
       MarkWritten(op->offset, op->length);
       memcpy(base_ + op->offset, op->buffer.data, op->length);
       return 0;
-    case wire::Operation::kFlush:
+    case Operation::kFlush:
       return 0;
-    case wire::Operation::kDiscard:
-    case wire::Operation::kWriteZeroes:
-      for (const wire::Range& range : op->ranges) {
+    case Operation::kDiscard:
+    case Operation::kWriteZeroes:
+      for (const Range& range : op->ranges) {
         const int error = Deallocate(range.offset, range.length);
         if (error != 0) return error;
       }

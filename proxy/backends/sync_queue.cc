@@ -9,8 +9,11 @@
 namespace cloudblk::proxy {
 
 SyncQueue::SyncQueue(WorkerPool* workers, const Backend* backend, std::function<int()> sync,
-                     std::function<void(int)> failed)
-    : workers_(workers), backend_(backend), sync_(std::move(sync)), failed_(std::move(failed)) {}
+                     std::function<void(int)> on_failure)
+    : workers_(workers),
+      backend_(backend),
+      sync_(std::move(sync)),
+      on_failure_(std::move(on_failure)) {}
 
 void SyncQueue::Add(IoOp* op) {
   std::lock_guard lock(mutex_);
@@ -28,7 +31,7 @@ void SyncQueue::Work() {
     batch = std::exchange(waiting_, nullptr);
   }
   const int error = sync_();
-  if (error != 0) failed_(error);
+  if (error != 0) on_failure_(error);
   for (IoOp* op = batch; op != nullptr; op = op->next) {
     if (op->generation != backend_->generation()) op->result = -EIO;
   }

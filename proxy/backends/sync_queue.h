@@ -14,11 +14,11 @@ namespace cloudblk::proxy {
 
 class SyncQueue {
  public:
-  // `sync` makes everything that was done before it is called durable: 0 or -errno. `failed` is
+  // `sync` makes everything that was done before it is called durable: 0 or -errno. `on_failure` is
   // called when it did not, before any operation is told, and changes the generation. Both run on
   // a thread of `workers`, one at a time.
   SyncQueue(WorkerPool* workers, const Backend* backend, std::function<int()> sync,
-            std::function<void(int)> failed);
+            std::function<void(int)> on_failure);
 
   // Ends `op` (on its loop) after a sync that began after this call. It fails with -EIO if that
   // sync fails or if any failed since the operation's connection was opened (SPEC.md 10.3).
@@ -31,7 +31,7 @@ class SyncQueue {
   WorkerPool* const workers_;
   const Backend* const backend_;
   const std::function<int()> sync_;
-  const std::function<void(int)> failed_;
+  const std::function<void(int)> on_failure_;
   std::mutex mutex_;
   // Under mutex_.
   IoOp* waiting_ = nullptr;

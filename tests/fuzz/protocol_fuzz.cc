@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/text.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk::wire {

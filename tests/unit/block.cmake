@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 add_library(cloudblk_block_fakes STATIC
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/channel_fixture.cc
+  ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/chunk_codec.cc
+  ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/chunk_server.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/fake_server.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/manual_loop.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/memory_link.cc
@@ -19,6 +21,8 @@ cloudblk_test(block_test
     block/channel_hostile_test.cc
     block/channel_reconnect_test.cc
     block/channel_test.cc
+    block/chunk_test.cc
+    block/codec_test.cc
     block/header_c99.c
     block/parts_test.cc
     block/poll_test.cc

@@ -6,11 +6,16 @@
 #include <algorithm>
 #include <cstring>
 
+#include "block/native_codec.h"
+#include "tests/support/cpp/chunk_codec.h"
+#include "tests/support/cpp/chunk_server.h"
+
 namespace cloudblk::testing {
 namespace {
 
 SessionConfig ConfigOf(const FixtureOptions& options, CloudblkEventFn* event, void* opaque) {
   SessionConfig config;
+  config.new_codec = options.chunked ? chunk::Codec::New : NativeCodec::New;
   config.uuid.bytes[0] = 42;
   config.volume = "disk";
   config.client_name = "test";
@@ -68,7 +73,9 @@ std::string Pattern(size_t length, uint32_t seed) {
 ChannelFixture::ChannelFixture(const FixtureOptions& options)
     : own_loop(options.loop == nullptr ? std::make_unique<ManualLoop>() : nullptr),
       loop(options.loop != nullptr ? *options.loop : *own_loop),
-      server(options.size),
+      own_server(options.chunked ? std::make_unique<ChunkServer>(options.size)
+                                 : std::make_unique<FakeServer>(options.size)),
+      server(*own_server),
       connector(&loop, options.addresses,
                 [this](size_t address, std::shared_ptr<MemoryLink> link) {
                   addresses_tried.push_back(address);

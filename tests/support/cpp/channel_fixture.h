@@ -47,6 +47,7 @@ struct FixtureOptions {
   uint64_t size = 4 << 20;
   size_t addresses = 1;
   bool payload_crc = false;
+  bool chunked = false;  // speaks the protocol of chunk_codec.h
   bool observe = false;
   bool read_only = false;
   bool takeover = false;
@@ -81,14 +82,13 @@ class ChannelFixture : public ChannelObserver {
   bool HasEvent(CloudblkEventKind kind) const;
 
   void OnReady(Channel*) override { ++times_ready; }
-  void OnFailure(Channel*, const ConnectionFailure& failure) override {
-    failures.push_back(failure);
-  }
+  void OnFailure(Channel*, const Failure& failure) override { failures.push_back(failure); }
   void OnClosed(Channel*) override { ++times_closed; }
 
   std::unique_ptr<ManualLoop> own_loop;
   ManualLoop& loop;
-  FakeServer server;
+  const std::unique_ptr<FakeServer> own_server;
+  FakeServer& server;
   LinkHabits habits;                                 // of the next connections
   std::function<void(size_t, MemoryLink*)> on_link;  // may change each, by address
   std::vector<size_t> addresses_tried;
@@ -101,7 +101,7 @@ class ChannelFixture : public ChannelObserver {
   std::vector<EventSeen> events;
   std::vector<uint32_t> batches;  // sizes
   std::function<void()> on_complete;
-  std::vector<ConnectionFailure> failures;
+  std::vector<Failure> failures;
   int times_ready = 0;
   int times_closed = 0;
   bool in_submit = false;

@@ -57,6 +57,7 @@ void FakeServer::Accept(std::shared_ptr<MemoryLink> link) {
   ready_ = false;
   frames_ = 0;
   ++connections_;
+  OnAccepted();
 }
 
 bool FakeServer::Step() {
@@ -169,11 +170,7 @@ void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view paylo
   wire::Open message;
   EXPECT_EQ(wire::Decode(section, &message), wire::DecodeError::kOk);
   EXPECT_TRUE(message.claimer.IsNil() || (hello.features & wire::Feature::kClaimer) != 0);
-  // SPEC.md 6.5, number 6.
-  uint64_t& last = incarnations_[{message.session.bytes, message.channel}];
-  EXPECT_GT(message.incarnation, last);
-  last = message.incarnation;
-  opens.push_back(message);
+  NoteOpen(message);
   opened_names.emplace_back(payload);
   const Lose lose = std::exchange(lose_open, Lose::kNothing);
   if (lose == Lose::kRequest) return Cut();
@@ -189,6 +186,14 @@ void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view paylo
   }
 }
 
+void FakeServer::NoteOpen(const wire::Open& message) {
+  // SPEC.md 6.5, number 6.
+  uint64_t& last = incarnations_[{message.session.bytes, message.channel}];
+  EXPECT_GT(message.incarnation, last);
+  last = message.incarnation;
+  opens.push_back(message);
+}
+
 void FakeServer::OnRequests(const wire::FrameHeader& header, std::span<const uint8_t> section,
                             std::string_view payload) {
   const wire::FrameLimits limits{hello.max_frame_entries, hello.max_frame_payload, crc()};
@@ -196,15 +201,14 @@ void FakeServer::OnRequests(const wire::FrameHeader& header, std::span<const uin
   std::span<const uint8_t> crcs;
   const wire::DecodeError error = wire::DecodeRequests(header, section, limits, requests, &crcs);
   ASSERT_EQ(error, wire::DecodeError::kOk) << wire::Describe(error);
-  const size_t before = pending.size();
+  std::vector<Seen> taken;
   for (const wire::Request& request : requests) {
-    Seen one{request, {}, {}, connections_ - 1, frames_};
+    Seen one{request, {}, {}};
     const std::string_view mine = payload.substr(0, request.PayloadLength());
     payload.remove_prefix(mine.size());
     if (crc()) {
       for (size_t at = 0; at < mine.size(); at += wire::kCrcBlock) {
-        EXPECT_EQ(wire::Crc32c(0, Bytes(mine.substr(at, wire::kCrcBlock))),
-                  wire::Load32(crcs.data()));
+        EXPECT_EQ(wire::Crc32c(0, Bytes(mine.substr(at, wire::kCrcBlock))), Load32(crcs.data()));
         crcs = crcs.subspan(4);
       }
     }
@@ -215,6 +219,16 @@ void FakeServer::OnRequests(const wire::FrameHeader& header, std::span<const uin
                 wire::DecodeError::kOk);
       one.ranges.push_back(range);
     }
+    taken.push_back(std::move(one));
+  }
+  TakeRequests(std::move(taken));
+}
+
+void FakeServer::TakeRequests(std::vector<Seen> requests) {
+  const size_t before = pending.size();
+  for (Seen& one : requests) {
+    one.connection = connections_ - 1;
+    one.frame = frames_;
     CheckRules(one);
     seen.push_back(one);
     pending.push_back(std::move(one));
@@ -262,30 +276,40 @@ void FakeServer::CarryOut(const Seen& one) {
 }
 
 void FakeServer::Answer(size_t first, size_t count, wire::StatusCode status) {
-  std::vector<wire::Reply> replies;
-  std::string payload;  // of the frame
+  std::vector<Answered> answers;
   for (size_t i = 0; i < count; ++i) {
     const Seen one = pending[first];
     pending.erase(pending.begin() + static_cast<ptrdiff_t>(first));
-    wire::Reply reply;
-    reply.tag = one.request.tag;
-    reply.status = status;
+    Answered answer{one.request, status, {}};
     if (status == wire::StatusCode::kOk) {
       CarryOut(one);
       if (one.request.operation == wire::Operation::kRead) {
-        const std::string data = disk.substr(one.request.offset, one.request.length);
-        if (holes && data.find_first_not_of('\0') == std::string::npos) {
-          reply.flags = wire::ReplyFlag::kHole;
-        } else {
-          if (payload.size() + data.size() > hello.max_frame_payload) {
-            SendReply(replies, payload);
-            replies.clear();
-            payload.clear();
-          }
-          reply.length = one.request.length;
-          payload += data;
-        }
+        answer.data = disk.substr(one.request.offset, one.request.length);
       }
+    }
+    answers.push_back(std::move(answer));
+  }
+  SendAnswers(answers);
+}
+
+void FakeServer::SendAnswers(const std::vector<Answered>& answers) {
+  std::vector<wire::Reply> replies;
+  std::string payload;  // of the frame
+  for (const Answered& answer : answers) {
+    wire::Reply reply;
+    reply.tag = answer.request.tag;
+    reply.status = answer.status;
+    const std::string& data = answer.data;
+    if (!data.empty() && holes && data.find_first_not_of('\0') == std::string::npos) {
+      reply.flags = wire::ReplyFlag::kHole;
+    } else if (!data.empty()) {
+      if (payload.size() + data.size() > hello.max_frame_payload) {
+        SendReply(replies, payload);
+        replies.clear();
+        payload.clear();
+      }
+      reply.length = answer.request.length;
+      payload += data;
     }
     replies.push_back(reply);
   }
@@ -309,7 +333,7 @@ std::string FakeServer::ReplyFrame(const std::vector<wire::Reply>& replies,
     for (uint32_t at = 0; crc && at < reply.length; at += wire::kCrcBlock) {
       uint8_t sum[4];
       const uint32_t block = std::min(wire::kCrcBlock, reply.length - at);
-      wire::Store32(sum, wire::Crc32c(0, Bytes(left.substr(at, block))));
+      Store32(sum, wire::Crc32c(0, Bytes(left.substr(at, block))));
       crcs.append(reinterpret_cast<char*>(sum), 4);
     }
     if (crc) left.remove_prefix(std::min<size_t>(reply.length, left.size()));

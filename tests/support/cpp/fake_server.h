@@ -34,6 +34,7 @@ class FakeServer {
   };
 
   explicit FakeServer(uint64_t size);
+  virtual ~FakeServer() = default;
 
   // Serves the link from now on: call Step until it returns false.
   void Accept(std::shared_ptr<MemoryLink> link);
@@ -90,9 +91,26 @@ class FakeServer {
   std::shared_ptr<MemoryLink> link() const { return link_; }
   uint32_t connections() const { return connections_; }
 
+ protected:
+  // What became of a request.
+  struct Answered {
+    wire::Request request;
+    wire::StatusCode status;
+    std::string data;  // of a READ
+  };
+
+  // The protocol. A new link was accepted.
+  virtual void OnAccepted() {}
+  // Takes a whole message from input(), if there is one.
+  virtual bool ParseFrame();
+  virtual void SendAnswers(const std::vector<Answered>& answers);
+
+  std::string& input() { return input_; }
+  void NoteOpen(const wire::Open& message);
+  // Requests of one frame.
+  void TakeRequests(std::vector<Seen> requests);
+
  private:
-  void Parse();
-  bool ParseFrame();
   void OnFrame(const wire::FrameHeader& header, std::span<const uint8_t> section,
                std::span<const uint8_t> payload);
   void OnHello(std::span<const uint8_t> section);

@@ -55,6 +55,8 @@ class ManualLoop final : public EventLoop {
   // How often something was put off so far.
   uint64_t defers() const { return defers_; }
   bool watches(int fd) const { return watches_.contains(fd); }
+  // Of the first descriptor that is watched.
+  FdHandler* handler() const { return watches_.begin()->second.handler; }
 
  private:
   class ManualTimer;

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // UUIDs, and what becomes of texts that others sent.
+#include "base/text.h"
+
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <optional>
 #include <string>
+#include <string_view>
 
-#include "base/printable.h"
 #include "base/uuid.h"
 
 namespace cloudblk {
@@ -44,6 +47,26 @@ TEST(Uuid, ANewOneIsRandomAndOfVersion4) {
   EXPECT_FALSE(a == b);
   EXPECT_EQ(a.bytes[6] >> 4, 4);
   EXPECT_EQ(a.bytes[8] >> 6, 2);
+}
+
+TEST(Text, OnlyUtf8WithoutNul) {
+  EXPECT_TRUE(IsText(std::string_view("")));
+  EXPECT_TRUE(IsText(std::string_view("plain")));
+  EXPECT_TRUE(IsText(std::string_view("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80")));
+  EXPECT_FALSE(IsText(std::string_view("a\0b", 3)));
+  for (const char* bad :
+       {"\x80", "\xc3", "\xc0\x80", "\xe2\x82", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80",
+        "\xf4\x90\x80\x80", "\xff", "\xc3(", "\xf5\x80\x80\x80"}) {
+    EXPECT_FALSE(IsText(std::string_view(bad))) << bad;
+  }
+}
+
+TEST(Text, IsCutBetweenCharacters) {
+  const std::string_view text = "a\xc3\xa4\xf0\x9f\x98\x80";
+  const size_t expected[] = {0, 1, 1, 3, 3, 3, 3, 7, 7};
+  for (size_t max = 0; max < std::size(expected); ++max) {
+    EXPECT_EQ(CutText(text, max), text.substr(0, expected[max])) << max;
+  }
 }
 
 TEST(Printable, StaysOnOneLineWithoutEscapes) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <string>
+#include <tuple>
 
 #include "tests/support/cpp/channel_fixture.h"
 
@@ -23,6 +25,7 @@ struct Case {
   const char* name;
   LinkHabits habits;
   bool crc = false;
+  bool chunked = false;
 };
 
 std::vector<Case> Cases() {
@@ -36,15 +39,23 @@ std::vector<Case> Cases() {
   tls.record_size = 100;
   tls.read_chunk = 33;
   tls.wants_other = true;
-  return {{"plain", plain},     {"slow", slow},           {"tls", tls},
-          {"crc", plain, true}, {"slow_crc", slow, true}, {"tls_crc", tls, true}};
+  return {{"plain", plain},
+          {"slow", slow},
+          {"tls", tls},
+          {"crc", plain, true},
+          {"slow_crc", slow, true},
+          {"tls_crc", tls, true},
+          {"chunked", plain, false, true},
+          {"slow_chunked", slow, false, true},
+          {"tls_chunked", tls, false, true}};
 }
 
 class ChannelCut : public ::testing::TestWithParam<Case> {
  protected:
   // Every operation once, data in both directions; the connection ends after so many bytes.
   static void RunOnce(uint64_t cut_to_client, uint64_t cut_to_server, MemoryLink* first) {
-    ChannelFixture f(FixtureOptions{.size = 32 << 10, .payload_crc = GetParam().crc});
+    ChannelFixture f(FixtureOptions{
+        .size = 32 << 10, .payload_crc = GetParam().crc, .chunked = GetParam().chunked});
     if (GetParam().crc) f.server.hello.features |= wire::Feature::kPayloadCrc;
     f.server.hello.max_frame_payload = 4096;
     static const std::string kContent = Pattern(f.server.disk.size(), 77);
@@ -111,14 +122,16 @@ INSTANTIATE_TEST_SUITE_P(Habits, ChannelCut, ::testing::ValuesIn(Cases()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 // Hundreds of overlapping requests over connections that break again and again.
-class ChannelStorm : public ::testing::TestWithParam<uint32_t> {};
+class ChannelStorm : public ::testing::TestWithParam<std::tuple<uint32_t, bool>> {};
 
 TEST_P(ChannelStorm, EveryWriteLandsOnceAndInOrder) {
-  std::mt19937 random(GetParam());
-  const auto upto = [&](uint32_t n) { return static_cast<uint32_t>(random() % n); };
+  const auto [seed, chunked] = GetParam();
+  std::mt19937 random(seed);
+  const auto upto = [&random](uint32_t n) { return static_cast<uint32_t>(random() % n); };
   const std::vector<Case> cases = Cases();
-  ChannelFixture f(FixtureOptions{.size = 64 << 10, .payload_crc = GetParam() % 2 == 0});
-  if (GetParam() % 2 == 0) f.server.hello.features |= wire::Feature::kPayloadCrc;
+  const bool crc = !chunked && seed % 2 == 0;
+  ChannelFixture f(FixtureOptions{.size = 64 << 10, .payload_crc = crc, .chunked = chunked});
+  if (crc) f.server.hello.features |= wire::Feature::kPayloadCrc;
   f.server.hello.max_frame_payload = 4096 << upto(3);
   f.server.open.credit_requests = 1 + upto(40);
   f.server.open.credit_bytes = 16384;
@@ -166,7 +179,12 @@ TEST_P(ChannelStorm, EveryWriteLandsOnceAndInOrder) {
   EXPECT_EQ(f.server.disk, expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, ChannelStorm, ::testing::Range(1u, 25u));
+INSTANTIATE_TEST_SUITE_P(Seeds, ChannelStorm,
+                         ::testing::Combine(::testing::Range(1u, 25u), ::testing::Bool()),
+                         [](const auto& info) {
+                           return (std::get<1>(info.param) ? "chunked" : "native") +
+                                  std::to_string(std::get<0>(info.param));
+                         });
 
 }  // namespace
 }  // namespace cloudblk::testing

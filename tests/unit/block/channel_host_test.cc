@@ -460,7 +460,7 @@ TEST(ChannelClose, AServerThatDiesAsItLetsUsInIsAsGood) {
   f.server.silent = true;
   f.server.Cut();
   f.Run();
-  ASSERT_EQ(f.channel.state(), Channel::State::kHello);
+  ASSERT_EQ(f.channel.state(), Channel::State::kHandshake);
   f.channel.Close(true);
   f.server.Send(
       FakeServer::Frame(wire::FrameType::kHelloReply, f.server.hello, wire::kHelloReplySize, ""));

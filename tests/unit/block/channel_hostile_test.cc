@@ -355,8 +355,8 @@ TEST(ChannelHostileWrites, AnAnswerBeforeTheDataWasSent) {
   f.Run();
   EXPECT_GT(f.server.link()->to_server.size(), 0u);
   // The tag stands in what was sent already.
-  const uint64_t tag = wire::Load64(
-      reinterpret_cast<const uint8_t*>(f.server.link()->to_server.data()) + wire::kFrameHeaderSize);
+  const uint64_t tag = Load64(reinterpret_cast<const uint8_t*>(f.server.link()->to_server.data()) +
+                              wire::kFrameHeaderSize);
   f.server.SendReply({Reply{tag, StatusCode::kOk, 0, 0}}, "");
   f.server.deaf = false;
   f.Run();

@@ -464,7 +464,7 @@ TEST(ChannelLiveness, AResizeThatTakesLongIsNoReasonToGoElsewhere) {
   ChannelFixture f(FixtureOptions{.addresses = 2});
   f.Open();
   f.server.silent = true;
-  f.channel.Resize(wire::Resize{8 << 20, 0});
+  f.channel.Resize(8 << 20, false);
   f.Run();
   f.channel.ForgetResize();
   f.server.silent = false;

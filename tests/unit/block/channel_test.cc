@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Requests over one healthy connection.
+// Requests over one healthy connection of the native protocol; codec_test.cc has what holds for
+// any.
 #include "block/channel.h"
 
 #include <gmock/gmock.h>
@@ -31,24 +32,6 @@ TEST(ChannelOpen, HandshakeGoesOutInOneAndCarriesTheSession) {
   EXPECT_EQ(f.state.size(), 4u << 20);
 }
 
-TEST(ChannelIo, ReadsAndWrites) {
-  ChannelFixture f;
-  f.Open();
-  const std::string data = Pattern(12288, 1);
-  f.server.disk.replace(8192, data.size(), data);
-  Io* read = f.Read(8192, 12288, {512, 3000, 5000});
-  Io* write = f.Write(65536, Pattern(4096, 2), {1, 511, 100});
-  f.channel.Kick();
-  f.Run();
-  EXPECT_EQ(read->completions, 1);
-  EXPECT_EQ(read->result, 0);
-  EXPECT_EQ(read->bytes_stored, 12288u);
-  EXPECT_EQ(read->Data(), data);
-  EXPECT_EQ(write->result, 0);
-  EXPECT_EQ(f.server.disk.substr(65536, 4096), Pattern(4096, 2));
-  EXPECT_EQ(f.channel.in_flight(), 0u);
-}
-
 TEST(ChannelIo, ABatchIsOneFrameOneSendOneReceiveAndOneCompletion) {
   ChannelFixture f;
   f.Open();
@@ -73,35 +56,6 @@ TEST(ChannelIo, WithoutKickItGoesOutAtTheEndOfTheTurn) {
   EXPECT_TRUE(f.server.seen.empty());
   f.Run();
   EXPECT_EQ(io->completions, 1);
-}
-
-TEST(ChannelIo, CompleteMaySubmit) {
-  ChannelFixture f;
-  f.Open();
-  int more = 10;
-  f.on_complete = [&] {
-    if (more-- > 0) f.Read(4096, 4096);
-  };
-  f.Read(0, 4096);
-  f.channel.Kick();
-  f.Run();
-  EXPECT_EQ(f.ios.size(), 11u);
-  EXPECT_EQ(f.channel.in_flight(), 0u);
-}
-
-TEST(ChannelIo, AnswersInAnyOrder) {
-  ChannelFixture f;
-  f.server.reverse = true;
-  f.server.one_by_one = true;
-  f.Open();
-  f.server.disk = Pattern(f.server.disk.size(), 3);
-  std::vector<Io*> reads;
-  for (int i = 0; i < 16; ++i) reads.push_back(f.Read(i * 512, 512 * (i + 1)));
-  f.channel.Kick();
-  f.Run();
-  for (int i = 0; i < 16; ++i) {
-    EXPECT_EQ(reads[i]->Data(), f.server.disk.substr(i * 512, 512 * (i + 1)));
-  }
 }
 
 TEST(ChannelIo, FlushFuaDiscardAndWriteZeroes) {
@@ -143,19 +97,6 @@ TEST(ChannelIo, ErrorsOfTheServerArriveAsErrno) {
     EXPECT_EQ(io->result, -error);
     EXPECT_EQ(io->bytes_stored, 0u);
   }
-}
-
-TEST(ChannelIo, AHoleIsZeros) {
-  ChannelFixture f;
-  f.server.holes = true;
-  f.Open();
-  f.server.disk.replace(8192, 4096, Pattern(4096, 6));
-  Io* hole = f.Read(0, 4096, {100, 1000});
-  Io* data = f.Read(8192, 4096);
-  f.Run();
-  EXPECT_EQ(hole->Data(), std::string(4096, '\0'));
-  EXPECT_EQ(hole->bytes_stored, 4096u);
-  EXPECT_EQ(data->Data(), Pattern(4096, 6));
 }
 
 TEST(ChannelIo, RefusesBadRequestsAndKeepsNothing) {
@@ -214,24 +155,6 @@ TEST(ChannelIo, RefusesWhatTheVolumeCannot) {
   EXPECT_EQ(h.TrySubmit({CLOUDBLK_OP_READ, 0, 0, &iov, 1, 0, nullptr, nullptr}), -ENOTSUP);
 }
 
-TEST(ChannelCredits, RequestsBeyondThemWaitInOrder) {
-  ChannelFixture f;
-  f.server.hold = true;
-  f.server.open.credit_requests = 4;
-  f.Open();
-  for (int i = 0; i < 10; ++i) f.Read(i * 4096, 4096);
-  f.Run();
-  EXPECT_EQ(f.server.pending.size(), 4u);
-  f.server.Answer(1, 2);
-  f.Run();
-  EXPECT_EQ(f.server.pending.size(), 4u);
-  f.server.hold = false;
-  while (!f.server.pending.empty()) f.server.Answer(0);
-  f.Run();
-  ASSERT_EQ(f.server.seen.size(), 10u);
-  for (int i = 0; i < 10; ++i) EXPECT_EQ(f.server.seen[i].request.offset, i * 4096u);
-}
-
 TEST(ChannelCredits, BytesCountToo) {
   ChannelFixture f;
   f.server.hold = true;
@@ -250,44 +173,6 @@ TEST(ChannelCredits, BytesCountToo) {
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(f.server.disk.substr(i * 131072, 131072), Pattern(131072, i));
   }
-}
-
-TEST(ChannelPieces, LongRequestsAreSplitToWhatTheServerTakes) {
-  ChannelFixture f;
-  f.server.hello.max_frame_payload = 5000;
-  f.server.open.logical_block_size = 4096;
-  f.server.one_by_one = true;
-  f.server.reverse = true;
-  f.Open();
-  f.server.disk = Pattern(f.server.disk.size(), 8);
-  Io* read = f.Read(4096, 40960, {1000, 20000});
-  Io* write = f.Write(131072, Pattern(40960, 9), {5000, 6000, 7000});
-  f.Run();
-  EXPECT_EQ(read->completions, 1);
-  EXPECT_EQ(read->bytes_stored, 40960u);
-  EXPECT_EQ(read->Data(), f.server.disk.substr(4096, 40960));
-  EXPECT_EQ(write->completions, 1);
-  EXPECT_EQ(f.server.disk.substr(131072, 40960), Pattern(40960, 9));
-  EXPECT_EQ(f.server.seen.size(), 20u);
-}
-
-TEST(ChannelPieces, OneFailedPieceFailsTheRequestOnce) {
-  ChannelFixture f;
-  f.server.hello.max_frame_payload = 4096;
-  f.server.hold = true;
-  f.Open();
-  Io* io = f.Read(0, 12288);
-  f.Run();
-  ASSERT_EQ(f.server.pending.size(), 3u);
-  f.server.Answer(1, 1, wire::StatusCode::kIoError);
-  f.server.Answer(1);
-  f.Run();
-  EXPECT_EQ(io->completions, 0);
-  f.server.Answer(0);
-  f.Run();
-  EXPECT_EQ(io->completions, 1);
-  EXPECT_EQ(io->result, -EIO);
-  EXPECT_EQ(io->bytes_stored, 12288u);
 }
 
 TEST(ChannelPieces, RangesAreSplitByLengthAndNumber) {

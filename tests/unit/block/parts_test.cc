@@ -17,7 +17,6 @@ namespace cloudblk {
 namespace {
 
 using ::testing::ElementsAre;
-using wire::Operation;
 
 std::span<uint8_t> Bytes(std::string* text) {
   return {reinterpret_cast<uint8_t*>(text->data()), text->size()};
@@ -163,16 +162,15 @@ TEST(SessionState, AClaimAfterAReleaseWithoutAnAnswerIsTriedBothWays) {
   state.BeginClaim();
   EXPECT_EQ(state.claim(), ClaimStep::kTryToken);
   EXPECT_EQ(state.epoch(), 2u);
-  for (const wire::StatusCode refusal :
-       {wire::StatusCode::kBadToken, wire::StatusCode::kBusy, wire::StatusCode::kStale}) {
+  for (const Refusal refusal : {Refusal::kBadToken, Refusal::kBusy, Refusal::kStale}) {
     EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, refusal));
-    EXPECT_EQ(state.claim(), ClaimStep::kTryNone) << wire::Name(refusal);
+    EXPECT_EQ(state.claim(), ClaimStep::kTryNone) << static_cast<int>(refusal);
     EXPECT_EQ(state.epoch(), 1u);
     EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryNone, refusal));
-    EXPECT_EQ(state.claim(), ClaimStep::kTryToken) << wire::Name(refusal);
+    EXPECT_EQ(state.claim(), ClaimStep::kTryToken) << static_cast<int>(refusal);
   }
-  EXPECT_FALSE(state.ClaimRefused(ClaimStep::kTryToken, wire::StatusCode::kFenced));
-  EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, wire::StatusCode::kBadToken));
+  EXPECT_FALSE(state.ClaimRefused(ClaimStep::kTryToken, Refusal::kLost));
+  EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, Refusal::kBadToken));
   state.ClaimGranted(ClaimStep::kTryNone);
   EXPECT_EQ(state.claim(), ClaimStep::kNone);
   EXPECT_FALSE(state.claim_unsure());
@@ -181,9 +179,9 @@ TEST(SessionState, AClaimAfterAReleaseWithoutAnAnswerIsTriedBothWays) {
 
 TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
   SessionState state{SessionConfig{}};
-  wire::OpenReply reply;
-  reply.generation = 1;
-  state.SetVolume(reply);
+  VolumeInfo volume;
+  volume.generation = 1;
+  state.SetVolume(volume);
   EXPECT_FALSE(state.SetGeneration(2)) << "nothing was written";
   state.NoteWrite(2);
   const uint64_t mark = state.FlushMark();

@@ -102,13 +102,13 @@ TEST(ChannelPoll, LooksOnlyWhileAnAnswerIsDue) {
   ChannelFixture f;
   f.Open();
   const uint64_t before = ReceiveCalls(f);
-  EXPECT_FALSE(f.channel.Poll());
+  EXPECT_FALSE(f.loop.handler()->Poll());
   EXPECT_EQ(ReceiveCalls(f), before);
   f.server.hold = true;
   f.Read(0, 512);
   f.Run();
   // A look that finds nothing puts the next one off.
-  for (int i = 0; i < 100; ++i) EXPECT_FALSE(f.channel.Poll());
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(f.loop.handler()->Poll());
   EXPECT_EQ(ReceiveCalls(f), before + 1);
   f.server.Answer(0);
   f.Run();
@@ -119,11 +119,11 @@ TEST(ChannelPoll, YieldsOnceAfterALookThatFoundNothing) {
   f.Open();
   f.server.hold = true;
   yields = 0;
-  EXPECT_FALSE(f.channel.Poll());
+  EXPECT_FALSE(f.loop.handler()->Poll());
   EXPECT_EQ(yields, 0);
   Io* io = f.Read(0, 512);
   f.Run();
-  for (int i = 0; i < 100; ++i) EXPECT_FALSE(f.channel.Poll());
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(f.loop.handler()->Poll());
   EXPECT_EQ(yields, 1);
   f.server.Answer(0);
   f.Run();
@@ -139,10 +139,10 @@ TEST(ChannelPoll, CompletesWhenTheLoopComesToIt) {
   f.channel.Kick();
   while (f.server.Step()) {
   }
-  EXPECT_TRUE(f.channel.Poll());
-  EXPECT_TRUE(f.channel.Poll());
+  EXPECT_TRUE(f.loop.handler()->Poll());
+  EXPECT_TRUE(f.loop.handler()->Poll());
   EXPECT_EQ(io->completions, 0);
-  f.channel.OnReadable();
+  f.loop.handler()->OnReadable();
   EXPECT_EQ(io->completions, 1);
   EXPECT_EQ(io->Data(), f.server.disk.substr(0, 8192));
 }
@@ -154,7 +154,7 @@ TEST(ChannelPoll, WhatWasFoundIsNotLostWhenTheChannelMoves) {
   f.channel.Kick();
   while (f.server.Step()) {
   }
-  EXPECT_TRUE(f.channel.Poll());
+  EXPECT_TRUE(f.loop.handler()->Poll());
   f.channel.Detach();
   EXPECT_EQ(io->completions, 0);
   f.Attach();
@@ -172,10 +172,10 @@ TEST(ChannelPoll, ALostConnectionIsGivenUpOnlyWhenTheLoopComesToIt) {
   f.Run();
   const int was_ready = f.times_ready;
   f.server.link()->server_closed = true;
-  EXPECT_TRUE(f.channel.Poll());
+  EXPECT_TRUE(f.loop.handler()->Poll());
   EXPECT_EQ(f.channel.state(), Channel::State::kReady);
   f.server.hold = false;
-  f.channel.OnReadable();
+  f.loop.handler()->OnReadable();
   EXPECT_NE(f.channel.state(), Channel::State::kReady);
   f.Run();
   EXPECT_EQ(f.times_ready, was_ready + 1);

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "block/session_steps.h"
 #include "tests/support/cpp/channel_fixture.h"
 #include "tests/support/cpp/tcp_fake_server.h"
 
@@ -23,13 +24,13 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kSecond = 1'000'000'000;
 
-class SessionOpenerTest : public ::testing::Test {
+class OpenStepTest : public ::testing::Test {
  protected:
-  explicit SessionOpenerTest(size_t addresses = 2)
+  explicit OpenStepTest(size_t addresses = 2)
       : a(FixtureOptions{.addresses = addresses, .takeover = true, .channels = 2, .loop = &loop}),
         b(FixtureOptions{.channels = 2, .index = 1, .shared = &a.state, .loop = &loop}),
         opener(&a.state, {&a.channel, &b.channel}) {}
-  ~SessionOpenerTest() override {
+  ~OpenStepTest() override {
     if (a.channel.attached()) opener.Finish();
   }
 
@@ -52,10 +53,10 @@ class SessionOpenerTest : public ::testing::Test {
   ManualLoop loop;
   ChannelFixture a;
   ChannelFixture b;
-  SessionOpener opener;
+  OpenStep opener;
 };
 
-TEST_F(SessionOpenerTest, OpensTheFirstChannelAndThenTheOthers) {
+TEST_F(OpenStepTest, OpensTheFirstChannelAndThenTheOthers) {
   a.server.hold = true;
   Start();
   ASSERT_TRUE(opener.done());
@@ -68,7 +69,7 @@ TEST_F(SessionOpenerTest, OpensTheFirstChannelAndThenTheOthers) {
   EXPECT_EQ(b.server.opens[0].channel, 1u);
 }
 
-TEST_F(SessionOpenerTest, NoSuchVolume) {
+TEST_F(OpenStepTest, NoSuchVolume) {
   a.server.open.status = wire::StatusCode::kNoSuchVolume;
   a.server.refusal = "no volume 'disk' here; add --volume";
   Start();
@@ -79,7 +80,7 @@ TEST_F(SessionOpenerTest, NoSuchVolume) {
   ExpectFailed(ENOENT);
 }
 
-TEST_F(SessionOpenerTest, BusyWithAConnectedHolderFailsAtOnce) {
+TEST_F(OpenStepTest, BusyWithAConnectedHolderFailsAtOnce) {
   a.server.open.status = wire::StatusCode::kBusy;
   a.server.refusal = "held by host-b, connected from 10.0.0.2";
   Start();
@@ -88,7 +89,7 @@ TEST_F(SessionOpenerTest, BusyWithAConnectedHolderFailsAtOnce) {
   ExpectFailed(EBUSY);
 }
 
-TEST_F(SessionOpenerTest, BusyWithALeaseThatRunsOutIsWaitedFor) {
+TEST_F(OpenStepTest, BusyWithALeaseThatRunsOutIsWaitedFor) {
   a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 5000;
   Start();
@@ -101,7 +102,7 @@ TEST_F(SessionOpenerTest, BusyWithALeaseThatRunsOutIsWaitedFor) {
   EXPECT_TRUE(opener.status().ok());
 }
 
-TEST_F(SessionOpenerTest, ALeaseIsWaitedForBesideAServerThatIsNotThere) {
+TEST_F(OpenStepTest, ALeaseIsWaitedForBesideAServerThatIsNotThere) {
   a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
   a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 5000;
@@ -115,7 +116,7 @@ TEST_F(SessionOpenerTest, ALeaseIsWaitedForBesideAServerThatIsNotThere) {
   EXPECT_TRUE(opener.status().ok());
 }
 
-TEST_F(SessionOpenerTest, WhatTheServerThatIsThereSaidIsTold) {
+TEST_F(OpenStepTest, WhatTheServerThatIsThereSaidIsTold) {
   a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
   a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 60'000;
@@ -128,7 +129,7 @@ TEST_F(SessionOpenerTest, WhatTheServerThatIsThereSaidIsTold) {
   ExpectFailed(EBUSY);
 }
 
-TEST_F(SessionOpenerTest, TheTimeIsUp) {
+TEST_F(OpenStepTest, TheTimeIsUp) {
   a.server.open.status = wire::StatusCode::kBusy;
   a.server.open.retry_ms = 60'000;
   a.server.refusal = "held by host-b, gone for 2 s";
@@ -141,7 +142,7 @@ TEST_F(SessionOpenerTest, TheTimeIsUp) {
   ExpectFailed(EBUSY);
 }
 
-TEST_F(SessionOpenerTest, ASilentServer) {
+TEST_F(OpenStepTest, ASilentServer) {
   a.server.silent = true;
   Start();
   loop.Advance(15 * kSecond);
@@ -150,7 +151,7 @@ TEST_F(SessionOpenerTest, ASilentServer) {
   ExpectFailed(ETIMEDOUT);
 }
 
-TEST_F(SessionOpenerTest, NobodyListens) {
+TEST_F(OpenStepTest, NobodyListens) {
   a.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
   Start();
   RunUntilDone();
@@ -159,7 +160,7 @@ TEST_F(SessionOpenerTest, NobodyListens) {
   ExpectFailed(ECONNREFUSED);
 }
 
-TEST_F(SessionOpenerTest, OneOfTwoListens) {
+TEST_F(OpenStepTest, OneOfTwoListens) {
   a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
   Start();
   loop.Advance(kSecond);
@@ -167,7 +168,7 @@ TEST_F(SessionOpenerTest, OneOfTwoListens) {
   EXPECT_TRUE(opener.status().ok());
 }
 
-TEST_F(SessionOpenerTest, NotAServerOfOurs) {
+TEST_F(OpenStepTest, NotAServerOfOurs) {
   a.server.hello.version = 7;
   Start();
   loop.Advance(kSecond);
@@ -175,7 +176,7 @@ TEST_F(SessionOpenerTest, NotAServerOfOurs) {
   ExpectFailed(EPROTO);
 }
 
-TEST_F(SessionOpenerTest, ASecondChannelThatIsRefused) {
+TEST_F(OpenStepTest, ASecondChannelThatIsRefused) {
   b.server.open.status = wire::StatusCode::kTooMany;
   b.server.refusal = "at most 1 channel";
   Start();
@@ -212,7 +213,7 @@ class TwoServersTest : public ::testing::Test {
   ManualLoop loop;
   ChannelFixture a;
   ChannelFixture b;
-  SessionOpener opener;
+  OpenStep opener;
 };
 
 TEST_F(TwoServersTest, AHostThatIsOffHasItsShareAndNoMore) {
@@ -227,7 +228,7 @@ TEST_F(TwoServersTest, AHostThatIsOffHasItsShareAndNoMore) {
   slow.at(0)->hangs = false;
   loop.Advance(3 * kSecond);
   EXPECT_THAT(a.addresses_tried, ElementsAre(0));
-  EXPECT_EQ(a.channel.state(), Channel::State::kHello);
+  EXPECT_EQ(a.channel.state(), Channel::State::kHandshake);
   loop.Advance(kSecond);
   EXPECT_THAT(a.addresses_tried, ElementsAre(0, 1));
   EXPECT_TRUE(opener.done());
@@ -316,7 +317,7 @@ TEST(Session, EveryAddressGetsItsChanceThoughSeveralChannelsFail) {
       if (a.ready() && address == 0) a.server.Cut();
     };
   }
-  SessionOpener opener(&a.state, {&a.channel, &b.channel, &c.channel});
+  OpenStep opener(&a.state, {&a.channel, &b.channel, &c.channel});
   opener.Start({&loop, nullptr, nullptr, nullptr});
   loop.Advance(5 * kSecond);
   EXPECT_TRUE(opener.done());
@@ -341,7 +342,7 @@ TEST(Session, AFailureOfTheSecondChannelAtOnceIsNotLost) {
   ChannelFixture a(FixtureOptions{.channels = 2, .loop = &loop});
   FailingAtOnce failing;
   Channel second(&a.state, 1, &failing);
-  SessionOpener opener(&a.state, {&a.channel, &second});
+  OpenStep opener(&a.state, {&a.channel, &second});
   opener.Start({&loop, nullptr, nullptr, nullptr});
   loop.Run();
   EXPECT_TRUE(opener.done());
@@ -412,7 +413,7 @@ class SessionResizeTest : public ::testing::Test {
 };
 
 TEST_F(SessionResizeTest, AsksForItAndKnowsTheNewSize) {
-  const Status resized = session_->Resize({2 << 20, wire::ResizeFlag::kForce}, 10 * kSecond);
+  const Status resized = session_->Resize(2 << 20, true, 10 * kSecond);
   EXPECT_TRUE(resized.ok()) << resized.message();
   EXPECT_EQ(session_->state().size(), 2u << 20);
   server_.Do([](FakeServer* fake) {
@@ -420,7 +421,7 @@ TEST_F(SessionResizeTest, AsksForItAndKnowsTheNewSize) {
     EXPECT_EQ(fake->resizes[0].size, 2u << 20);
     EXPECT_EQ(fake->resizes[0].flags, wire::ResizeFlag::kForce);
   });
-  EXPECT_TRUE(session_->Resize({3 << 20, 0}, 10 * kSecond).ok());
+  EXPECT_TRUE(session_->Resize(3 << 20, false, 10 * kSecond).ok());
 }
 
 TEST_F(SessionResizeTest, ARefusalSaysWhy) {
@@ -428,7 +429,7 @@ TEST_F(SessionResizeTest, ARefusalSaysWhy) {
     fake->resize_status = wire::StatusCode::kInvalid;
     fake->refusal = "use force to do that";
   });
-  const Status resized = session_->Resize({512, 0}, 10 * kSecond);
+  const Status resized = session_->Resize(512, false, 10 * kSecond);
   EXPECT_EQ(resized.error(), EINVAL);
   EXPECT_THAT(resized.message(), HasSubstr("use force to do that"));
   EXPECT_EQ(session_->state().size(), 1u << 20);
@@ -436,7 +437,7 @@ TEST_F(SessionResizeTest, ARefusalSaysWhy) {
 
 TEST_F(SessionResizeTest, WithoutAnAnswerTheOutcomeIsNotKnown) {
   server_.Do([](FakeServer* fake) { fake->silent = true; });
-  const Status resized = session_->Resize({2 << 20, 0}, 50'000'000);
+  const Status resized = session_->Resize(2 << 20, false, 50'000'000);
   EXPECT_EQ(resized.error(), ETIMEDOUT);
   EXPECT_THAT(resized.message(), HasSubstr("not known"));
   server_.Do([](FakeServer* fake) { fake->silent = false; });
@@ -444,16 +445,16 @@ TEST_F(SessionResizeTest, WithoutAnAnswerTheOutcomeIsNotKnown) {
 
 TEST_F(SessionResizeTest, AfterATimeoutItMayBeTriedAgain) {
   server_.Do([](FakeServer* fake) { fake->silent = true; });
-  EXPECT_EQ(session_->Resize({2 << 20, 0}, 50'000'000).error(), ETIMEDOUT);
+  EXPECT_EQ(session_->Resize(2 << 20, false, 50'000'000).error(), ETIMEDOUT);
   server_.Do([](FakeServer* fake) { fake->silent = false; });
-  const Status resized = session_->Resize({3 << 20, 0}, 10 * kSecond);
+  const Status resized = session_->Resize(3 << 20, false, 10 * kSecond);
   EXPECT_TRUE(resized.ok()) << resized.message();
   EXPECT_EQ(session_->state().size(), 3u << 20);
 }
 
 TEST_F(SessionResizeTest, ALostServerIsNotWaitedFor) {
   server_.Do([](FakeServer* fake) { fake->cut_by_resize = true; });
-  const Status resized = session_->Resize({2 << 20, 0}, 60 * kSecond);
+  const Status resized = session_->Resize(2 << 20, false, 60 * kSecond);
   EXPECT_EQ(resized.error(), ETIMEDOUT);
   EXPECT_THAT(resized.message(), HasSubstr("not known"));
 }

@@ -8,7 +8,8 @@
 #include <thread>
 
 #include "base/epoll_loop.h"
-#include "block/session.h"
+#include "block/native_codec.h"
+#include "block/session_steps.h"
 #include "tests/support/cpp/channel_fixture.h"
 #include "tests/support/cpp/tcp_fake_server.h"
 
@@ -75,6 +76,7 @@ class Lane {
 
 TEST(SessionThreads, ChannelsShareASessionWithoutALock) {
   SessionConfig config;
+  config.new_codec = NativeCodec::New;
   config.uuid = RandomUuid();
   config.volume = "disk";
   config.channels = 2;
@@ -83,7 +85,7 @@ TEST(SessionThreads, ChannelsShareASessionWithoutALock) {
   Lane b(&state, 1);
   {
     const std::unique_ptr<EpollLoop> loop = std::move(EpollLoop::Create().value());
-    SessionOpener opener(&state, {&a.channel, &b.channel});
+    OpenStep opener(&state, {&a.channel, &b.channel});
     opener.Start({loop.get(), nullptr, nullptr, nullptr});
     while (!opener.done()) loop->RunOnce(kSecond);
     opener.Finish();

@@ -371,26 +371,5 @@ TEST(HelloTest, UnknownFeaturesAreOfferedButNeverInForce) {
   EXPECT_EQ(DecodeAll(reply, {}), DecodeError::kReservedSet);
 }
 
-TEST(TextTest, OnlyUtf8WithoutNul) {
-  const auto is_text = [](std::string_view text) { return IsText(FromText(text)); };
-  EXPECT_TRUE(is_text(""));
-  EXPECT_TRUE(is_text("plain"));
-  EXPECT_TRUE(is_text("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80"));
-  EXPECT_FALSE(is_text(std::string_view("a\0b", 3)));
-  for (const char* bad :
-       {"\x80", "\xc3", "\xc0\x80", "\xe2\x82", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80",
-        "\xf4\x90\x80\x80", "\xff", "\xc3(", "\xf5\x80\x80\x80"}) {
-    EXPECT_FALSE(is_text(bad)) << bad;
-  }
-}
-
-TEST(TextTest, IsCutBetweenCharacters) {
-  const std::string_view text = "a\xc3\xa4\xf0\x9f\x98\x80";
-  const size_t expected[] = {0, 1, 1, 3, 3, 3, 3, 7, 7};
-  for (size_t max = 0; max < std::size(expected); ++max) {
-    EXPECT_EQ(CutText(text, max), text.substr(0, expected[max])) << max;
-  }
-}
-
 }  // namespace
 }  // namespace cloudblk::wire

@@ -136,7 +136,7 @@ TEST(MemoryResize, KnowsHolesAfterwards) {
   ASSERT_TRUE(storage.backend().Resize(64 << 20).ok());
   for (const auto& [offset, hole] : {std::pair{0u, false}, {32u << 20, true}}) {
     IoOp op;
-    op.kind = wire::Operation::kRead;
+    op.kind = Operation::kRead;
     op.offset = offset;
     op.length = 4096;
     op.hole_allowed = true;

@@ -105,7 +105,7 @@ TEST_P(BackendTest, CarriesOutManyAtOnce) {
   std::vector<IoOp> ops(kCount);
   for (size_t i = 0; i < kCount; ++i) {
     IoOp& op = ops[i];
-    op.kind = wire::Operation::kWrite;
+    op.kind = Operation::kWrite;
     op.offset = i * 4096;
     op.length = 4096;
     op.buffer = storage_.context().buffers().Get(4096);
@@ -126,25 +126,25 @@ TEST_P(BackendTest, CarriesOutManyAtOnce) {
 }
 
 TEST_P(BackendTest, WriteZeroesLeavesZerosInEveryRangeAndNothingElse) {
-  for (const uint32_t flags : {0u, uint32_t{wire::RangeFlag::kUnmap}}) {
+  for (const bool unmap : {false, true}) {
     const std::vector<uint8_t> written = Pattern(65536, 4);
     ASSERT_EQ(storage_.Write(0, written), 0);
-    ASSERT_EQ(storage_.Ranges(wire::Operation::kWriteZeroes,
-                              {{512, 1024, flags}, {8192, 16384, flags}, {40960, 0, flags}}),
+    ASSERT_EQ(storage_.Ranges(Operation::kWriteZeroes,
+                              {{512, 1024, unmap}, {8192, 16384, unmap}, {40960, 0, unmap}}),
               0);
     std::vector<uint8_t> expected = written;
     std::fill_n(expected.begin() + 512, 1024, uint8_t{0});
     std::fill_n(expected.begin() + 8192, 16384, uint8_t{0});
     std::vector<uint8_t> read;
     ASSERT_EQ(storage_.Read(0, 65536, &read), 0);
-    EXPECT_EQ(read, expected) << flags;
+    EXPECT_EQ(read, expected) << unmap;
   }
 }
 
 TEST_P(BackendTest, DiscardTouchesNothingBesideItsRanges) {
   const std::vector<uint8_t> written = Pattern(65536, 5);
   ASSERT_EQ(storage_.Write(0, written), 0);
-  ASSERT_EQ(storage_.Ranges(wire::Operation::kDiscard, {{4096, 8192, 0}, {32768, 4096, 0}}), 0);
+  ASSERT_EQ(storage_.Ranges(Operation::kDiscard, {{4096, 8192, 0}, {32768, 4096, 0}}), 0);
   std::vector<uint8_t> read;
   ASSERT_EQ(storage_.Read(0, 65536, &read), 0);
   for (const auto& [begin, end] : {std::pair{0, 4096}, {12288, 32768}, {36864, 65536}}) {
@@ -155,7 +155,7 @@ TEST_P(BackendTest, DiscardTouchesNothingBesideItsRanges) {
 TEST_P(BackendTest, FlushesAndWritesThrough) {
   EXPECT_EQ(storage_.Flush(), 0);
   EXPECT_EQ(storage_.Write(0, Pattern(4096, 6), true), 0);
-  EXPECT_EQ(storage_.Ranges(wire::Operation::kWriteZeroes, {{0, 4096, 0}}, true), 0);
+  EXPECT_EQ(storage_.Ranges(Operation::kWriteZeroes, {{0, 4096, 0}}, true), 0);
   EXPECT_EQ(storage_.Flush(), 0);
 }
 
@@ -163,7 +163,7 @@ TEST_P(BackendTest, AnswersHolesOnlyWhereNothingWasWritten) {
   ASSERT_EQ(storage_.Write(1 << 20, Pattern(512, 7)), 0);
   for (const uint64_t offset : {uint64_t{1 << 20}, uint64_t{(1 << 20) - 4096}}) {
     IoOp op;
-    op.kind = wire::Operation::kRead;
+    op.kind = Operation::kRead;
     op.offset = offset;
     op.length = 8192;
     op.hole_allowed = true;
@@ -176,7 +176,7 @@ TEST_P(BackendTest, AnswersHolesOnlyWhereNothingWasWritten) {
 TEST(MemoryBackend, AnswersHoles) {
   Storage storage("memory:?size=8M");
   IoOp op;
-  op.kind = wire::Operation::kRead;
+  op.kind = Operation::kRead;
   op.length = 1 << 20;
   op.hole_allowed = true;
   ASSERT_EQ(storage.Run(&op), 0);
@@ -187,7 +187,7 @@ TEST_P(BackendTest, KeepsReadDataStableWhenAsked) {
   const std::vector<uint8_t> before = Pattern(4096, 8);
   ASSERT_EQ(storage_.Write(0, before), 0);
   IoOp op;
-  op.kind = wire::Operation::kRead;
+  op.kind = Operation::kRead;
   op.length = 4096;
   op.stable_data = true;
   ASSERT_EQ(storage_.Run(&op), 0);
@@ -201,7 +201,7 @@ TEST_P(FileTest, DiscardGivesSpaceBack) {
   ASSERT_EQ(storage_.Flush(), 0);
   const uint64_t before = BytesOnDisk(path());
   ASSERT_GE(before, uint64_t{4 << 20});
-  ASSERT_EQ(storage_.Ranges(wire::Operation::kDiscard, {{0, 3 << 20, 0}}), 0);
+  ASSERT_EQ(storage_.Ranges(Operation::kDiscard, {{0, 3 << 20, 0}}), 0);
   EXPECT_LE(BytesOnDisk(path()), before - (3 << 20) + 65536);
 }
 
@@ -209,16 +209,15 @@ TEST_P(FileTest, WriteZeroesWithUnmapGivesSpaceBack) {
   ASSERT_EQ(storage_.Write(0, Pattern(4 << 20, 10)), 0);
   ASSERT_EQ(storage_.Flush(), 0);
   const uint64_t before = BytesOnDisk(path());
-  ASSERT_EQ(storage_.Ranges(wire::Operation::kWriteZeroes, {{0, 3 << 20, wire::RangeFlag::kUnmap}}),
-            0);
+  ASSERT_EQ(storage_.Ranges(Operation::kWriteZeroes, {{0, 3 << 20, true}}), 0);
   EXPECT_LE(BytesOnDisk(path()), before - (3 << 20) + 65536);
 }
 
 TEST_P(FileTest, RangesThatNobodyWaitsForAreLeftAlone) {
   ASSERT_EQ(storage_.Write(0, Pattern(1 << 20, 16)), 0);
   const std::atomic<bool> abandoned = true;
-  const std::vector<wire::Range> ranges = {{0, 1 << 20, 0}};
-  for (const auto kind : {wire::Operation::kDiscard, wire::Operation::kWriteZeroes}) {
+  const std::vector<Range> ranges = {{0, 1 << 20, 0}};
+  for (const auto kind : {Operation::kDiscard, Operation::kWriteZeroes}) {
     IoOp op;
     op.kind = kind;
     op.ranges = ranges;
@@ -245,9 +244,9 @@ TEST_P(FileTest, ReadsBehindTheEndOfAShrunkFileFail) {
 
 TEST_P(FileTest, SoDoRangesBehindIt) {
   ASSERT_EQ(truncate(path().c_str(), 1 << 20), 0);
-  const std::vector<wire::Range> ranges = {{(1 << 20) - 4096, 8192, 0}, {0, 4096, 0}};
-  EXPECT_EQ(storage_.Ranges(wire::Operation::kDiscard, ranges), -EIO);
-  EXPECT_EQ(storage_.Ranges(wire::Operation::kWriteZeroes, ranges), -EIO);
+  const std::vector<Range> ranges = {{(1 << 20) - 4096, 8192, 0}, {0, 4096, 0}};
+  EXPECT_EQ(storage_.Ranges(Operation::kDiscard, ranges), -EIO);
+  EXPECT_EQ(storage_.Ranges(Operation::kWriteZeroes, ranges), -EIO);
 }
 
 // The size is not looked at for each request.
@@ -286,9 +285,9 @@ TEST_P(FileTest, AFullFileSystemIsTold) {
     std::vector<uint8_t> read;
     EXPECT_EQ(small.Read(0, 1 << 20, &read), 0);
     EXPECT_EQ(read, Pattern(1 << 20, 13));
-    EXPECT_EQ(small.Ranges(wire::Operation::kDiscard, {{2 << 20, 4 << 20, 0}}), 0);
+    EXPECT_EQ(small.Ranges(Operation::kDiscard, {{2 << 20, 4 << 20, 0}}), 0);
     EXPECT_EQ(small.Write(3 << 20, Pattern(65536, 15)), 0);
-    EXPECT_EQ(small.Ranges(wire::Operation::kWriteZeroes, {{0, 65536, 0}}), 0);
+    EXPECT_EQ(small.Ranges(Operation::kWriteZeroes, {{0, 65536, 0}}), 0);
     EXPECT_EQ(small.Read(0, 65536, &read), 0);
     EXPECT_EQ(read, std::vector<uint8_t>(65536));
   }

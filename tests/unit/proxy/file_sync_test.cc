@@ -46,9 +46,7 @@ class FileSyncTest : public testing::TestWithParam<const char*> {
     return syncs - before;
   }
   int ForcedWrite() { return storage_.Write(0, Pattern(4096, 1), true); }
-  int ForcedZeroes() {
-    return storage_.Ranges(wire::Operation::kWriteZeroes, {{0, 4096, 0}}, true);
-  }
+  int ForcedZeroes() { return storage_.Ranges(Operation::kWriteZeroes, {{0, 4096, 0}}, true); }
 
   TempFolder folder_;
   Storage storage_{"file://" + (folder_ / "disk.img") + "?size=8M&create=on" + GetParam()};

@@ -108,7 +108,7 @@ inline Bytes RequestFrame(const std::vector<wire::Request>& requests, const Byte
   for (const wire::Request& request : requests) section = section + Encoded(request);
   for (const uint32_t crc : crcs) {
     Bytes bytes(4);
-    wire::Store32(bytes.data(), crc);
+    Store32(bytes.data(), crc);
     section = section + bytes;
   }
   return Frame(wire::FrameType::kRequest, section, payload, static_cast<uint32_t>(requests.size()));
@@ -174,7 +174,7 @@ class RawClient {
   }
   // The status of HELLO_REPLY, OPEN_REPLY and all others begins their section. BAD_FEATURE without.
   static wire::StatusCode StatusOf(const std::optional<Received>& frame) {
-    return frame ? static_cast<wire::StatusCode>(wire::Load32(frame->section.data()))
+    return frame ? static_cast<wire::StatusCode>(Load32(frame->section.data()))
                  : wire::StatusCode::kBadFeature;
   }
 
@@ -247,7 +247,7 @@ class RawClient {
       for (uint32_t block = 0; payload_crc && block < entry.length; block += wire::kCrcBlock) {
         const size_t length = std::min<size_t>(wire::kCrcBlock, entry.length - block);
         EXPECT_EQ(wire::Crc32c(0, {reply.data.data() + block, length}),
-                  wire::Load32(crcs.data() + 4 * crc++));
+                  Load32(crcs.data() + 4 * crc++));
       }
       at += entry.length;
       EXPECT_TRUE(replies.emplace(entry.tag, std::move(reply)).second) << "answered twice";

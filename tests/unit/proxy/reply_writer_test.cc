@@ -34,7 +34,7 @@ class ReplyWriterTest : public testing::Test, private JobOwner {
     for (size_t i = 0; i < count; ++i) {
       Job& job = jobs_[i];
       job.tag = i;
-      job.kind = wire::Operation::kRead;
+      job.kind = Operation::kRead;
       job.length = kLength;
       job.data = data_.data();
       writer_.AddReply(&job);
@@ -113,7 +113,7 @@ TEST_F(ReplyWriterTest, AFrameHasNoMoreEntriesThanNegotiated) {
   writer_.set_limits(limits);
   jobs_.resize(8);
   for (Job& job : jobs_) {
-    job.kind = wire::Operation::kFlush;
+    job.kind = Operation::kFlush;
     writer_.AddReply(&job);
   }
   ASSERT_EQ(writer_.Send(near_.get()), 0);

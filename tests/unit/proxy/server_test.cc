@@ -204,7 +204,7 @@ TEST_F(ServerTest, PingIsAnsweredWithItsCookie) {
   ASSERT_TRUE(client->Send(Frame(wire::FrameType::kPing, Encoded(wire::Ping{77}))));
   const auto pong = client->ReceiveOf(wire::FrameType::kPong);
   ASSERT_TRUE(pong);
-  EXPECT_EQ(wire::Load64(pong->section.data()), 77u);
+  EXPECT_EQ(Load64(pong->section.data()), 77u);
 }
 
 TEST_F(ServerTest, CloseIsAnsweredAfterTheRequestsAndFreesTheVolume) {
@@ -298,8 +298,7 @@ TEST_F(ServerTest, ATakeoverTellsTheHolder) {
   const auto winner = Opened(OpenOf(2, wire::OpenFlag::kActive | wire::OpenFlag::kTakeover));
   const auto event = holder->ReceiveOf(wire::FrameType::kEvent);
   ASSERT_TRUE(event);
-  EXPECT_EQ(static_cast<wire::EventKind>(wire::Load32(event->section.data())),
-            wire::EventKind::kRevoked);
+  EXPECT_EQ(static_cast<wire::EventKind>(Load32(event->section.data())), wire::EventKind::kRevoked);
   EXPECT_TRUE(holder->Ended());
   const auto loser = server_.Connect();
   EXPECT_EQ(loser->Open(Resume(1, 2)), Code::kFenced);
@@ -390,7 +389,7 @@ TEST_F(ServerTest, GoingAwayAnswersWhatIsInFlight) {
   server_.GoAway();
   const auto event = client->ReceiveOf(wire::FrameType::kEvent);
   ASSERT_TRUE(event);
-  EXPECT_EQ(static_cast<wire::EventKind>(wire::Load32(event->section.data())),
+  EXPECT_EQ(static_cast<wire::EventKind>(Load32(event->section.data())),
             wire::EventKind::kGoingAway);
   server_.gated->Let();
   EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);

@@ -98,7 +98,7 @@ class Storage : private IoSink {
 
   int Write(uint64_t offset, const std::vector<uint8_t>& data, bool fua = false) {
     IoOp op;
-    op.kind = wire::Operation::kWrite;
+    op.kind = Operation::kWrite;
     op.offset = offset;
     op.length = static_cast<uint32_t>(data.size());
     op.fua = fua;
@@ -110,7 +110,7 @@ class Storage : private IoSink {
   }
   int Read(uint64_t offset, uint32_t length, std::vector<uint8_t>* data) {
     IoOp op;
-    op.kind = wire::Operation::kRead;
+    op.kind = Operation::kRead;
     op.offset = offset;
     op.length = length;
     const int result = Run(&op);
@@ -120,10 +120,10 @@ class Storage : private IoSink {
   }
   int Flush() {
     IoOp op;
-    op.kind = wire::Operation::kFlush;
+    op.kind = Operation::kFlush;
     return Run(&op);
   }
-  int Ranges(wire::Operation kind, const std::vector<wire::Range>& ranges, bool fua = false) {
+  int Ranges(Operation kind, const std::vector<Range>& ranges, bool fua = false) {
     IoOp op;
     op.kind = kind;
     op.ranges = ranges;

@@ -26,7 +26,7 @@ class Numbered final : public Backend {
 class SyncQueueTest : public testing::Test, private IoSink {
  protected:
   void Add(IoOp* op, uint64_t generation) {
-    op->kind = wire::Operation::kFlush;
+    op->kind = Operation::kFlush;
     op->context = &context_;
     op->sink = this;
     op->generation = generation;

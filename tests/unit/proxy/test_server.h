@@ -32,7 +32,7 @@ class GatedBackend final : public Backend {
   }
   Status Prepare(LoopContext&) override { return Status::Ok(); }
   bool Submit(LoopContext& context, IoOp* op) override {
-    if (op->kind == wire::Operation::kRead) {
+    if (op->kind == Operation::kRead) {
       op->hole = op->hole_allowed;
       op->data = zeros_.data();
       return true;

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The states of a link: from connect over handshake to loss and back.
+#include "block/link.h"
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/text.h"
+
+namespace cloudblk {
+namespace {
+
+// How often a channel looks whether channel 0 knows who holds the volume.
+constexpr int64_t kClaimPoll = 10 * kNsPerMs;
+
+using State = LinkState;
+
+constexpr uint32_t Bit(State state) { return 1u << static_cast<int>(state); }
+
+// Where each state may lead.
+constexpr std::array<uint32_t, 7> kNext = {
+    /* kIdle */ Bit(State::kConnecting) | Bit(State::kFailed),
+    /* kConnecting */ Bit(State::kHandshake) | Bit(State::kBackoff) | Bit(State::kIdle),
+    /* kHandshake */ Bit(State::kReady) | Bit(State::kBackoff) | Bit(State::kIdle) |
+        Bit(State::kFailed),
+    /* kReady */ Bit(State::kClosing) | Bit(State::kBackoff) | Bit(State::kIdle) |
+        Bit(State::kFailed),
+    /* kBackoff */ Bit(State::kConnecting) | Bit(State::kIdle) | Bit(State::kFailed),
+    /* kClosing */ Bit(State::kIdle),
+    /* kFailed */ 0,
+};
+
+}  // namespace
+
+std::string_view Name(LinkState state) {
+  constexpr std::array<std::string_view, 7> kNames = {"idle",    "connecting", "handshake", "ready",
+                                                      "backoff", "closing",    "failed"};
+  return kNames[static_cast<size_t>(state)];
+}
+
+Link::Link(SessionState* session, uint32_t index, Connector* connector, RequestQueue* queue,
+           LinkObserver* observer)
+    : session_(session),
+      index_(index),
+      connector_(connector),
+      queue_(queue),
+      observer_(observer),
+      backoff_(session->config().jitter_seed + index) {}
+
+Link::~Link() { assert(!attached()); }
+
+void Link::SetState(State next) {
+  assert((kNext[static_cast<size_t>(state_)] & Bit(next)) != 0);
+  Log(CLOUDBLK_LOG_DEBUG, std::string(Name(state_)) + " -> " + std::string(Name(next)));
+  if (state_ == State::kReady) session_->ChannelNotReady();
+  state_ = next;
+}
+
+void Link::Attach(EventLoop* loop, LogFn log) {
+  assert(!attached() && loop != nullptr);
+  loop_ = loop;
+  log_ = log;
+  timer_ = loop_->NewTimer([this] { OnTimer(); });
+  // Time that passed while nobody looked counts for nobody.
+  ArmForState();
+  UpdateWatch();
+  ScheduleTurn();
+}
+
+void Link::Detach() {
+  if (!attached()) return;
+  if (watching_) loop_->Unwatch(transport_->fd());
+  watching_ = watching_read_ = watching_write_ = false;
+  timer_.reset();
+  timer_armed_ = false;
+  if (turn_ != nullptr) turn_->link = nullptr;
+  turn_.reset();
+  loop_ = nullptr;
+}
+
+void Link::Start() {
+  assert(state_ == State::kIdle && attached());
+  claimed_ = false;
+  backoff_.Reset();
+  Connect();
+}
+
+void Link::Close(bool end_session) {
+  assert(attached() && queue_->in_flight() == 0);
+  close_wanted_ = true;
+  close_ends_session_ = end_session;
+  if (state_ == State::kReady) SendClose();
+}
+
+void Link::Release() {
+  assert(attached() && queue_->in_flight() == 0);
+  release_wanted_ = true;
+  if (state_ == State::kReady) SendRelease();
+}
+
+void Link::Resize(uint64_t size, bool force) {
+  assert(state_ == State::kReady && !resize_sent_);
+  resize_sent_ = true;
+  SendCommand({.kind = Command::Kind::kResize, .size = size, .force = force});
+}
+
+void Link::ForgetResize() {
+  // Not ETIMEDOUT: the server lives, it is the work that takes long.
+  if (resize_sent_) Cut({.error = ECONNABORTED, .text = "no answer to a RESIZE"});
+}
+
+void Link::Abandon() {
+  assert(queue_->in_flight() == 0);
+  DropConnection();
+  if (timer_ != nullptr) timer_->Disarm();
+  close_wanted_ = release_wanted_ = false;
+  // The claim of what was released is at a higher epoch, which fences all that was given up. Not so
+  // where the release may never have happened.
+  if (!session_->release_unconfirmed()) Settle();
+  if (state_ != State::kIdle && state_ != State::kFailed) SetState(State::kIdle);
+}
+
+void Link::GiveUp() {
+  const bool exposed = queue_->has_unanswered();
+  // Without a connection, an earlier one may have sent them.
+  const bool may_be_exposed =
+      queue_->in_flight() > 0 && state_ != State::kReady && state_ != State::kFailed;
+  if (!unsettled_ && (exposed || may_be_exposed)) {
+    unsettled_ = true;
+    session_->NoteGivenUp();
+  }
+  if (exposed) Cut({.error = ECANCELED, .text = "requests were given up"});
+}
+
+void Link::Settle() {
+  if (unsettled_) session_->NoteSettled();
+  unsettled_ = false;
+}
+
+void Link::Connect() {
+  if (session_->revoked()) {
+    return EndSession({.error = EIO, .text = "the session was revoked", .final = true});
+  }
+  if (index_ != 0 && session_->claim_unsure()) {
+    // The RELEASE may still be on its way, over the connection of channel 0. That channel's OPEN
+    // stops it, and until then the others would open what is about to be released.
+    SetState(State::kConnecting);
+    SetState(State::kBackoff);
+    return timer_->Arm(loop_->NowNs() + kClaimPoll);
+  }
+  // Counted up even if nothing comes of it: a server that has seen it must never see it again.
+  ++incarnation_;
+  backoff_.NoteAttempt();
+  address_ = session_->address();
+  server_name_ = connector_->Name(address_);
+  connect_began_ns_ = loop_->NowNs();
+  SetState(State::kConnecting);
+  Result<std::unique_ptr<Transport>> transport = connector_->Connect(address_);
+  if (!transport.ok()) {
+    return Cut({.error = transport.status().error(), .text = transport.status().message()});
+  }
+  transport_ = std::move(*transport);
+  ArmForState();
+  UpdateWatch();
+}
+
+void Link::FinishConnect() {
+  const int error = -transport_->ConnectResult();
+  if (error == EINPROGRESS) return;
+  if (error != 0) {
+    return Cut({.error = error,
+                .text = "cannot connect to " + server_name_ + ": " + std::strerror(error)});
+  }
+  SetState(State::kHandshake);
+  ArmForState();
+  Begin();
+  Send();
+  UpdateWatch();
+}
+
+void Link::Begin() {
+  const SessionConfig& config = session_->config();
+  open_step_ = session_->claim();
+  OpenParams params;
+  params.session = session_->uuid();
+  params.epoch = session_->EpochOf(open_step_);
+  if (open_step_ == ClaimStep::kTryToken || (open_step_ == ClaimStep::kToken && !claimed_)) {
+    params.token = session_->token();
+  }
+  params.claimer = session_->ClaimerOf(open_step_);
+  params.channel = index_;
+  params.channel_count = config.channels;
+  params.incarnation = incarnation_;
+  params.active = !session_->observe();
+  params.read_only = config.read_only;
+  params.share_rw = config.share_rw;
+  params.payload_crc = config.payload_crc;
+  params.resume = opened_;
+  if (opened_) {
+    params.volume = session_->volume().uuid;
+    params.generation = session_->generation();
+  } else {
+    // Only the first channel takes over, and only once: a session that lost the volume must not
+    // fence its successor.
+    params.takeover = config.takeover && !session_->observe() && !session_->has_volume();
+  }
+  params.volume_name = config.volume;
+  params.client_name = config.client_name;
+  codec_ = config.new_codec(&codec_stats_);
+  codec_->Begin(params, &outbox_);
+}
+
+// The one place where a connection ends: what was not answered is sent again over the next one.
+void Link::Cut(const Failure& failure) {
+  const State was = state_;
+  DropConnection();
+  const int64_t now = attached() ? loop_->NowNs() : 0;
+  if (was == State::kClosing) {
+    SetState(State::kIdle);
+    close_wanted_ = false;
+    return observer_->OnClosed();
+  }
+  if (failure.final && opened_) return EndSession(failure);
+  if (was == State::kReady) {
+    NoteLost(failure, now);
+  } else {
+    Log(CLOUDBLK_LOG_DEBUG, server_name_ + ": " + failure.text);
+    // Who speaks of a lease has the volume: no other server could let us in meanwhile.
+    if (failure.error != EBUSY || failure.retry_ms == 0) TryNextAddress();
+  }
+  SetState(State::kBackoff);
+  // Not before: another channel that becomes ready ends it when all are.
+  if (was == State::kReady && failure.error != ECANCELED) session_->NoteOutage();
+  const int64_t delay = backoff_.Delay(failure.retry_ms);
+  if (attached()) timer_->Arm(now + delay);
+  observer_->OnFailure(failure);
+}
+
+// A connection that was ready. ECANCELED: it is ended by us, and comes back at once.
+void Link::NoteLost(const Failure& failure, int64_t now) {
+  if (attached() && now - ready_since_ns_ >= Backoff::kMost) backoff_.Reset();
+  ++reconnects_;
+  // What was silent will be silent again. One that closed may be up again before another is.
+  if (failure.error == ETIMEDOUT && !StayThoughSilent()) TryNextAddress();
+  if (failure.error == ECANCELED) return;
+  Log(CLOUDBLK_LOG_WARNING, "lost " + server_name_ + ": " + failure.text + "; reconnecting");
+  QueueEvent(CLOUDBLK_EVENT_LOST, 0, failure.text);
+}
+
+// All channels are to be with one server: while others hear from it, a silent connection is made
+// anew there, once.
+bool Link::StayThoughSilent() {
+  const bool worked = silent_since_ns_ - ready_since_ns_ >= Backoff::kMost;
+  stayed_ = session_->OthersHeardSince(index_, silent_since_ns_) && (worked || !stayed_);
+  return stayed_;
+}
+
+void Link::TryNextAddress() {
+  const bool all_failed = session_->AddressFailed(address_, connector_->count());
+  if (!all_failed || !opened_ || !attached()) return;
+  const int64_t now = loop_->NowNs();
+  // A server that moved has taken its name along. One that others hear from has not moved.
+  if (session_->OthersHeardSince(index_, now - Backoff::kMost)) return;
+  connector_->Refresh(now);
+}
+
+void Link::DropConnection() {
+  if (watching_) loop_->Unwatch(transport_->fd());
+  watching_ = watching_read_ = watching_write_ = false;
+  send_blocked_ = receive_blocked_ = polled_ = pass_failed_ = false;
+  going_away_ = false;
+  resize_sent_ = false;
+  timer_armed_ = false;
+  facts_.clear();
+  outbox_.Clear();
+  codec_.reset();
+  transport_.reset();
+  queue_->Requeue();
+}
+
+// The server will not let this session in again.
+void Link::EndSession(const Failure& failure) {
+  SetState(State::kFailed);
+  Settle();
+  if (timer_ != nullptr) timer_->Disarm();
+  if (session_->Revoke()) {
+    Log(CLOUDBLK_LOG_ERROR, "volume " + session_->config().volume + " is lost: " + failure.text);
+    QueueEvent(CLOUDBLK_EVENT_REVOKED, 0, failure.text);
+  }
+  queue_->FailAll(EIO);
+  ScheduleTurn();
+  observer_->OnFailure(failure);
+}
+
+void Link::ArmForState() {
+  const SessionConfig& config = session_->config();
+  const int64_t now = loop_->NowNs();
+  // Until it was opened once, an address has its share of the time, and no more for all steps.
+  const int64_t opening_ends =
+      opened_ ? INT64_MAX : connect_began_ns_ + config.open_answer_timeout_ns;
+  timer_armed_ = false;
+  switch (state_) {
+    case State::kConnecting:
+      return timer_->Arm(std::min(now + config.connect_timeout_ns, opening_ends));
+    case State::kHandshake:
+      return timer_->Arm(std::min(now + config.answer_timeout_ns, opening_ends));
+    case State::kBackoff:
+      return timer_->Arm(now);
+    case State::kReady:
+      timer_->Disarm();
+      if (queue_->has_unanswered()) NoteWaiting();
+      return;
+    case State::kIdle:
+    case State::kClosing:
+    case State::kFailed:
+      return timer_->Disarm();
+  }
+}
+
+void Link::OnTimer() {
+  switch (state_) {
+    case State::kBackoff:
+      Connect();
+      break;
+    case State::kConnecting:
+      Cut({.error = ETIMEDOUT,
+           .text = "cannot connect to " + server_name_ + ": no answer in time"});
+      break;
+    case State::kHandshake:
+      Cut({.error = ETIMEDOUT,
+           .text = server_name_ + " accepted the connection and does not answer"});
+      break;
+    case State::kReady:
+      CheckLiveness();
+      break;
+    default:
+      break;
+  }
+  Deliver();
+}
+
+void Link::QueueEvent(CloudblkEventKind kind, uint64_t value, std::string_view text) {
+  events_.push_back({kind, value, Printable(text)});
+  ScheduleTurn();
+}
+
+void Link::Log(CloudblkLogLevel level, const std::string& text) const {
+  if (log_ == nullptr) return;
+  // A server's text may be in it.
+  const std::string line =
+      Printable(session_->config().volume + " channel " + std::to_string(index_) + ": " + text);
+  log_(level, line.c_str());
+}
+
+void Link::FillStats(CloudblkStats* stats) const {
+  stats->frames_sent = codec_stats_.frames_sent;
+  stats->frames_received = codec_stats_.frames_received;
+  stats->send_calls = send_calls_;
+  stats->receive_calls = codec_stats_.receive_calls;
+  stats->reconnects = reconnects_;
+}
+
+}  // namespace cloudblk

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What one turn of the loop does with a connection: take bytes, act on what they say, send what
+// waits, tell the host.
+#include <limits.h>
+
+#include <cerrno>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "block/link.h"
+
+namespace cloudblk {
+namespace {
+
+// How often a channel looks whether another one has settled what it gave up.
+constexpr int64_t kSettledPoll = kNsPerMs;
+
+using State = LinkState;
+
+}  // namespace
+
+void Link::OnReadable() {
+  if (write_waits_for_read()) send_blocked_ = false;
+  if (codec_ != nullptr) Receive();
+  Deliver();
+  if (attached()) UpdateWatch();
+}
+
+void Link::OnWritable() {
+  if (state_ == State::kConnecting) {
+    FinishConnect();
+  } else {
+    send_blocked_ = false;
+    if (receive_blocked_) Receive();
+    if (transport_ != nullptr && state_ != State::kReady) Send();
+  }
+  Deliver();
+  if (attached()) UpdateWatch();
+}
+
+bool Link::Poll() {
+  if (polled_) return true;
+  if (!queue_->has_unanswered() || codec_ == nullptr || receive_blocked_) return false;
+  if (!poll_gate_.Due(loop_->NowNs())) return false;
+  polled_ = TakeBytes();
+  if (polled_) return true;
+  const int64_t now = loop_->NowNs();
+  poll_gate_.Miss(now);
+  if (yield_gate_.Due(now)) {
+    std::this_thread::yield();
+    yield_gate_.Yielded(now, loop_->NowNs());
+  }
+  return false;
+}
+
+// Takes what the transport has. Whether there was anything, an error included: then Receive is to
+// be called, which alone may change what is watched and tell the host.
+bool Link::TakeBytes() {
+  const uint64_t bytes = codec_stats_.bytes_received;
+  const uint64_t answers = queue_->answers();
+  pass_failed_ = !codec_->Receive(transport_.get(), queue_, &outbox_, &facts_);
+  receive_blocked_ = transport_->read_wants_write();
+  if (queue_->answers() != answers) backoff_.Reset();
+  if (codec_stats_.bytes_received == bytes) return pass_failed_;
+  silent_since_ns_ = loop_->NowNs();
+  session_->NoteHeard(index_, silent_since_ns_);
+  poll_gate_.Hit(silent_since_ns_);
+  pinged_ = false;
+  return true;
+}
+
+void Link::Receive() {
+  if (!polled_) TakeBytes();
+  polled_ = false;
+  if (!facts_.empty() && !ApplyFacts()) return;
+  if (std::exchange(pass_failed_, false)) {
+    Failure failure = codec_->failure();
+    // What was refused may be to be asked for in another way.
+    if (failure.refused() && session_->ClaimRefused(open_step_, failure.refusal)) {
+      failure.final = false;
+    }
+    return Cut(failure);
+  }
+  if (MustReopen()) return;
+  if (transport_->has_pending()) ScheduleTurn();
+  // Handshakes and farewells, which nobody pumps.
+  if (state_ != State::kReady && !send_blocked_) Send();
+}
+
+bool Link::ApplyFacts() {
+  const std::vector<Fact> facts = std::exchange(facts_, {});
+  for (const Fact& fact : facts) {
+    if (!OnFact(fact)) return false;
+  }
+  return true;
+}
+
+bool Link::OnFact(const Fact& fact) {
+  switch (fact.kind) {
+    case Fact::Kind::kOpened:
+      return OnOpened();
+    case Fact::Kind::kResized:
+      if (session_->SetSize(fact.value)) {
+        QueueEvent(CLOUDBLK_EVENT_RESIZED, fact.value, fact.text);
+      }
+      return true;
+    case Fact::Kind::kGoingAway:
+      // The connection ends soon, and the reconnect finds who serves the volume then.
+      if (!std::exchange(going_away_, true)) {
+        Log(CLOUDBLK_LOG_INFO, server_name_ + " is about to stop");
+      }
+      return true;
+    case Fact::Kind::kAnswered:
+      return OnAnswered(fact);
+  }
+  return true;
+}
+
+bool Link::OnAnswered(const Fact& fact) {
+  if (fact.command == Command::Kind::kClose) {
+    Cut({.error = ESHUTDOWN, .text = "closed"});
+    return false;
+  }
+  if (fact.command == Command::Kind::kResize) resize_sent_ = false;
+  observer_->OnAnswered(fact.command, fact.error, fact.text);
+  return true;
+}
+
+bool Link::OnOpened() {
+  session_->ClaimGranted(open_step_);
+  const VolumeInfo& found = codec_->volume();
+  if (!session_->has_volume()) {
+    session_->SetVolume(found);
+  } else {
+    const VolumeInfo& volume = session_->volume();
+    if (found.uuid != volume.uuid || found.logical_block_size != volume.logical_block_size) {
+      Cut({.error = ESTALE,
+           .text = "the volume of this name is another one now",
+           .refusal = Refusal::kLost,
+           .final = true});
+      return false;
+    }
+    if (found.write_cache && !session_->write_cache()) {
+      Cut({.error = EPROTO,
+           .text = "the volume has a write cache now, of which its user does not know"});
+      return false;
+    }
+    if (session_->SetGeneration(found.generation)) {
+      Log(CLOUDBLK_LOG_ERROR,
+          "the server may have lost writes that were not flushed; the next flush fails");
+    }
+    if (session_->SetSize(found.size)) QueueEvent(CLOUDBLK_EVENT_RESIZED, found.size, "");
+  }
+  generation_ = found.generation;
+  capabilities_ = codec_->capabilities();
+  queue_->Open(codec_->limits(), generation_);
+  BecomeReady();
+  return true;
+}
+
+void Link::BecomeReady() {
+  SetState(State::kReady);
+  ready_since_ns_ = loop_->NowNs();
+  ArmForState();
+  if (opened_) {
+    Log(CLOUDBLK_LOG_INFO, "connected again to " + server_name_);
+  } else {
+    backoff_.Reset();
+  }
+  opened_ = true;
+  claimed_ = true;
+  Settle();
+  if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
+  // What is asked for now only goes to the outbox: the pass that we are in ends with a send.
+  const bool blocked = std::exchange(send_blocked_, true);
+  observer_->OnReady();
+  if (release_wanted_) SendRelease();
+  if (close_wanted_) SendClose();
+  send_blocked_ = blocked;
+}
+
+// Whether the connection has to be made anew to be told what is lost, and was ended for that.
+bool Link::MustReopen() {
+  const char* why = nullptr;
+  // Once for each generation: where that stays, connecting anew does not help.
+  if (queue_->TakeSyncFailure() && reopened_for_ != generation_) {
+    why = "the storage failed to flush";
+    reopened_for_ = generation_;
+  }
+  if (state_ == State::kReady && session_->generation() != generation_ &&
+      reopened_for_ != generation_) {
+    // Another channel was told of a newer one: what is written here counts as lost until we are
+    // too.
+    why = "the volume has a new generation";
+    reopened_for_ = generation_;
+  }
+  if (why == nullptr) return false;
+  Log(CLOUDBLK_LOG_WARNING, std::string(why) + "; connecting anew to be told what is lost");
+  Cut({.error = ECANCELED, .text = why});
+  return true;
+}
+
+void Link::SendCommand(const Command& command) {
+  codec_->Send(command, &outbox_);
+  if (!send_blocked_) Send();
+  UpdateWatch();
+}
+
+void Link::SendRelease() {
+  release_wanted_ = false;
+  SendCommand(
+      {.kind = Command::Kind::kRelease, .token = session_->token(), .epoch = session_->epoch()});
+}
+
+void Link::SendClose() {
+  // First, as the connection may end with the sending.
+  SetState(State::kClosing);
+  SendCommand({.kind = Command::Kind::kClose, .end_session = close_ends_session_});
+}
+
+bool Link::Send() {
+  if (outbox_.empty()) return true;
+  const int error = outbox_.Send(transport_.get(), &send_calls_);
+  if (error == 0) return true;
+  if (error == -EAGAIN) {
+    send_blocked_ = true;
+  } else {
+    Cut({.error = -error, .text = std::string("sending failed: ") + std::strerror(-error)});
+  }
+  return false;
+}
+
+void Link::Pump() {
+  if (!attached() || state_ != State::kReady) return;
+  // A batch that waits for the transport goes first; until then nothing more is built.
+  while (!send_blocked_ && Send() && BuildFrames()) {
+  }
+  if (queue_->has_done()) ScheduleTurn();
+  UpdateWatch();
+}
+
+// Fills the outbox with batches. False: there is nothing to send.
+bool Link::BuildFrames() {
+  if (!session_->settled()) {
+    // Nobody can tell this loop when another one's channel has reopened, so look again soon.
+    if (queue_->has_unsent()) {
+      timer_armed_ = true;
+      timer_->Arm(loop_->NowNs() + kSettledPoll);
+    }
+    return !outbox_.empty();
+  }
+  queue_->BeginSending();
+  while (outbox_.elements() < IOV_MAX && BuildFrame()) {
+  }
+  if (queue_->TakeLossTold()) {
+    Log(CLOUDBLK_LOG_ERROR,
+        "the server lost writes that were not flushed; this flush fails to say so");
+  }
+  return !outbox_.empty();
+}
+
+bool Link::BuildFrame() {
+  const bool idle = !queue_->has_unanswered();
+  queue_->Gather(outbox_.free(), &batch_);
+  if (batch_.empty()) return false;
+  codec_->Append(batch_, &outbox_);
+  if (idle) NoteWaiting();
+  return true;
+}
+
+// Requests wait for answers from now on.
+void Link::NoteWaiting() {
+  silent_since_ns_ = loop_->NowNs();
+  poll_gate_.Wait(silent_since_ns_);
+  pinged_ = false;
+  // Left armed when the last answer comes: it then fires once and rests, and no request has to pay
+  // for arming and disarming it.
+  if (timer_armed_) return;
+  timer_armed_ = true;
+  timer_->Arm(silent_since_ns_ + session_->config().answer_timeout_ns / 2);
+}
+
+void Link::CheckLiveness() {
+  timer_armed_ = false;
+  if (!queue_->has_unanswered()) return;
+  const int64_t timeout = session_->config().answer_timeout_ns;
+  const int64_t silence = loop_->NowNs() - silent_since_ns_;
+  // Where no sign of life can be asked for, a request may take as long as it does: the transport
+  // finds out whether the peer is there.
+  if (silence >= timeout && capabilities_.ping) {
+    return Cut(
+        {.error = ETIMEDOUT, .text = "no answer for " + std::to_string(timeout / kNsPerS) + " s"});
+  }
+  timer_armed_ = true;
+  if (silence < timeout / 2) return timer_->Arm(silent_since_ns_ + timeout / 2);
+  timer_->Arm((capabilities_.ping ? silent_since_ns_ : loop_->NowNs()) + timeout);
+  if (pinged_ || !capabilities_.ping) return;
+  if (!codec_->Send({.kind = Command::Kind::kPing}, &outbox_)) return;
+  pinged_ = true;
+  Pump();
+}
+
+void Link::ScheduleTurn() {
+  if (turn_ != nullptr || !attached()) return;
+  turn_ = std::make_shared<Turn>(Turn{this});
+  loop_->Defer([turn = turn_] {
+    if (turn->link != nullptr) turn->link->RunTurn();
+  });
+}
+
+void Link::RunTurn() {
+  turn_.reset();
+  if (codec_ != nullptr && (polled_ || transport_->has_pending())) Receive();
+  Deliver();
+  UpdateWatch();
+}
+
+void Link::Deliver() {
+  while (!events_.empty()) {
+    const std::vector<Event> events = std::exchange(events_, {});
+    const SessionConfig& config = session_->config();
+    for (const Event& event : events) {
+      if (config.event != nullptr) {
+        config.event(config.event_opaque, event.kind, event.value, event.text.c_str());
+      }
+    }
+  }
+  queue_->Deliver();
+  Pump();
+}
+
+void Link::UpdateWatch() {
+  if (!attached() || transport_ == nullptr) return;
+  const bool connecting = state_ == State::kConnecting;
+  const bool read = !connecting;
+  const bool write = connecting || receive_blocked_ || (send_blocked_ && !write_waits_for_read());
+  if (watching_ && read == watching_read_ && write == watching_write_) return;
+  loop_->Watch(transport_->fd(), read, write, this);
+  watching_ = true;
+  watching_read_ = read;
+  watching_write_ = write;
+}
+
+bool Link::write_waits_for_read() const {
+  return send_blocked_ && transport_ != nullptr && transport_->write_wants_read();
+}
+
+}  // namespace cloudblk

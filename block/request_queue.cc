@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "block/request_queue.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+#include <utility>
+
+#include "block/ranges.h"
+#include "block/request_check.h"
+
+namespace cloudblk {
+namespace {
+
+static_assert(static_cast<int>(Operation::kRead) == CLOUDBLK_OP_READ);
+static_assert(static_cast<int>(Operation::kWrite) == CLOUDBLK_OP_WRITE);
+static_assert(static_cast<int>(Operation::kFlush) == CLOUDBLK_OP_FLUSH);
+static_assert(static_cast<int>(Operation::kDiscard) == CLOUDBLK_OP_DISCARD);
+static_assert(static_cast<int>(Operation::kWriteZeroes) == CLOUDBLK_OP_WRITE_ZEROES);
+
+}  // namespace
+
+void RequestQueue::Attach(const EventLoop* clock, CloudblkCompleteFn* complete, void* opaque) {
+  clock_ = clock;
+  complete_ = complete;
+  opaque_ = opaque;
+}
+
+int RequestQueue::Submit(const CloudblkRequest& request) {
+  uint64_t length;
+  const int error = CheckRequest(*session_, request, &length);
+  if (error != 0) return error;
+  Request* mine = requests_.Take();
+  mine->operation = static_cast<Operation>(request.operation);
+  mine->fua = (request.flags & CLOUDBLK_REQUEST_FUA) != 0;
+  mine->offset = request.offset;
+  mine->length = length;
+  mine->opaque = request.opaque;
+  mine->own = (request.flags & CLOUDBLK_REQUEST_OWN) != 0;
+  mine->since = (request.flags & CLOUDBLK_REQUEST_AGAIN) != 0 ? given_up_since_ : session_->Now();
+  flushes_given_up_ = false;
+  mine->iov.clear();
+  mine->ranges.clear();
+  if (HasRanges(mine->operation)) {
+    mine->ranges.assign(request.ranges, request.ranges + request.range_count);
+  } else if (length > 0) {
+    mine->iov.assign(request.iov, request.iov + request.iov_count);
+    std::erase_if(mine->iov, [](const iovec& element) { return element.iov_len == 0; });
+  }
+  in_flight_.store(in_flight() + 1, std::memory_order_relaxed);
+  if (!Writes(mine->operation) || overlaps_.Admit(mine)) Enqueue(mine);
+  return 0;
+}
+
+void RequestQueue::Enqueue(Request* request) {
+  LinkedList<Piece>& queue = BulkWindow::IsBulk(*request) ? bulk_queue_ : queue_;
+  queue.PushBack(tags_.Take(request, 0, request->length));
+}
+
+void RequestQueue::Open(const Limits& limits, uint64_t generation) {
+  assert(sent_.empty());
+  limits_ = limits;
+  generation_ = generation;
+}
+
+void RequestQueue::Requeue() {
+  for (Piece* piece = sent_.front(); piece != nullptr; piece = piece->next) {
+    piece->state = Piece::State::kQueued;
+  }
+  // In one queue: it keeps its order.
+  bulk_queue_.Prepend(&sent_);
+  // A small request among it will be sent again, and is not to find the window gone.
+  if (credits_used_ > bulk_sent_) bulk_window_.NoteSmall();
+  bulk_window_.Reset();
+  bulk_sent_ = 0;
+  credits_used_ = 0;
+  credit_bytes_used_ = 0;
+  sync_failed_ = false;
+}
+
+void RequestQueue::BeginSending() {
+  if (bulk_queue_.empty()) return;
+  const int64_t now = clock_->NowNs();
+  const bool small = !queue_.empty() || credits_used_ > bulk_sent_;
+  bulk_now_ns_ = bulk_window_.Limits(now, small) ? now : 0;
+}
+
+void RequestQueue::Gather(size_t room, std::vector<Piece*>* pieces) {
+  pieces->clear();
+  Batch batch{.room = room, .used = limits_.batch_overhead, .payload = 0, .pieces = pieces};
+  while (NextPiece(&batch)) {
+  }
+}
+
+// Where the next piece is taken from. Small requests overtake bulk ones, but not for ever: one bulk
+// piece is always in flight.
+LinkedList<Piece>* RequestQueue::NextQueue() {
+  const bool bulk = queue_.empty() || bulk_window_.in_flight() == 0;
+  return bulk && !bulk_queue_.empty() ? &bulk_queue_ : &queue_;
+}
+
+// Takes the next piece into the batch, cut to what goes in one. False: there is none, or it has to
+// wait: for credits, for the window, for the next batch.
+bool RequestQueue::NextPiece(Batch* batch) {
+  LinkedList<Piece>* const queue = NextQueue();
+  if (queue->empty()) return false;
+  Piece* piece = queue->front();
+  Request* request = piece->request;
+  if (request->operation == Operation::kFlush && !request->own &&
+      session_->FlushFails(request->since)) {
+    loss_told_ = true;
+    queue->Remove(piece);
+    FinishPiece(piece, EIO);
+    return true;
+  }
+  const bool windowed = bulk_now_ns_ != 0 && BulkWindow::IsBulk(*request);
+  uint64_t end = FittingEnd(*request, piece->begin, piece->end, limits_);
+  if (windowed) end = std::min(end, piece->begin + BulkWindow::kSlice);
+  if (end < piece->end) {
+    Piece* first = tags_.Take(request, piece->begin, end);
+    piece->begin = end;
+    queue->InsertBefore(first, piece);
+    piece = first;
+  }
+  if (credits_used_ == limits_.credit_requests ||
+      credit_bytes_used_ + piece->credit_bytes() > limits_.credit_bytes ||
+      (windowed && !bulk_window_.Admits(piece->length())) || !Fits(*piece, batch)) {
+    return false;
+  }
+  queue->Remove(piece);
+  SendPiece(piece);
+  batch->pieces->push_back(piece);
+  return true;
+}
+
+// Adds the piece to what the batch needs, if that is there.
+bool RequestQueue::Fits(const Piece& piece, Batch* batch) const {
+  const Operation operation = piece.request->operation;
+  uint64_t payload = 0;
+  uint64_t copied = 0;
+  if (operation == Operation::kWrite) {
+    payload = piece.length();
+    copied = limits_.copies_data ? payload : 0;
+  } else if (HasRanges(operation)) {
+    payload = copied = uint64_t{CountRanges(piece, limits_)} * limits_.range_size;
+  }
+  const uint64_t used = batch->used + limits_.piece_overhead + copied;
+  if (batch->pieces->size() == limits_.batch_pieces ||
+      batch->payload + payload > limits_.batch_payload || used > batch->room) {
+    return false;
+  }
+  batch->used = used;
+  batch->payload += payload;
+  return true;
+}
+
+void RequestQueue::SendPiece(Piece* piece) {
+  // The tag is live before the server can possibly answer.
+  tags_.Send(piece);
+  sent_.PushBack(piece);
+  ++credits_used_;
+  credit_bytes_used_ += piece->credit_bytes();
+  const Request& request = *piece->request;
+  if (request.operation == Operation::kFlush) piece->flush_mark = session_->FlushMark();
+  if (!BulkWindow::IsBulk(request)) {
+    bulk_window_.NoteSmall();
+    return;
+  }
+  piece->sent_ns = bulk_now_ns_;
+  bulk_window_.Send(piece->length());
+  ++bulk_sent_;
+}
+
+void RequestQueue::Answer(Piece* piece, int error) {
+  Request* request = piece->request;
+  if (error == 0) error = piece->error;
+  ++answers_;
+  sent_.Remove(piece);
+  --credits_used_;
+  credit_bytes_used_ -= piece->credit_bytes();
+  if (BulkWindow::IsBulk(*request)) {
+    --bulk_sent_;
+    bulk_window_.Answer(piece->length());
+    if (piece->sent_ns != 0) {
+      const int64_t now = clock_->NowNs();
+      bulk_window_.Adjust(piece->length(), now - piece->sent_ns, now, limits_.credit_bytes);
+    }
+  }
+  if (!request->answered) {
+    request->answered = true;
+    request->generation = generation_;
+  }
+  if (request->operation == Operation::kFlush && error == 0) {
+    session_->NoteFlush(piece->flush_mark);
+  }
+  const bool syncs = request->operation == Operation::kFlush || request->fua;
+  if (syncs && error == EIO) sync_failed_ = true;
+  FinishPiece(piece, error);
+}
+
+void RequestQueue::FinishPiece(Piece* piece, int error) {
+  Request* request = piece->request;
+  if (request->result == 0) request->result = -error;
+  tags_.Give(piece);
+  if (request->pieces == 0) CompleteRequest(request);
+}
+
+void RequestQueue::CompleteRequest(Request* request) {
+  if (Writes(request->operation)) {
+    if (request->result == 0 && !request->fua && session_->write_cache()) {
+      session_->NoteWrite(request->generation);
+    }
+    overlaps_.Complete(*request, [this](Request* next) { Enqueue(next); });
+  }
+  ++stats_.requests;
+  if (request->result == 0) {
+    if (request->operation == Operation::kRead) stats_.bytes_read += request->length;
+    if (request->operation == Operation::kWrite) stats_.bytes_written += request->length;
+  }
+  done_.push_back({request->opaque, request->result, request->bytes_stored});
+  requests_.Give(request);
+}
+
+void RequestQueue::FailAll(int error) {
+  assert(sent_.empty());
+  // Waiting ones first, so that the completion of others does not set them going.
+  while (Request* request = overlaps_.TakeWaiting()) {
+    request->result = -error;
+    done_.push_back({request->opaque, request->result, request->bytes_stored});
+    ++stats_.requests;
+    requests_.Give(request);
+  }
+  queue_.Prepend(&bulk_queue_);
+  NoteFlushesGivenUp();
+  while (!queue_.empty()) {
+    Piece* piece = queue_.PopFront();
+    // Also where another piece has failed before: given up is what counts.
+    piece->request->result = -error;
+    FinishPiece(piece, error);
+  }
+}
+
+// The host may submit them again.
+void RequestQueue::NoteFlushesGivenUp() {
+  for (const Piece* piece = queue_.front(); piece != nullptr; piece = piece->next) {
+    const Request& request = *piece->request;
+    if (request.operation != Operation::kFlush || request.own) continue;
+    given_up_since_ = flushes_given_up_ ? Earlier(given_up_since_, request.since) : request.since;
+    flushes_given_up_ = true;
+  }
+}
+
+void RequestQueue::Deliver() {
+  while (!done_.empty()) {
+    std::vector<CloudblkCompletion> batch = std::move(spare_);
+    batch.clear();
+    batch.swap(done_);
+    const uint32_t count = static_cast<uint32_t>(batch.size());
+    in_flight_.store(in_flight() - count, std::memory_order_relaxed);
+    const bool outer = std::exchange(delivering_, true);
+    if (complete_ != nullptr) complete_(opaque_, batch.data(), count);
+    delivering_ = outer;
+    spare_ = std::move(batch);
+  }
+}
+
+void RequestQueue::FillStats(CloudblkStats* stats) const {
+  stats->requests = stats_.requests;
+  stats->bytes_read = stats_.bytes_read;
+  stats->bytes_written = stats_.bytes_written;
+}
+
+}  // namespace cloudblk

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The requests of a channel, from submission to completion, across connections. Knows no protocol
+// and no socket.
+#ifndef CLOUDBLK_BLOCK_REQUEST_QUEUE_H_
+#define CLOUDBLK_BLOCK_REQUEST_QUEUE_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "block/bulk_window.h"
+#include "block/include/cloudblk.h"
+#include "block/overlap.h"
+#include "block/request.h"
+#include "block/session_state.h"
+#include "block/sg_list.h"
+#include "block/tag_table.h"
+#include "block/types.h"
+
+namespace cloudblk {
+
+// Everything is called on the channel's loop, or on the session's thread while it is detached.
+class RequestQueue final {
+ public:
+  explicit RequestQueue(SessionState* session) : session_(session) {}
+  RequestQueue(const RequestQueue&) = delete;
+  RequestQueue& operator=(const RequestQueue&) = delete;
+
+  // --- The host's side ------------------------------------------------------------------------
+
+  // `clock` is asked for the time only. `complete` may be null, and is kept beyond Detach: what is
+  // given up then is told as well.
+  void Attach(const EventLoop* clock, CloudblkCompleteFn* complete, void* opaque);
+  void Detach() { clock_ = nullptr; }
+
+  // As cloudblk_channel_submit().
+  int Submit(const CloudblkRequest& request);
+  // Accepted and not completed. Any thread.
+  uint32_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
+  // Completed, and the host was not told.
+  bool has_done() const { return !done_.empty(); }
+  // The host is being told; what it submits is sent when that has returned.
+  bool delivering() const { return delivering_; }
+  // Tells the host, which may submit and even revoke meanwhile.
+  void Deliver();
+
+  // Completes everything with the error. Precondition: nothing is sent and unanswered.
+  void FailAll(int error);
+  // A FLUSH that FailAll gave up, and that may be submitted again, is going to fail.
+  bool given_up_flush_fails() const {
+    return flushes_given_up_ && session_->LostSince(given_up_since_);
+  }
+  // Of the counters: requests and bytes.
+  void FillStats(CloudblkStats* stats) const;
+
+  // --- The link's side ------------------------------------------------------------------------
+
+  // A connection is ready, to a server that told us this generation.
+  void Open(const Limits& limits, uint64_t generation);
+  // It is gone. What was not answered is sent over the next one, in the order of its sending and
+  // ahead of all else (SPEC.md 8.14).
+  void Requeue();
+
+  bool has_unsent() const { return !queue_.empty() || !bulk_queue_.empty(); }
+  bool has_unanswered() const { return !sent_.empty(); }
+
+  // Before a series of Gather.
+  void BeginSending();
+  // Admits pieces, as many as the codec takes at a time and `room` bytes of the outbox hold: each
+  // has its tag and counts as sent from here on. None: there are none, or they have to wait.
+  void Gather(size_t room, std::vector<Piece*>* batch);
+
+  // Answers so far, since the start.
+  uint64_t answers() const { return answers_; }
+  // Once for each: a flush failed at the server. All others of this connection would fail too.
+  bool TakeSyncFailure() { return std::exchange(sync_failed_, false); }
+  // Once for each series: a flush failed here, as writes were lost that it was to cover.
+  bool TakeLossTold() { return std::exchange(loss_told_, false); }
+
+  // --- The codec's side: answers. Whatever it is told is checked here before it is done. ---------
+
+  // The piece that was sent under this tag and is not answered, or null.
+  Piece* Find(uint64_t tag) { return tags_.Find(tag); }
+  // The whole answer is about to come: the tag is not found again.
+  void Claim(Piece* piece) { piece->state = Piece::State::kAnswering; }
+  // A part of a READ's answer is about to come: bytes [at, at + length) of the piece. False: they
+  // do not lie within it, or were there before.
+  bool Reserve(Piece* piece, uint64_t at, uint64_t length) {
+    return piece->request->operation == Operation::kRead && piece->coverage.Add(at, length);
+  }
+  // All of the piece was reserved.
+  bool Covered(const Piece* piece) const { return piece->coverage.complete(); }
+  // Where byte `at` of a READ's piece belongs, and what follows it.
+  SgCursor Memory(const Piece* piece, uint64_t at) const {
+    return SgCursor(piece->request->iov, piece->begin + at);
+  }
+  // Bytes [.., end) of the piece may have been written, whatever becomes of it.
+  void NoteStored(const Piece* piece, uint64_t end) {
+    Request* request = piece->request;
+    request->bytes_stored = std::max(request->bytes_stored, piece->begin + end);
+  }
+  void Zero(Piece* piece, uint64_t at, uint64_t length) {
+    Memory(piece, at).Zero(length);
+    NoteStored(piece, at + length);
+  }
+  // Keeps the first error (a positive errno) of an answer in parts.
+  void Fail(Piece* piece, int error) {
+    if (piece->error == 0) piece->error = error;
+  }
+  // The piece is answered. `error`: a positive errno, 0: done, unless it failed before.
+  void Answer(Piece* piece, int error);
+
+ private:
+  struct Batch {
+    size_t room;
+    size_t used;
+    uint64_t payload;
+    std::vector<Piece*>* pieces;
+  };
+
+  void Enqueue(Request* request);
+  LinkedList<Piece>* NextQueue();
+  bool NextPiece(Batch* batch);
+  bool Fits(const Piece& piece, Batch* batch) const;
+  void SendPiece(Piece* piece);
+  void FinishPiece(Piece* piece, int error);
+  void CompleteRequest(Request* request);
+  void NoteFlushesGivenUp();
+
+  SessionState* const session_;
+  const EventLoop* clock_ = nullptr;
+  CloudblkCompleteFn* complete_ = nullptr;
+  void* opaque_ = nullptr;
+
+  // The connection's.
+  Limits limits_;
+  uint64_t generation_ = 0;
+
+  RequestPool requests_;
+  TagTable tags_;
+  OverlapGuard overlaps_;
+  LinkedList<Piece> queue_;        // to be sent, in order
+  LinkedList<Piece> bulk_queue_;   // likewise, of bulk requests, and what is to be sent again
+  LinkedList<Piece> sent_;         // not answered, in the order of sending
+  Since given_up_since_;           // of the flushes that were given up last, the earliest
+  bool flushes_given_up_ = false;  // and nothing was submitted since
+  BulkWindow bulk_window_;
+  // Of the series of batches being gathered: what bulk pieces are stamped with, 0: no window is in
+  // force.
+  int64_t bulk_now_ns_ = 0;
+  uint32_t bulk_sent_ = 0;  // pieces
+  uint32_t credits_used_ = 0;
+  uint64_t credit_bytes_used_ = 0;
+
+  uint64_t answers_ = 0;
+  bool sync_failed_ = false;
+  bool loss_told_ = false;
+  std::vector<CloudblkCompletion> done_;
+  std::vector<CloudblkCompletion> spare_;
+  bool delivering_ = false;
+  CloudblkStats stats_{};
+
+  // Written by the loop's thread, read by any.
+  std::atomic<uint32_t> in_flight_{0};
+};
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_BLOCK_REQUEST_QUEUE_H_
