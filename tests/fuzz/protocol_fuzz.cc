@@ -80,6 +80,7 @@ void Section(const FrameHeader& header, std::span<const uint8_t> section,
 // The first byte chooses the limits; the rest is a frame whose CRCs are made right, since a fuzzer
 // cannot guess them and a peer that means harm can compute them.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace cloudblk;
   using namespace cloudblk::wire;
   if (size < 1 + kFrameHeaderSize) return 0;
   const FrameLimits limits{.payload_crc = (data[0] & 1) != 0};
