@@ -159,19 +159,6 @@ TEST(ChannelReconnect, WhoWasNeverInDoesNotAskAgain) {
   EXPECT_EQ(f.connector.refreshes, 0);
 }
 
-TEST(ChannelReconnect, ABusyVolumeIsAskedForAgain) {
-  ChannelFixture f;
-  f.Open();
-  f.server.open.status = wire::StatusCode::kBusy;
-  f.server.open.retry_ms = 100;
-  f.server.Cut();
-  f.loop.Advance(kSecond);
-  EXPECT_GT(f.server.opens.size(), 5u);
-  f.server.open.status = wire::StatusCode::kOk;
-  f.loop.Advance(kSecond);
-  EXPECT_TRUE(f.ready());
-}
-
 TEST(ChannelReconnect, ConnectionsThatBreakAtOnceAreNotMadeInALoop) {
   ChannelFixture f;
   f.server.hold = true;

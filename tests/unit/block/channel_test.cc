@@ -79,26 +79,6 @@ TEST(ChannelIo, FlushFuaDiscardAndWriteZeroes) {
   EXPECT_EQ(f.server.disk.substr(32768, 8192), std::string(8192, '\0'));
 }
 
-TEST(ChannelIo, ErrorsOfTheServerArriveAsErrno) {
-  ChannelFixture f;
-  f.server.hold = true;
-  f.Open();
-  const std::pair<wire::StatusCode, int> cases[] = {
-      {wire::StatusCode::kIoError, EIO},     {wire::StatusCode::kNoSpace, ENOSPC},
-      {wire::StatusCode::kInvalid, EINVAL},  {wire::StatusCode::kNotSupported, ENOTSUP},
-      {wire::StatusCode::kReadOnly, EROFS},  {wire::StatusCode::kOutOfRange, ERANGE},
-      {wire::StatusCode::kNoMemory, ENOMEM}, {wire::StatusCode::kNotActive, EPERM},
-  };
-  for (const auto& [status, error] : cases) {
-    Io* io = f.Read(0, 4096);
-    f.Run();
-    f.server.Answer(0, 1, status);
-    f.Run();
-    EXPECT_EQ(io->result, -error);
-    EXPECT_EQ(io->bytes_stored, 0u);
-  }
-}
-
 TEST(ChannelIo, RefusesBadRequestsAndKeepsNothing) {
   FixtureOptions options;
   ChannelFixture f(options);

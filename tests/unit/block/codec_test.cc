@@ -104,7 +104,12 @@ TEST_P(EveryCodec, TellsErrorsAsErrno) {
   f.Open();
   for (const auto& [status, error] : {std::pair{wire::StatusCode::kIoError, EIO},
                                       {wire::StatusCode::kNoSpace, ENOSPC},
-                                      {wire::StatusCode::kNotSupported, ENOTSUP}}) {
+                                      {wire::StatusCode::kInvalid, EINVAL},
+                                      {wire::StatusCode::kNotSupported, ENOTSUP},
+                                      {wire::StatusCode::kReadOnly, EROFS},
+                                      {wire::StatusCode::kOutOfRange, ERANGE},
+                                      {wire::StatusCode::kNoMemory, ENOMEM},
+                                      {wire::StatusCode::kNotActive, EPERM}}) {
     Io* io = f.Read(0, 4096);
     f.Run();
     f.server.Answer(0, 1, status);
