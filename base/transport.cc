@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "base/transport.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sys/socket.h>
 
@@ -44,6 +45,11 @@ class SocketTransport final : public Transport {
     return n < 0 ? -errno : n;
   }
 
+  bool PeerGone() const override {
+    pollfd gone{.fd = fd_.get(), .events = POLLRDHUP, .revents = 0};
+    return poll(&gone, 1, 0) == 1;
+  }
+
  private:
   const UniqueFd fd_;
 };
@@ -67,6 +73,10 @@ bool StartThread(std::function<void()> run) {
 }
 
 }  // namespace
+
+std::unique_ptr<Transport> AcceptedTransport(UniqueFd fd) {
+  return std::make_unique<SocketTransport>(std::move(fd));
+}
 
 struct SocketConnector::Addresses {
   const Lookup lookup;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// A byte stream to a server, and what makes one.
+// A byte stream between a client and a server, and what makes one.
 #ifndef CLOUDBLK_BASE_TRANSPORT_H_
 #define CLOUDBLK_BASE_TRANSPORT_H_
 
@@ -44,7 +44,13 @@ class Transport {
   virtual bool scatters() const { return true; }
   // Whether Readv has bytes that the descriptor's readability does not show.
   virtual bool has_pending() const { return false; }
+
+  // Whether the peer has ended its stream or is gone, though bytes of it may still be unread.
+  virtual bool PeerGone() const = 0;
 };
+
+// A plain connection that was accepted.
+std::unique_ptr<Transport> AcceptedTransport(UniqueFd fd);
 
 // Makes connections to one of several addresses. Any thread.
 class Connector {

@@ -11,23 +11,24 @@
 #include <thread>
 #include <vector>
 
+#include "base/executor.h"
+
 namespace cloudblk {
 
 // One thread, and more when there is work for them, up to a limit; they stay. Each backend has its
 // own pool, so that a storage that hangs holds up nobody else's calls.
-class WorkerPool {
+class WorkerPool final : public Executor {
  public:
   // std::system_error: the host allows no more threads.
   explicit WorkerPool(size_t max_threads);
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
   // Runs what was queued, then ends the threads.
-  ~WorkerPool();
+  ~WorkerPool() override;
 
-  // Runs fn once on one of the threads. Any thread.
-  void Run(std::function<void()> fn);
-  // Whether all that was given to it has been done. Any thread.
-  bool idle() const;
+  // With one thread: in order.
+  void Run(std::function<void()> fn) override;
+  bool idle() const override;
 
  private:
   void Work();

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What a storage library has to offer to be a volume's backend. One Backend per volume; operations
-// come from every loop thread, each with that thread's LoopContext.
+// What a storage library has to offer to be a volume's backend. One Backend per volume, and of that
+// one BackendQueue per loop, which operations go through.
 #ifndef CLOUDBLK_PROXY_BACKEND_H_
 #define CLOUDBLK_PROXY_BACKEND_H_
 
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,7 +20,6 @@
 
 namespace cloudblk::proxy {
 
-class Backend;
 class LoopContext;
 struct IoOp;
 
@@ -58,7 +58,6 @@ struct IoOp {
       nullptr;  // READ: `length` bytes, in `buffer` or in the backend's own memory
 
   // The backend's own while the operation is under way.
-  Backend* backend = nullptr;
   LoopContext* context = nullptr;
   uint32_t transferred = 0;  // bytes
   IoOp* next = nullptr;
@@ -75,6 +74,22 @@ struct Geometry {
   bool write_zeroes = true;
   bool write_cache = true;  // done is durable only after a FLUSH
   bool rotational = false;
+  // Of one operation: ranges, and bytes of one of them, a multiple of the block size.
+  uint32_t max_ranges = 64;
+  uint64_t max_discard_length = uint64_t{1} << 30;
+  uint64_t max_write_zeroes_length = uint64_t{64} << 20;
+};
+
+// A backend as one loop uses it. On that loop's thread.
+class BackendQueue {
+ public:
+  virtual ~BackendQueue() = default;
+
+  // Starts an operation that lies within the volume and is aligned. True: it is done already and
+  // the sink will not be told. False: the sink is told later, never from inside Submit.
+  virtual bool Submit(IoOp* op) = 0;
+  // Hands what was submitted to the storage, as far as that waits for it. At the end of a turn.
+  virtual void Kick() = 0;
 };
 
 class Backend {
@@ -88,13 +103,8 @@ class Backend {
   // Changes exactly when writes that were done but not flushed may have been lost. Any thread.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
-  // Makes what `context` needs so that this backend can be used on its loop. At start-up.
-  virtual Status Prepare(LoopContext& context) = 0;
-
-  // Starts an operation that lies within the volume and is aligned. True: it is done already and
-  // the sink will not be told. False: the sink is told later, never from inside Submit. What is
-  // queued for the kernel goes there with LoopContext::Kick.
-  virtual bool Submit(LoopContext& context, IoOp* op) = 0;
+  // Makes the backend usable on the loop of `context`, which outlives the queue. At start-up.
+  virtual Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) = 0;
 
   // Gives the volume another size, durably. It may take a while. What a smaller size cuts off reads
   // as zeros when the volume grows again. `size` is a multiple of the block size and not 0; no

@@ -4,7 +4,6 @@
 #ifndef CLOUDBLK_PROXY_CONNECTION_H_
 #define CLOUDBLK_PROXY_CONNECTION_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -13,37 +12,32 @@
 #include <vector>
 
 #include "base/event_loop.h"
-#include "base/socket.h"
+#include "base/transport.h"
 #include "proxy-protocol/wire.h"
+#include "proxy/connection_host.h"
 #include "proxy/frame_reader.h"
-#include "proxy/job.h"
-#include "proxy/loop_thread.h"
 #include "proxy/ownership.h"
 #include "proxy/reply_writer.h"
+#include "proxy/request_stream.h"
 #include "proxy/resizer.h"
 #include "proxy/volume.h"
+#include "proxy/volume_gate.h"
 
 namespace cloudblk::proxy {
 
-// What a channel is granted, and limits of one request (SPEC.md 6.3).
-inline constexpr uint32_t kCreditRequests = 512;
-inline constexpr uint64_t kCreditBytes = 32u << 20;
-inline constexpr uint32_t kMaxRangesOffered = 64;
-inline constexpr uint64_t kMaxDiscardLength = uint64_t{1} << 30;
-inline constexpr uint64_t kMaxWriteZeroesLength = uint64_t{64} << 20;
 // Bytes of events, answers to PINGs and the like that a client may leave unread.
 inline constexpr size_t kMaxControl = 64 << 10;
 
-// Lives on one loop, and all its functions but Peer's and ResizeMember's run there.
+// Lives on one loop, and all its functions but Peer's, GateMember's and ResizeAsker's run there.
 class Connection final : public FdHandler,
                          public Peer,
-                         public ResizeMember,
-                         private IoSink,
+                         public GateMember,
+                         public ResizeAsker,
                          private FrameSink,
-                         private JobOwner {
+                         private RequestOwner {
  public:
-  Connection(LoopThread* thread, const ServerInfo& info, uint64_t id, UniqueFd fd,
-             std::string address);
+  Connection(ConnectionHost* host, const ServerInfo& info, uint64_t id,
+             std::unique_ptr<Transport> transport, std::string address);
   ~Connection();
 
   uint64_t id() const { return id_; }
@@ -61,9 +55,11 @@ class Connection final : public FdHandler,
   void Stop(const std::string& revoked) override;
   void Answer(const OwnershipAnswer& answer) override;
 
-  // ResizeMember: any thread.
+  // GateMember: any thread.
   void Pause() override;
   void Resume(uint64_t size) override;
+
+  // ResizeAsker: any thread.
   void AnswerResize(const ResizeAnswer& answer) override;
 
  private:
@@ -76,6 +72,11 @@ class Connection final : public FdHandler,
     kLeaving,   // sends what is ready, then stops: after a refusal, or because the proxy stops
     kStopping,  // socket closed; waits for the storage
   };
+  struct Interest {
+    bool readable = false;
+    bool writable = false;
+    bool operator==(const Interest&) const = default;
+  };
   enum class Call { kNone, kRelease, kClaim, kEnd };
 
   // FrameSink
@@ -85,10 +86,11 @@ class Connection final : public FdHandler,
                std::vector<iovec>* pieces) override;
   bool OnPieces(size_t filled, bool complete) override;
   void OnBadFrame(wire::DecodeError error) override;
-  // IoSink
-  void OnIoDone(IoOp* op) override;
-  // JobOwner
-  void ReleaseJob(Job* job) override;
+  // RequestOwner
+  bool Violation(std::string_view text) override;
+  void OutOfMemory() override;
+  void OnWork() override { MarkDirty(); }
+  void OnStorageIdle() override;
 
   // Messages, by type. False: the reader is to stop.
   bool OnHello(std::span<const uint8_t> section);
@@ -108,21 +110,8 @@ class Connection final : public FdHandler,
   void OnResume(uint64_t size);
   void OnResizeAnswer(const ResizeAnswer& answer);
 
-  // Requests.
-  Job* NewJob(const wire::Request& request);
-  bool DecodeRanges(Job* job);
-  // Whether the payloads of the whole batch have the CRCs that came with it.
-  bool CheckPayload() const;
-  wire::StatusCode Judge(const Job& job) const;
-  wire::StatusCode JudgeRanges(const Job& job) const;
-  bool SubmitJob(Job* job);
-  void FinishJob(Job* job);
-
   void SetState(State next);
-  // Logs and tells the client what it did wrong, then stops. Always false.
-  bool Violation(std::string_view text);
   void StopReading();
-  void DropUnsubmitted();
   // SPEC.md 7.1; `why` is for the log and may be empty.
   void BeginStop(std::string_view why);
   void FinishStop();
@@ -136,45 +125,35 @@ class Connection final : public FdHandler,
   std::string Who() const;
 
   // Constant after construction.
-  LoopThread* const thread_;
+  ConnectionHost* const host_;
   const ServerInfo& info_;
   const uint64_t id_;
   const std::string address_;
   // Loop thread only.
-  UniqueFd fd_;
+  std::unique_ptr<Transport> transport_;
   State state_ = State::kHello;
   FrameReader reader_;
+  RequestStream requests_;
   ReplyWriter writer_;
   std::unique_ptr<Timer> timer_;  // for the handshake or the goodbye
   bool reading_ = true;
   bool want_write_ = false;
+  Interest watched_;  // what the loop was asked for last
   bool dirty_ = false;
   bool known_to_ownership_ = false;
   bool finished_ = false;
   // Negotiated.
-  wire::FrameLimits limits_;
-  bool hole_reply_ = false;
+  RequestStream::Terms terms_;
   bool claimer_ = false;
   // Of the session.
   Volume* volume_ = nullptr;
   std::string client_name_;
   uint32_t open_flags_ = 0;
-  uint64_t generation_ = 0;  // as the client was told
   Call call_ = Call::kNone;  // under way at ownership
   bool end_session_ = false;
-  bool joined_ = false;    // takes part in resizes of the volume
+  bool joined_ = false;    // takes part in the volume's gate
   bool paused_ = false;    // hands nothing to the storage
   bool resizing_ = false;  // has a RESIZE that is not answered
-  // The frame that is being received.
-  JobQueue batch_;           // not submitted yet, in order
-  size_t batch_pieces_ = 0;  // payloads of those that are
-  std::vector<uint8_t> batch_crcs_;
-  // In flight: received and not answered.
-  uint32_t jobs_in_flight_ = 0;
-  uint64_t bytes_in_flight_ = 0;
-  uint32_t at_backend_ = 0;
-  // Set once: nothing of this connection is answered any more. The backend's threads look at it.
-  std::atomic<bool> abandoned_{false};
 };
 
 }  // namespace cloudblk::proxy

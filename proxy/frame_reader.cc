@@ -35,7 +35,7 @@ bool FrameReader::EnsureStaging(uint32_t capacity) {
   return true;
 }
 
-FrameReader::Outcome FrameReader::Read(int fd) {
+FrameReader::Outcome FrameReader::Read(Transport* transport) {
   if (stopped_) return Outcome::kStopped;
   if (!EnsureStaging(kStaging)) return Outcome::kEnd;
   vector_.clear();
@@ -53,11 +53,9 @@ FrameReader::Outcome FrameReader::Read(int fd) {
     vector_.push_back({staging_.data + end_, space});
     wanted += space;
   }
-  ssize_t got;
-  do {
-    got = readv(fd, vector_.data(), static_cast<int>(vector_.size()));
-  } while (got < 0 && errno == EINTR);
-  if (got < 0 && errno == EAGAIN) {
+  const int count = transport->scatters() ? static_cast<int>(vector_.size()) : 1;
+  const ssize_t got = transport->Readv(vector_.data(), count);
+  if (got == -EAGAIN) {
     if (begin_ == end_) pool_->Put(&staging_);
     return Outcome::kDrained;
   }
@@ -71,7 +69,7 @@ FrameReader::Outcome FrameReader::Read(int fd) {
     begin_ = end_ = 0;
     pool_->Put(&staging_);
   }
-  return bytes < wanted ? Outcome::kDrained : Outcome::kMore;
+  return bytes < wanted && !transport->has_pending() ? Outcome::kDrained : Outcome::kMore;
 }
 
 // `bytes` more of the payload stand where they belong.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The receiving half of a connection: bytes of a socket into frames, with payloads put straight
+// The receiving half of a connection: bytes of a stream into frames, with payloads put straight
 // where they belong.
 #ifndef CLOUDBLK_PROXY_FRAME_READER_H_
 #define CLOUDBLK_PROXY_FRAME_READER_H_
@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/transport.h"
 #include "proxy-protocol/wire.h"
 #include "proxy/buffer_pool.h"
 
@@ -38,7 +39,7 @@ class FrameSink {
 class FrameReader {
  public:
   enum class Outcome {
-    kDrained,  // the socket has no more for now
+    kDrained,  // the stream has no more for now
     kMore,     // it may have
     kEnd,      // the peer closed the connection, or it broke
     kStopped,  // by the sink, or because of a bad frame
@@ -52,8 +53,8 @@ class FrameReader {
   // What frames are held to from the next one on.
   void set_limits(const wire::FrameLimits& limits) { limits_ = limits; }
 
-  // One read of the socket, and all frames that it completes.
-  Outcome Read(int fd);
+  // One read of the stream, and all frames that it completes.
+  Outcome Read(Transport* transport);
 
  private:
   // Bytes that are read beyond the payload at hand, for the next frame's headers.

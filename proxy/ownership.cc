@@ -23,53 +23,49 @@ std::string WallTime() {
 }  // namespace
 
 Ownership::Ownership(std::string volume, Backend* backend, int64_t lease_ns,
-                     std::function<int64_t()> clock, Runner runner)
+                     std::function<int64_t()> clock, Executor* executor)
     : volume_(std::move(volume)),
       backend_(backend),
+      store_(volume_, backend),
       lease_ns_(lease_ns),
       clock_(std::move(clock)),
-      runner_(std::move(runner)) {}
+      executor_(executor) {}
 
 bool Ownership::Session::connected() const {
   return std::ranges::any_of(channels, [](const auto& c) { return c.second.peer != nullptr; });
 }
 
 void Ownership::Restore() {
+  Result<OwnerRecord> record = store_.Acquire();
+  if (!record.ok()) return;
   std::lock_guard lock(mutex_);
-  if (Lock().status == wire::StatusCode::kOk) UnlockIfFree();
+  TakeRecord(std::move(*record));
+  locked_ = !NobodyNeedsLock();
+  if (!locked_) store_.Release();
 }
 
 void Ownership::Open(Peer* peer, const OpenRequest& request) {
-  Enqueue(Operation::Kind::kOpen, peer, request, {});
+  Enqueue({.kind = Operation::Kind::kOpen, .peer = peer, .request = request});
 }
 
 void Ownership::Release(Peer* peer, const wire::TokenMessage& message) {
-  Enqueue(Operation::Kind::kRelease, peer, {}, message);
+  Enqueue({.kind = Operation::Kind::kRelease, .peer = peer, .message = message});
 }
 
 void Ownership::Claim(Peer* peer, const wire::TokenMessage& message) {
-  Enqueue(Operation::Kind::kClaim, peer, {}, message);
+  Enqueue({.kind = Operation::Kind::kClaim, .peer = peer, .message = message});
 }
 
-void Ownership::End(Peer* peer) { Enqueue(Operation::Kind::kEnd, peer, {}, {}); }
+void Ownership::End(Peer* peer) { Enqueue({.kind = Operation::Kind::kEnd, .peer = peer}); }
 
-void Ownership::Enqueue(Operation::Kind kind, Peer* peer, const OpenRequest& request,
-                        const wire::TokenMessage& message) {
-  Operation operation{};
-  operation.kind = kind;
-  operation.peer = peer;
-  operation.request = request;
-  operation.message = message;
+void Ownership::Hold(HoldFn held) {
+  Enqueue({.kind = Operation::Kind::kHold, .held = std::move(held)});
+}
+
+void Ownership::Enqueue(Operation operation) {
   std::lock_guard lock(mutex_);
   queue_.push_back(std::move(operation));
   Advance();
-}
-
-OwnershipAnswer Ownership::Hold() {
-  std::lock_guard lock(mutex_);
-  OwnershipAnswer answer = Lock();
-  if (answer.status == wire::StatusCode::kOk) ++holds_;
-  return answer;
 }
 
 void Ownership::Unhold() {
@@ -103,32 +99,66 @@ void Ownership::Gone(Peer* peer) {
 }
 
 void Ownership::Advance() {
-  while (!storing_ && !queue_.empty()) {
+  while (!storing_ && !acquiring_ && !queue_.empty()) {
+    if (!queue_.front().started && !JudgeFirst()) continue;
     Operation& operation = queue_.front();
-    if (!operation.started) {
-      const OwnershipAnswer answer = Judge(&operation);
-      if (answer.status != wire::StatusCode::kOk) {
-        operation.peer->Answer(answer);
-        queue_.pop_front();
-        continue;
-      }
-      Start(&operation);
-    }
     if (!operation.waiting_for.empty()) return;
     operation.answer = Commit(&operation);
     if (OwnerRecord record = Record(); locked_ && record != stored_) {
       storing_ = true;
       const bool wrong = Contradicts(stored_, record);
       const bool sync = operation.kind == Operation::Kind::kRelease;
-      runner_([this, record = std::move(record), wrong, sync] {
-        if (sync) SyncAll();
-        StoreRecord(record, wrong);
+      executor_->Run([this, record = std::move(record), wrong, sync] {
+        OnStored(record, wrong, store_.Keep(record, wrong, sync));
       });
       return;
     }
     Finish(&operation);
   }
   UnlockIfFree();
+}
+
+bool Ownership::JudgeFirst() {
+  Operation& operation = queue_.front();
+  Judgement judgement = Judge(&operation);
+  if (!judgement && !denied_) {
+    StartAcquiring();
+    return false;
+  }
+  if (!judgement) judgement = std::exchange(denied_, std::nullopt);
+  denied_.reset();
+  if (judgement->status != wire::StatusCode::kOk) {
+    Answer(operation, *judgement);
+    queue_.pop_front();
+    return false;
+  }
+  Start(&operation);
+  return true;
+}
+
+void Ownership::Answer(const Operation& operation, const OwnershipAnswer& answer) {
+  if (operation.kind == Operation::Kind::kHold) {
+    operation.held(answer);
+  } else if (operation.peer != nullptr) {
+    operation.peer->Answer(answer);
+  }
+}
+
+void Ownership::StartAcquiring() {
+  acquiring_ = true;
+  executor_->Run([this] { OnAcquired(store_.Acquire()); });
+}
+
+void Ownership::OnAcquired(const Result<OwnerRecord>& record) {
+  std::lock_guard lock(mutex_);
+  acquiring_ = false;
+  if (record.ok()) {
+    locked_ = true;
+    TakeRecord(record.value());
+  } else if (!queue_.empty()) {
+    denied_ = {wire::StatusCode::kBusy, record.status().message(), 0, 0};
+  }
+  Advance();
 }
 
 void Ownership::Start(Operation* operation) {
@@ -150,6 +180,9 @@ OwnershipAnswer Ownership::Commit(Operation* operation) {
       return CommitClaim(operation);
     case Operation::Kind::kEnd:
       return CommitEnd(*operation);
+    case Operation::Kind::kHold:
+      ++holds_;
+      return {};
   }
   return {wire::StatusCode::kInvalid, {}, 0, 0};
 }
@@ -208,7 +241,7 @@ void Ownership::Finish(Operation* operation) {
       }
     }
   }
-  if (operation->peer != nullptr) operation->peer->Answer(operation->answer);
+  Answer(*operation, operation->answer);
   queue_.pop_front();
 }
 
@@ -353,18 +386,14 @@ Ownership::Session* Ownership::SessionOf(const Peer* peer) {
 }
 
 void Ownership::UnlockIfFree() {
-  if (!locked_ || holds_ != 0 || storing_ || !sessions_.empty()) return;
-  backend_->ReleaseExclusive();
+  if (!locked_ || storing_ || acquiring_ || !NobodyNeedsLock()) return;
   locked_ = false;
+  executor_->Run([this] { store_.Release(); });
 }
 
-Status Ownership::LoadRecord() {
-  const Result<std::string> text = backend_->LoadOwner();
-  if (!text.ok()) return text.status();
-  Result<OwnerRecord> record = ParseOwnerRecord(text.value());
-  if (!record.ok()) return record.status();
-  stored_ = *std::move(record);
-  if (stored_ == OwnerRecord{}) return Status::Ok();
+void Ownership::TakeRecord(OwnerRecord record) {
+  stored_ = std::move(record);
+  if (stored_ == OwnerRecord{}) return;
   record_kept_ = true;
   last_ = stored_.last;
   for (const OwnerRecord::Holder& holder : stored_.holders) {
@@ -376,7 +405,6 @@ Status Ownership::LoadRecord() {
                  holder.client_name, lease_ns_ / kNsPerS);
     sessions_.emplace(ToString(holder.session), std::move(session));
   }
-  return Status::Ok();
 }
 
 void Ownership::Recall(const OwnerRecord::Holder& holder, Session* session) const {
@@ -403,34 +431,31 @@ OwnerRecord Ownership::Record() const {
   return record;
 }
 
-void Ownership::SyncAll() {
-  const Status status = backend_->SyncAll();
-  // The generation has changed, by which whoever claims the volume knows.
-  if (!status.ok()) spdlog::error("volume '{}': {}", volume_, status.message());
-}
-
-void Ownership::StoreRecord(const OwnerRecord& record, bool wrong) {
-  const Status status = backend_->StoreOwner(Format(record));
-  // Better nobody's than that of somebody who has lost the volume since. One that is only older
-  // than the present one stays.
-  const bool removed = !status.ok() && wrong && backend_->StoreOwner({}).ok();
-  std::lock_guard lock(mutex_);
+void Ownership::OnStored(const OwnerRecord& record, bool wrong, const OwnerStore::Kept& kept) {
+  std::unique_lock lock(mutex_);
   Operation& operation = queue_.front();
-  if (status.ok()) {
+  if (kept.status.ok()) {
     stored_ = record;
     record_kept_ = true;
-  } else if (removed) {
+  } else if (kept.removed) {
     stored_ = {};
   } else if (wrong && operation.activate) {
-    TakeBack(&operation, status);
+    TakeBack(&operation, kept.status);
   }
-  if (!status.ok() && !record_warned_) {
+  if (!kept.status.ok() && !record_warned_) {
     spdlog::warn("volume '{}': who owns it does not survive a restart of the proxy: {}", volume_,
-                 status.message());
+                 kept.status.message());
     record_warned_ = true;
   }
+  if (NobodyNeedsLock() && queue_.size() == 1) {
+    // Before the answer: whoever is told that the volume is free may open it by another server.
+    locked_ = false;
+    lock.unlock();
+    store_.Release();
+    lock.lock();
+  }
   storing_ = false;
-  Finish(&operation);
+  Finish(&queue_.front());
   Advance();
 }
 

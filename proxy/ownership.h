@@ -15,9 +15,11 @@
 #include <string>
 #include <vector>
 
+#include "base/executor.h"
 #include "proxy-protocol/wire.h"
 #include "proxy/backend.h"
 #include "proxy/owner_record.h"
+#include "proxy/owner_store.h"
 
 namespace cloudblk::proxy {
 
@@ -56,19 +58,21 @@ struct OpenRequest {
 };
 
 // One volume's. All methods may be called from any thread; none waits for a connection or for the
-// storage to keep a record. What has to is queued, one after the other.
+// storage. What has to is queued, one after the other.
 class Ownership {
  public:
   static constexpr uint32_t kMaxChannels = 64;
-  // Runs a function once on a thread that may block, in order, and not before it returns.
-  using Runner = std::function<void(std::function<void()>)>;
+  // What became of a Hold. Called with the volume's lock held; returns at once.
+  using HoldFn = std::function<void(const OwnershipAnswer&)>;
 
-  // `clock` is monotonic, in nanoseconds. `backend` and what was given to `runner` must be done
-  // before the object goes.
+  // `clock` is monotonic, in nanoseconds. `executor` does one thing after the other, in order; it
+  // is where the storage is asked. What was given to it must be done before the object goes, and
+  // `backend` outlives it.
   Ownership(std::string volume, Backend* backend, int64_t lease_ns, std::function<int64_t()> clock,
-            Runner runner);
+            Executor* executor);
 
-  // Finds out who held the volume before this process started; their lease starts now. At start-up.
+  // Finds out who held the volume before this process started; their lease starts now. At start-up:
+  // waits for the storage.
   void Restore();
 
   // Each is followed by Peer::Answer, unless Gone comes first. A peer has one of them under way.
@@ -77,9 +81,9 @@ class Ownership {
   void Claim(Peer* peer, const wire::TokenMessage& message);
   void End(Peer* peer);  // CLOSE with END_SESSION
 
-  // Holds the storage's lock for an act that needs nobody to be active, until Unhold. Not OK:
-  // another server has it.
-  OwnershipAnswer Hold();
+  // Holds the storage's lock for an act that needs nobody to be active, until Unhold. Answered with
+  // another status than OK: another server has it, and there is nothing to be given back.
+  void Hold(HoldFn held);
   void Unhold();
 
   // The peer is stopped: nothing of it can reach the storage any more, and no more calls to it are
@@ -112,36 +116,43 @@ class Ownership {
     bool connected() const;
   };
   struct Operation {
-    enum class Kind { kOpen, kRelease, kClaim, kEnd };
-    Kind kind;
-    Peer* peer;                  // null: gone since it was committed
-    OpenRequest request;         // kOpen, and see by_observer
-    wire::TokenMessage message;  // kRelease and kClaim
+    enum class Kind { kOpen, kRelease, kClaim, kEnd, kHold };
+    Kind kind{};
+    Peer* peer = nullptr;          // null: gone since it was committed, or kHold
+    HoldFn held{};                 // kHold
+    OpenRequest request{};         // kOpen, and see by_observer
+    wire::TokenMessage message{};  // kRelease and kClaim
     bool started = false;
-    std::set<Peer*> waiting_for;  // being stopped
-    std::set<Peer*> to_stop;      // by the judgement
-    std::string revoked;          // why, for those of other sessions
-    std::set<Peer*> revoke;       // of to_stop: whom to tell
-    std::vector<Uuid> losers;     // sessions that lose the volume when it is committed
+    std::set<Peer*> waiting_for{};  // being stopped
+    std::set<Peer*> to_stop{};      // by the judgement
+    std::string revoked{};          // why, for those of other sessions
+    std::set<Peer*> revoke{};       // of to_stop: whom to tell
+    std::vector<Uuid> losers{};     // sessions that lose the volume when it is committed
     // By Commit, for when the record is kept.
-    std::optional<Uuid> activate;  // the session that is active then
-    bool by_observer = false;      // kClaim: `request` is that by which it observes
-    OwnershipAnswer answer;
+    std::optional<Uuid> activate{};  // the session that is active then
+    bool by_observer = false;        // kClaim: `request` is that by which it observes
+    OwnershipAnswer answer{};
   };
 
-  void Enqueue(Operation::Kind kind, Peer* peer, const OpenRequest& request,
-               const wire::TokenMessage& message);
+  // Without an answer: it takes the storage's lock to say.
+  using Judgement = std::optional<OwnershipAnswer>;
+
+  void Enqueue(Operation operation);
 
   // Below: with mutex_ held.
 
-  // An operation is judged, stops those who are in its way, is committed, has the record kept, and
-  // is finished: whoever is told that it holds the volume is found after a crash.
+  // An operation is judged, for which the storage's lock may have to be had first, stops those who
+  // are in its way, is committed, has the record kept, and is finished: whoever is told that it
+  // holds the volume is found after a crash.
   void Advance();
+  // False: the first of the queue has to wait.
+  bool JudgeFirst();
+  void StartAcquiring();
   void Start(Operation* operation);
   void Finish(Operation* operation);
   // Whether the operation may be carried out, and what has to be stopped before.
-  OwnershipAnswer Judge(Operation* operation);
-  OwnershipAnswer JudgeOpen(Operation* operation);
+  Judgement Judge(Operation* operation);
+  Judgement JudgeOpen(Operation* operation);
   OwnershipAnswer JudgeOwnSession(const wire::Open& open, const Session* own);
   OwnershipAnswer JudgeOthers(Operation* operation, const OpenRequest& request, bool takeover);
   OwnershipAnswer JudgeRelease(Operation* operation);
@@ -154,6 +165,7 @@ class Ownership {
   OwnershipAnswer CommitEnd(const Operation& operation);
   void DropLosers(const Operation& operation);
   void StopAll(Operation* operation, const Session& session, const std::string& revoked);
+  static void Answer(const Operation& operation, const OwnershipAnswer& answer);
   void Activate(Session* session, uint32_t channel, uint64_t incarnation, Peer* peer);
   void ActivateObservers(Session* session, const Operation& claim);
 
@@ -168,26 +180,26 @@ class Ownership {
   OwnershipAnswer Busy(const Session& holder) const;
   // Who goes on with the state that another client comes to resume.
   static std::string Resumer(const Session& session);
-  // A lock of the storage, from before a session is active until none is.
-  OwnershipAnswer Lock();
+  // The storage's lock is had from before a session is active until none is.
+  bool NobodyNeedsLock() const { return holds_ == 0 && sessions_.empty(); }
   void UnlockIfFree();
-  Status LoadRecord();
+  void TakeRecord(OwnerRecord record);
   void Recall(const OwnerRecord::Holder& holder, Session* session) const;
   OwnerRecord Record() const;
-  // Both without mutex_. Before a RELEASE is answered, whoever has the volume next may come by
-  // another server.
-  void SyncAll();
-  // Has the storage keep `record`, and goes on with the operation that it is for. `wrong`: what the
-  // storage keeps now contradicts it.
-  void StoreRecord(const OwnerRecord& record, bool wrong);
+  // Both on the executor, without mutex_.
+  void OnAcquired(const Result<OwnerRecord>& record);
+  // The storage was to keep the record of the first of the queue. `wrong`: what it kept before
+  // contradicts that.
+  void OnStored(const OwnerRecord& record, bool wrong, const OwnerStore::Kept& kept);
   // The operation is refused after all, as the storage goes on saying what was before.
   void TakeBack(Operation* operation, const Status& why);
 
   const std::string volume_;
   Backend* const backend_;
+  OwnerStore store_;  // on the executor
   const int64_t lease_ns_;
   const std::function<int64_t()> clock_;
-  const Runner runner_;
+  Executor* const executor_;
 
   std::mutex mutex_;
   std::map<std::string, Session> sessions_;  // by UUID, as text
@@ -197,7 +209,9 @@ class Ownership {
   OwnerRecord stored_;
   std::vector<Uuid> last_;
   std::deque<Operation> queue_;
-  bool storing_ = false;  // for the first of the queue, which is committed
+  bool storing_ = false;                   // for the first of the queue, which is committed
+  bool acquiring_ = false;                 // the storage's lock
+  std::optional<OwnershipAnswer> denied_;  // why it was not had, for the first of the queue
   bool locked_ = false;
   int holds_ = 0;
   bool record_kept_ = false;  // the storage is known to keep the record

@@ -31,7 +31,7 @@ std::string NameOf(const std::string& client_name) {
 
 }  // namespace
 
-OwnershipAnswer Ownership::Judge(Operation* operation) {
+Ownership::Judgement Ownership::Judge(Operation* operation) {
   switch (operation->kind) {
     case Operation::Kind::kOpen:
       return JudgeOpen(operation);
@@ -41,11 +41,13 @@ OwnershipAnswer Ownership::Judge(Operation* operation) {
       return JudgeClaim(operation);
     case Operation::Kind::kEnd:
       return JudgeEnd(operation);
+    case Operation::Kind::kHold:
+      return locked_ ? Judgement(Ok()) : std::nullopt;
   }
   return Refuse(wire::StatusCode::kInvalid, "unknown operation");
 }
 
-OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
+Ownership::Judgement Ownership::JudgeOpen(Operation* operation) {
   const wire::Open& open = operation->request.open;
   const bool takeover = (open.flags & wire::OpenFlag::kTakeover) != 0;
   if ((open.flags & wire::OpenFlag::kResume) != 0 && open.volume != backend_->uuid()) {
@@ -59,10 +61,9 @@ OwnershipAnswer Ownership::JudgeOpen(Operation* operation) {
                               open.channel_count, kMaxChannels));
   }
   if ((open.flags & wire::OpenFlag::kActive) == 0) return Ok();
-  OwnershipAnswer answer = Lock();
-  if (answer.status != wire::StatusCode::kOk) return answer;
+  if (!locked_) return std::nullopt;
   Session* own = FindSession(open.session);
-  answer = JudgeOwnSession(open, own);
+  OwnershipAnswer answer = JudgeOwnSession(open, own);
   if (answer.status != wire::StatusCode::kOk) return answer;
 
   const bool has_token = !open.token.IsNil() && !Repeats(open, own);
@@ -254,24 +255,6 @@ OwnershipAnswer Ownership::Busy(const Session& holder) const {
 std::string Ownership::Resumer(const Session& session) {
   const std::string text = fmt::format("{} ({})", NameOf(session.client_name), session.address);
   return session.since.empty() ? text : text + " since " + session.since;
-}
-
-OwnershipAnswer Ownership::Lock() {
-  if (locked_) return Ok();
-  const Status status = backend_->AcquireExclusive();
-  if (!status.ok()) {
-    return Refuse(wire::StatusCode::kBusy,
-                  fmt::format("volume '{}' is in use: {}", volume_, status.message()));
-  }
-  const Status loaded = LoadRecord();
-  if (!loaded.ok()) {
-    backend_->ReleaseExclusive();
-    return Refuse(wire::StatusCode::kBusy,
-                  fmt::format("volume '{}': it cannot be found out who holds it: {}", volume_,
-                              loaded.message()));
-  }
-  locked_ = true;
-  return Ok();
 }
 
 }  // namespace cloudblk::proxy

@@ -2,7 +2,6 @@
 #include "proxy/reply_writer.h"
 
 #include <limits.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <cassert>
@@ -29,7 +28,7 @@ void ReplyWriter::AddMessage(wire::FrameType type, std::span<const uint8_t> sect
   wire::SealFrame(header, frame);
 }
 
-int ReplyWriter::Send(int fd) {
+int ReplyWriter::Send(Transport* transport) {
   for (;;) {
     if (!BuildSegments()) return ENOMEM;
     if (head_ == segments_.size()) {
@@ -43,12 +42,8 @@ int ReplyWriter::Send(int fd) {
       vector_.push_back({const_cast<uint8_t*>(segments_[i].data), segments_[i].length});
       wanted += segments_[i].length;
     }
-    msghdr message{};
-    message.msg_iov = vector_.data();
-    message.msg_iovlen = vector_.size();
-    const ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0) return errno == EWOULDBLOCK ? EAGAIN : errno;
+    const ssize_t sent = transport->Writev(vector_.data(), static_cast<int>(vector_.size()));
+    if (sent < 0) return static_cast<int>(-sent);
     Sent(static_cast<size_t>(sent));
     if (static_cast<size_t>(sent) < wanted) return EAGAIN;
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // The sending half of a connection: what is ready goes into frames, and these into as few vectored
-// writes as the socket takes.
+// writes as the stream takes.
 #ifndef CLOUDBLK_PROXY_REPLY_WRITER_H_
 #define CLOUDBLK_PROXY_REPLY_WRITER_H_
 
@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/transport.h"
 #include "proxy-protocol/wire.h"
 #include "proxy/buffer_pool.h"
 #include "proxy/job.h"
@@ -46,9 +47,9 @@ class ReplyWriter {
   // Drops the replies that are not being sent yet: nothing may follow an ERROR.
   void DropReplies();
 
-  // Sends what the socket takes. 0: everything was sent. EAGAIN: more when it is writable again.
+  // Sends what the stream takes. 0: everything was sent. EAGAIN: more when it is writable again.
   // Any other errno: the connection is broken.
-  int Send(int fd);
+  int Send(Transport* transport);
 
   // Drops all that was not sent.
   void Clear();

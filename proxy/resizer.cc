@@ -10,33 +10,23 @@
 
 namespace cloudblk::proxy {
 
-Resizer::Resizer(std::string volume, Backend* backend, Ownership* ownership)
-    : volume_(std::move(volume)), backend_(backend), ownership_(ownership) {}
+Resizer::Resizer(std::string volume, Backend* backend, Ownership* ownership, VolumeGate* gate,
+                 Executor* executor)
+    : volume_(std::move(volume)),
+      backend_(backend),
+      ownership_(ownership),
+      gate_(gate),
+      executor_(executor) {}
 
-bool Resizer::Join(ResizeMember* member) {
+void Resizer::Forget(ResizeAsker* asker) {
   std::lock_guard lock(mutex_);
-  members_.insert(member);
-  return current_.has_value();
+  std::erase_if(queue_, [asker](const Operation& waiting) { return waiting.asker == asker; });
+  if (current_ && current_->asker == asker) current_->asker = nullptr;
 }
 
-void Resizer::Leave(ResizeMember* member) {
+void Resizer::Resize(ResizeAsker* asker, const wire::Resize& request, std::string who) {
   std::lock_guard lock(mutex_);
-  members_.erase(member);
-  waiting_for_.erase(member);
-  std::erase_if(queue_, [member](const Operation& waiting) { return waiting.member == member; });
-  if (current_ && current_->member == member) current_->member = nullptr;
-  StartWhenQuiet();
-}
-
-void Resizer::Paused(ResizeMember* member) {
-  std::lock_guard lock(mutex_);
-  waiting_for_.erase(member);
-  StartWhenQuiet();
-}
-
-void Resizer::Resize(ResizeMember* member, const wire::Resize& request, std::string who) {
-  std::lock_guard lock(mutex_);
-  queue_.push_back({member, request, std::move(who)});
+  queue_.push_back({asker, request, std::move(who)});
   Advance();
 }
 
@@ -47,12 +37,16 @@ void Resizer::Advance() {
     const ResizeAnswer answer = Judge(next.request);
     if (answer.status != wire::StatusCode::kOk) {
       spdlog::info("{}: refused: {}", next.who, answer.text);
-      next.member->AnswerResize(answer);
+      next.asker->AnswerResize(answer);
       continue;
     }
     current_ = std::move(next);
-    waiting_for_ = members_;
-    for (ResizeMember* member : members_) member->Pause();
+    gate_->Close([this, size = current_->request.size] {
+      // Nobody need be active for it, but nobody else's server may be either (SPEC.md 7.8).
+      ownership_->Hold([this, size](const OwnershipAnswer& held) {
+        executor_->Run([this, size, held] { CarryOut(size, held); });
+      });
+    });
   }
 }
 
@@ -75,29 +69,20 @@ ResizeAnswer Resizer::Judge(const wire::Resize& request) const {
   return {};
 }
 
-void Resizer::StartWhenQuiet() {
-  if (!current_ || working_ || !waiting_for_.empty()) return;
-  working_ = true;
-  worker_.Run([this, size = current_->request.size] { Work(size); });
-}
-
-void Resizer::Work(uint64_t size) {
+void Resizer::CarryOut(uint64_t size, const OwnershipAnswer& held) {
   const uint64_t before = backend_->size();
-  const ResizeAnswer answer = CarryOut(size);
+  ResizeAnswer answer{held.status, held.text};
+  if (held.status == wire::StatusCode::kOk) {
+    const Status status = backend_->Resize(size);
+    ownership_->Unhold();
+    if (!status.ok()) {
+      answer = {wire::StatusOf(status.error()),
+                fmt::format("volume '{}': {}", volume_, status.message())};
+    }
+  }
   std::lock_guard lock(mutex_);
   Finish(before, answer);
   Advance();
-}
-
-ResizeAnswer Resizer::CarryOut(uint64_t size) {
-  // Nobody need be active for it, but nobody else's server may be either (SPEC.md 7.8).
-  const OwnershipAnswer held = ownership_->Hold();
-  if (held.status != wire::StatusCode::kOk) return {held.status, held.text};
-  const Status status = backend_->Resize(size);
-  ownership_->Unhold();
-  if (status.ok()) return {};
-  return {wire::StatusOf(status.error()),
-          fmt::format("volume '{}': {}", volume_, status.message())};
 }
 
 void Resizer::Finish(uint64_t size_before, const ResizeAnswer& answer) {
@@ -108,10 +93,9 @@ void Resizer::Finish(uint64_t size_before, const ResizeAnswer& answer) {
   if (answer.status != wire::StatusCode::kOk) {
     spdlog::warn("{}: cannot resize: {}", current_->who, answer.text);
   }
-  for (ResizeMember* member : members_) member->Resume(size != size_before ? size : 0);
-  if (current_->member != nullptr) current_->member->AnswerResize(answer);
+  gate_->Open(size != size_before ? size : 0);
+  if (current_->asker != nullptr) current_->asker->AnswerResize(answer);
   current_.reset();
-  working_ = false;
 }
 
 }  // namespace cloudblk::proxy

@@ -8,13 +8,13 @@
 #include <deque>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <string>
 
-#include "base/worker_pool.h"
+#include "base/executor.h"
 #include "proxy-protocol/wire.h"
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
+#include "proxy/volume_gate.h"
 
 namespace cloudblk::proxy {
 
@@ -23,45 +23,34 @@ struct ResizeAnswer {
   std::string text;  // for people, unless kOk
 };
 
-// A connection as the resizer sees it. Its functions are called with the resizer's lock held, from
-// any thread, and return at once.
-class ResizeMember {
+// Who asked for a resize.
+class ResizeAsker {
  public:
-  // Hand nothing more to the storage, and call Resizer::Paused when nothing is there any more.
-  virtual void Pause() = 0;
-  // Go on. `size`: what the volume has now, in bytes; 0 if that is no change.
-  virtual void Resume(uint64_t size) = 0;
-  // What became of this connection's Resize. After Resume.
+  // What became of its Resize, after the gate has opened. Called with the resizer's lock held, from
+  // any thread; returns at once.
   virtual void AnswerResize(const ResizeAnswer& answer) = 0;
 
  protected:
-  ~ResizeMember() = default;
+  ~ResizeAsker() = default;
 };
 
 // One volume's. All methods may be called from any thread; none waits for a connection or for the
 // storage.
 class Resizer {
  public:
-  // `backend` and `ownership` must outlive the object.
-  Resizer(std::string volume, Backend* backend, Ownership* ownership);
+  // All outlive the object, and what was given to `executor` must be done before it goes.
+  Resizer(std::string volume, Backend* backend, Ownership* ownership, VolumeGate* gate,
+          Executor* executor);
 
-  // From now on the member takes part: whoever looks at the size after this is told of any change.
-  // True: a resize is under way, and the member is paused from the start.
-  bool Join(ResizeMember* member);
-  // Nothing of the member can reach the storage any more, and no more calls to it are made.
-  void Leave(ResizeMember* member);
-  void Paused(ResizeMember* member);
-
-  // Followed by AnswerResize, unless the member leaves first. A member has one under way.
-  // `who` is for the log.
-  void Resize(ResizeMember* member, const wire::Resize& request, std::string who);
-
-  // Nothing is being carried out. Any thread.
-  bool idle() const { return worker_.idle(); }
+  // Followed by AnswerResize, unless Forget comes first. An asker has one under way. `who` is for
+  // the log.
+  void Resize(ResizeAsker* asker, const wire::Resize& request, std::string who);
+  // No more calls to the asker are made.
+  void Forget(ResizeAsker* asker);
 
  private:
   struct Operation {
-    ResizeMember* member;  // null: it left
+    ResizeAsker* asker;  // null: it is gone
     wire::Resize request;
     std::string who;
   };
@@ -69,25 +58,20 @@ class Resizer {
   // Below: with mutex_ held.
   void Advance();
   ResizeAnswer Judge(const wire::Resize& request) const;
-  void StartWhenQuiet();
   void Finish(uint64_t size_before, const ResizeAnswer& answer);
 
-  // On the worker.
-  void Work(uint64_t size);
-  ResizeAnswer CarryOut(uint64_t size);
+  // On the executor, with the gate closed and the storage's lock held, or refused.
+  void CarryOut(uint64_t size, const OwnershipAnswer& held);
 
   const std::string volume_;
   Backend* const backend_;
   Ownership* const ownership_;
+  VolumeGate* const gate_;
+  Executor* const executor_;
 
   std::mutex mutex_;
-  std::set<ResizeMember*> members_;
   std::deque<Operation> queue_;
   std::optional<Operation> current_;
-  std::set<ResizeMember*> waiting_for_;  // to be paused
-  bool working_ = false;                 // everybody is paused
-
-  WorkerPool worker_{1};  // last: its thread ends before anything it uses
 };
 
 }  // namespace cloudblk::proxy

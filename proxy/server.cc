@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/uuid.h"
+#include "base/worker_pool.h"
 #include "proxy/backends/backends.h"
 
 namespace cloudblk::proxy {
@@ -30,11 +31,12 @@ Server::~Server() {
 
 Status Server::OpenVolumes(const Options& options) {
   StartUp start_up{.state_dir = options.state_dir};
+  const VolumeTools tools{MonotonicNs, [] { return std::make_unique<WorkerPool>(1); }};
   for (const VolumeOptions& wanted : options.volumes) {
     Result<std::unique_ptr<Backend>> backend = OpenBackend(wanted.name, wanted.backend, &start_up);
     if (!backend.ok()) return backend.status();
-    auto volume = std::make_unique<Volume>(wanted.name, std::move(*backend), options.lease_s * 1000,
-                                           MonotonicNs);
+    auto volume =
+        std::make_unique<Volume>(wanted.name, std::move(*backend), options.lease_s * 1000, tools);
     volume->ownership.Restore();
     volumes_.emplace(wanted.name, std::move(volume));
   }
@@ -48,10 +50,8 @@ Status Server::MakeLoops(const Options& options) {
     Result<std::unique_ptr<LoopThread>> loop = LoopThread::Create(info_);
     if (!loop.ok()) return loop.status();
     loops_.push_back(std::move(*loop));
-    for (const auto& [name, volume] : volumes_) {
-      const Status status = volume->backend->Prepare(loops_.back()->context());
-      if (!status.ok()) return Status(status.error(), "volume '" + name + "': " + status.message());
-    }
+    const Status attached = loops_.back()->host().Attach();
+    if (!attached.ok()) return attached;
   }
   return Status::Ok();
 }

@@ -7,36 +7,52 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/clock.h"
-#include "base/worker_pool.h"
+#include "base/executor.h"
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
 #include "proxy/resizer.h"
+#include "proxy/volume_gate.h"
 
 namespace cloudblk::proxy {
+
+// What a volume's work is measured with and done on: real ones, or a simulation's.
+struct VolumeTools {
+  std::function<int64_t()> clock;  // monotonic, nanoseconds
+  // Each does one thing after the other, in order.
+  std::function<std::unique_ptr<Executor>()> new_executor;
+};
 
 // A disk that the proxy offers under a name.
 struct Volume {
   Volume(std::string volume_name, std::unique_ptr<Backend> storage, uint32_t lease,
-         std::function<int64_t()> clock)
+         const VolumeTools& tools)
       : name(std::move(volume_name)),
         lease_ms(lease),
         backend(std::move(storage)),
-        ownership(name, backend.get(), lease * kNsPerMs, std::move(clock),
-                  [this](std::function<void()> fn) { keeper.Run(std::move(fn)); }),
-        resizer(name, backend.get(), &ownership) {}
+        keeper(tools.new_executor()),
+        worker(tools.new_executor()),
+        ownership(name, backend.get(), lease * kNsPerMs, tools.clock, keeper.get()),
+        resizer(name, backend.get(), &ownership, &gate, worker.get()) {}
+  ~Volume() {
+    // What they still do uses all the rest.
+    worker.reset();
+    keeper.reset();
+  }
 
   // Nothing is kept or resized. Any thread.
-  bool idle() const { return keeper.idle() && resizer.idle(); }
+  bool idle() const { return keeper->idle() && worker->idle(); }
 
   const std::string name;
   const uint32_t lease_ms;
   const std::unique_ptr<Backend> backend;
+  std::unique_ptr<Executor> keeper;  // where the storage is asked who owns the volume
+  std::unique_ptr<Executor> worker;  // where it is resized
   Ownership ownership;
+  VolumeGate gate;
   Resizer resizer;
-  // Has the storage keep who owns the volume.
-  WorkerPool keeper{1};
 };
 
 using VolumeMap = std::map<std::string, std::unique_ptr<Volume>, std::less<>>;

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "proxy/backends/backends.h"
+#include "proxy/backends/plain_queue.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::proxy {
@@ -62,20 +63,15 @@ File::File(const FileOptions& options, OpenedFile file)
   generation_ = file_generation_.value();
 }
 
-Status File::Prepare(LoopContext& context) {
-  switch (engine_) {
-    case Engine::kLibaio:
-      return context.NeedLibaio();
-    case Engine::kUring:
-      return context.NeedUring();
-    case Engine::kThreads:
-      return Status::Ok();
-  }
-  return Status::Ok();
+Result<std::unique_ptr<BackendQueue>> File::Attach(LoopContext& context) {
+  Status ready;
+  if (engine_ == Engine::kLibaio) ready = context.NeedLibaio();
+  if (engine_ == Engine::kUring) ready = context.NeedUring();
+  if (!ready.ok()) return ready;
+  return PlainQueue<File>::New(this, context);
 }
 
 bool File::Submit(LoopContext& context, IoOp* op) {
-  op->backend = this;
   op->context = &context;
   op->transferred = 0;
   op->result = 0;

@@ -21,8 +21,8 @@ class File final : public Backend, public AsyncIoSink {
  public:
   File(const FileOptions& options, OpenedFile file);
 
-  Status Prepare(LoopContext& context) override;
-  bool Submit(LoopContext& context, IoOp* op) override;
+  Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) override;
+  bool Submit(LoopContext& context, IoOp* op);
   Status Resize(uint64_t size) override;
   Status AcquireExclusive() override;
   void ReleaseExclusive() override;

@@ -14,6 +14,7 @@
 #include "base/random.h"
 #include "base/uuid.h"
 #include "proxy/backends/backends.h"
+#include "proxy/backends/plain_queue.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::proxy {
@@ -39,9 +40,10 @@ class Memory final : public Backend {
   }
   ~Memory() override { munmap(base_, reserved_); }
 
-  Status Prepare(LoopContext&) override { return Status::Ok(); }
-
-  bool Submit(LoopContext& context, IoOp* op) override {
+  Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) override {
+    return PlainQueue<Memory>::New(this, context);
+  }
+  bool Submit(LoopContext& context, IoOp* op) {
     op->result = Run(context, op);
     return true;
   }

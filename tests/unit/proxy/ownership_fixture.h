@@ -6,14 +6,13 @@
 
 #include <gmock/gmock.h>
 
-#include <deque>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "proxy/backends/backends.h"
 #include "proxy/ownership.h"
+#include "tests/support/cpp/manual_executor.h"
 
 namespace cloudblk::proxy {
 
@@ -40,8 +39,9 @@ class FakeBackend final : public Backend {
     size_ = 1 << 20;
     uuid_.bytes.fill(7);
   }
-  Status Prepare(LoopContext&) override { return Status::Ok(); }
-  bool Submit(LoopContext&, IoOp*) override { return true; }
+  Result<std::unique_ptr<BackendQueue>> Attach(LoopContext&) override {
+    return Status(ENOTSUP, "takes no operations");
+  }
   Status AcquireExclusive() override {
     if (disk_->locked_elsewhere) return Status(EBUSY, "locked elsewhere");
     ++disk_->locks;
@@ -85,18 +85,17 @@ class FakePeer final : public Peer {
   std::vector<OwnershipAnswer> answers;
 };
 
-class OwnershipTest : public testing::Test {
+class OwnershipTest : public ::testing::Test {
  protected:
   OwnershipTest() { Restart(); }
 
   // The proxy dies and comes back: only what the storage keeps is left.
   void Restart() {
     disk_.locks = 0;
-    blocking_.clear();
+    blocking_.Clear();
     backend_ = std::make_unique<FakeBackend>(&disk_);
     ownership_ = std::make_unique<Ownership>(
-        "disk", backend_.get(), kLeaseNs, [this] { return now_; },
-        [this](std::function<void()> fn) { blocking_.push_back(std::move(fn)); });
+        "disk", backend_.get(), kLeaseNs, [this] { return now_; }, &blocking_);
     ownership_->Restore();
   }
 
@@ -151,16 +150,24 @@ class OwnershipTest : public testing::Test {
     Open(peer, request);
     return peer->status();
   }
+  // BAD_FEATURE: not answered.
+  Code Hold() {
+    Code held = Code::kBadFeature;
+    ownership_->Hold([&held](const OwnershipAnswer& answer) { held = answer.status; });
+    Store();
+    return held;
+  }
+  void Unhold() {
+    ownership_->Unhold();
+    Store();
+  }
   void Gone(FakePeer* peer) {
     ownership_->Gone(peer);
     Store();
   }
   // Runs what blocks, unless the storage hangs.
   void Store() {
-    while (!hangs_ && !blocking_.empty()) {
-      const std::function<void()> fn = std::move(blocking_.front());
-      blocking_.pop_front();
-      fn();
+    while (!hangs_ && blocking_.Step()) {
     }
   }
   // Claims and the like come second; the first answer was that of the open.
@@ -176,7 +183,7 @@ class OwnershipTest : public testing::Test {
   int64_t now_ = 1'000'000'000;
   Disk disk_;
   bool hangs_ = false;
-  std::deque<std::function<void()>> blocking_;
+  cloudblk::testing::ManualExecutor blocking_;
   std::unique_ptr<FakeBackend> backend_;
   std::unique_ptr<Ownership> ownership_;
   FakePeer a_, b_, c_, d_;

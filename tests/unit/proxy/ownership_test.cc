@@ -4,7 +4,7 @@
 namespace cloudblk::proxy {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 TEST_F(OwnershipTest, TheFirstIsActiveAndTheStorageLocked) {
   EXPECT_EQ(OpenNow(&a_, Request(1)), Code::kOk);
@@ -238,7 +238,7 @@ TEST_F(OwnershipTest, ATakeoverRevokesStopsAndThenGrants) {
   EXPECT_EQ(b_.status(), Code::kOk);
   EXPECT_EQ(c_.status(), Code::kFenced);
   EXPECT_THAT(disk_.record, HasSubstr("client 2"));
-  EXPECT_THAT(disk_.record, testing::Not(HasSubstr("client 1")));
+  EXPECT_THAT(disk_.record, ::testing::Not(HasSubstr("client 1")));
 }
 
 TEST_F(OwnershipTest, ATakeoverOfALostHolderNeedsNobodysHelp) {
@@ -302,12 +302,57 @@ TEST_F(OwnershipTest, WhoEndedItsSessionDoesNotResumeItAfterAnother) {
 // A resize, for instance.
 TEST_F(OwnershipTest, TheStorageStaysLockedWhileItIsHeld) {
   Open(&a_, Request(1));
-  ASSERT_EQ(ownership_->Hold().status, Code::kOk);
+  ASSERT_EQ(Hold(), Code::kOk);
   End(&a_);
   EXPECT_EQ(Last(a_), Code::kOk);
   EXPECT_EQ(disk_.locks, 1);
-  ownership_->Unhold();
+  Unhold();
   EXPECT_EQ(disk_.locks, 0);
+}
+
+TEST_F(OwnershipTest, AnotherServersLockIsNotHeld) {
+  disk_.locked_elsewhere = true;
+  EXPECT_EQ(Hold(), Code::kBusy);
+  disk_.locked_elsewhere = false;
+  EXPECT_EQ(Hold(), Code::kOk);
+  EXPECT_EQ(disk_.locks, 1);
+  Unhold();
+  EXPECT_EQ(disk_.locks, 0);
+}
+
+TEST_F(OwnershipTest, ALockThatNobodyWantsAnyMoreIsGivenBack) {
+  hangs_ = true;
+  Open(&a_, Request(1));
+  Gone(&a_);
+  hangs_ = false;
+  Store();
+  EXPECT_EQ(disk_.locks, 0);
+  EXPECT_EQ(OpenNow(&b_, Request(2)), Code::kOk);
+}
+
+TEST_F(OwnershipTest, WhatIsDeniedToOneIsAskedForAnewForTheNext) {
+  disk_.locked_elsewhere = true;
+  hangs_ = true;
+  Open(&a_, Request(1));
+  Open(&b_, Request(2));
+  hangs_ = false;
+  blocking_.Step();
+  EXPECT_EQ(a_.status(), Code::kBusy);
+  EXPECT_TRUE(b_.waiting());
+  disk_.locked_elsewhere = false;
+  Store();
+  EXPECT_EQ(b_.status(), Code::kOk);
+}
+
+TEST_F(OwnershipTest, TheEndIsAnsweredWhenTheLockIsFree) {
+  Open(&a_, Request(1));
+  hangs_ = true;
+  End(&a_);
+  EXPECT_EQ(disk_.locks, 1);
+  blocking_.Step();
+  EXPECT_EQ(Last(a_), Code::kOk);
+  EXPECT_EQ(disk_.locks, 0);
+  hangs_ = false;
 }
 
 // --- Restarts of the proxy -----------------------------------------------------------------------
@@ -395,6 +440,7 @@ TEST_F(OwnershipTest, TheLastOfTheSharersIsKnownAfterARestart) {
 TEST_F(OwnershipTest, WhoIsToldThatItHoldsTheVolumeIsFoundAfterARestart) {
   hangs_ = true;
   Open(&a_, Request(1));
+  blocking_.Step();  // the lock, and then the record
   EXPECT_TRUE(a_.waiting());
   EXPECT_FALSE(a_.active());
   Open(&b_, Request(2));
@@ -410,6 +456,7 @@ TEST_F(OwnershipTest, WhoIsToldThatItHoldsTheVolumeIsFoundAfterARestart) {
 TEST_F(OwnershipTest, WhoLeavesBeforeItIsToldHasALease) {
   hangs_ = true;
   Open(&a_, Request(1));
+  blocking_.Step();  // the lock, and then the record
   Gone(&a_);
   hangs_ = false;
   Store();
@@ -421,10 +468,10 @@ TEST_F(OwnershipTest, WhoLeavesBeforeItIsToldHasALease) {
 
 TEST_F(OwnershipTest, TheStorageStaysLockedUntilItKeepsTheEnd) {
   Open(&a_, Request(1));
+  ASSERT_EQ(Hold(), Code::kOk);
   hangs_ = true;
   End(&a_);
-  EXPECT_EQ(ownership_->Hold().status, Code::kOk);
-  ownership_->Unhold();
+  Unhold();
   EXPECT_EQ(disk_.locks, 1);
   EXPECT_EQ(a_.answers.size(), 1u);
   hangs_ = false;

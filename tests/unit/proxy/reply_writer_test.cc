@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/socket.h"
+#include "base/transport.h"
 #include "proxy-protocol/wire.h"
 
 namespace cloudblk::proxy {
@@ -24,7 +25,7 @@ class ReplyWriterTest : public testing::Test, private JobOwner {
   ReplyWriterTest() {
     std::array<int, 2> fds;
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds.data()), 0);
-    near_ = UniqueFd(fds[0]);
+    near_ = AcceptedTransport(UniqueFd(fds[0]));
     far_ = UniqueFd(fds[1]);
   }
 
@@ -65,7 +66,7 @@ class ReplyWriterTest : public testing::Test, private JobOwner {
 
   void ReleaseJob(Job* job) override { released_.push_back(job->tag); }
 
-  UniqueFd near_;
+  std::unique_ptr<Transport> near_;
   UniqueFd far_;
   const std::vector<uint8_t> data_ = std::vector<uint8_t>(kLength, 0x5a);
   std::vector<Job> jobs_;

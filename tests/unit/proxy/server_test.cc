@@ -151,13 +151,14 @@ TEST_F(ServerTest, MoreRangesThanOfferedAreRefused) {
   const auto client = Opened(OpenOf(1));
   wire::Request discard;
   discard.operation = wire::Operation::kDiscard;
-  for (const uint32_t count : {kMaxRangesOffered, kMaxRangesOffered + 1}) {
+  for (const uint32_t count : {Geometry().max_ranges, Geometry().max_ranges + 1}) {
     Bytes ranges;
     for (uint32_t i = 0; i < count; ++i) ranges = ranges + Encoded(wire::Range{i * 512, 512, 0});
     discard.tag = count;
     discard.range_count = static_cast<uint16_t>(count);
     discard.length = static_cast<uint32_t>(ranges.size());
-    EXPECT_EQ(client->Do(discard, ranges), count > kMaxRangesOffered ? Code::kInvalid : Code::kOk);
+    EXPECT_EQ(client->Do(discard, ranges),
+              count > Geometry().max_ranges ? Code::kInvalid : Code::kOk);
   }
 }
 

@@ -72,8 +72,12 @@ class Storage : private IoSink {
       return;
     }
     backend_ = std::move(*opened);
-    const Status prepared = backend_->Prepare(context_);
-    EXPECT_TRUE(prepared.ok()) << prepared.message();
+    Result<std::unique_ptr<BackendQueue>> attached = backend_->Attach(context_);
+    if (attached.ok()) {
+      queue_ = std::move(*attached);
+    } else {
+      ADD_FAILURE() << attached.status().message();
+    }
   }
 
   Backend& backend() { return *backend_; }
@@ -84,10 +88,10 @@ class Storage : private IoSink {
     op->sink = this;
     op->generation = backend_->generation();
     ++under_way_;
-    if (backend_->Submit(context_, op)) OnIoDone(op);
+    if (queue_->Submit(op)) OnIoDone(op);
   }
   void Wait() {
-    context_.Kick();
+    queue_->Kick();
     EXPECT_TRUE(loop_.TurnUntil([this] { return under_way_ == 0; }));
   }
   int Run(IoOp* op) {
@@ -137,6 +141,7 @@ class Storage : private IoSink {
   TestLoop loop_;
   LoopContext context_;
   std::unique_ptr<Backend> backend_;
+  std::unique_ptr<BackendQueue> queue_;
   int under_way_ = 0;
 };
 

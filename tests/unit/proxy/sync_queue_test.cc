@@ -18,8 +18,9 @@ namespace {
 class Numbered final : public Backend {
  public:
   Numbered() { generation_ = 1; }
-  Status Prepare(LoopContext&) override { return Status::Ok(); }
-  bool Submit(LoopContext&, IoOp*) override { return true; }
+  Result<std::unique_ptr<BackendQueue>> Attach(LoopContext&) override {
+    return Status(ENOTSUP, "takes no operations");
+  }
   void Advance() { ++generation_; }
 };
 

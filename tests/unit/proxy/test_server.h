@@ -16,6 +16,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
+#include "base/worker_pool.h"
+#include "proxy/backends/plain_queue.h"
 #include "proxy/loop_thread.h"
 #include "tests/unit/proxy/raw_client.h"
 #include "tests/unit/proxy/support.h"
@@ -30,8 +33,10 @@ class GatedBackend final : public Backend {
     uuid_.bytes.fill(3);
     generation_ = 1;
   }
-  Status Prepare(LoopContext&) override { return Status::Ok(); }
-  bool Submit(LoopContext& context, IoOp* op) override {
+  Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) override {
+    return PlainQueue<GatedBackend>::New(this, context);
+  }
+  bool Submit(LoopContext& context, IoOp* op) {
     if (op->kind == Operation::kRead) {
       op->hole = op->hole_allowed;
       op->data = zeros_.data();
@@ -109,9 +114,7 @@ class TestServer {
     Add("gated", std::move(gate));
     for (size_t i = 0; i < threads; ++i) {
       loops_.push_back(std::move(LoopThread::Create({&volumes_, RandomUuid()}).value()));
-      for (const auto& [name, volume] : volumes_) {
-        EXPECT_TRUE(volume->backend->Prepare(loops_[i]->context()).ok());
-      }
+      EXPECT_TRUE(loops_[i]->host().Attach().ok());
     }
     // The log makes itself on its first use, in a library that ThreadSanitizer does not look into.
     spdlog::default_logger();
@@ -149,9 +152,8 @@ class TestServer {
 
  private:
   void Add(const std::string& name, std::unique_ptr<Backend> backend) {
-    volumes_.emplace(name, std::make_unique<Volume>(name, std::move(backend), 10'000, [] {
-                       return std::chrono::steady_clock::now().time_since_epoch().count();
-                     }));
+    const VolumeTools tools{MonotonicNs, [] { return std::make_unique<WorkerPool>(1); }};
+    volumes_.emplace(name, std::make_unique<Volume>(name, std::move(backend), 10'000, tools));
   }
 
   VolumeMap volumes_;

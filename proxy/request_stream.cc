@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//
-// The connection's requests: frame to jobs, jobs to the storage, results to replies.
+#include "proxy/request_stream.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <memory>
 
 #include "proxy-protocol/wire_errno.h"
-#include "proxy/connection.h"
+#include "proxy/connection_host.h"
 
 namespace cloudblk::proxy {
 namespace {
@@ -20,15 +20,15 @@ bool HasData(wire::Operation kind) {
 
 }  // namespace
 
-bool Connection::OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
-                         std::vector<iovec>* pieces) {
-  if (header.type != wire::FrameType::kRequest || state_ != State::kReady) {
-    return Violation(fmt::format("{} is out of place here", wire::Name(header.type)));
-  }
-  std::span<wire::Request> requests = thread_->scratch();
+RequestStream::~RequestStream() { assert(jobs_in_flight_ == 0 && at_storage_ == 0); }
+
+bool RequestStream::OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                            std::vector<iovec>* pieces) {
+  std::span<wire::Request> requests = host_->scratch();
   std::span<const uint8_t> crcs;
-  const wire::DecodeError error = wire::DecodeRequests(header, section, limits_, requests, &crcs);
-  if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+  const wire::DecodeError error =
+      wire::DecodeRequests(header, section, terms_.limits, requests, &crcs);
+  if (error != wire::DecodeError::kOk) return owner_->Violation(wire::Describe(error));
   batch_crcs_.assign(crcs.begin(), crcs.end());
   batch_pieces_ = 0;
   requests = requests.first(header.count);
@@ -37,15 +37,15 @@ bool Connection::OnBatch(const wire::FrameHeader& header, std::span<const uint8_
   for (const wire::Request& request : requests)
     bytes += HasData(request.operation) ? request.length : 0;
   if (jobs_in_flight_ + header.count > kCreditRequests || bytes > kCreditBytes) {
-    return Violation(fmt::format("more is in flight than granted: {} requests, {} bytes",
-                                 jobs_in_flight_ + header.count, bytes));
+    return owner_->Violation(fmt::format("more is in flight than granted: {} requests, {} bytes",
+                                         jobs_in_flight_ + header.count, bytes));
   }
   for (const wire::Request& request : requests) {
     Job* job = NewJob(request);
     if (job->payload_length == 0) continue;
-    job->buffer = thread_->context().buffers().Get(job->payload_length);
+    job->buffer = host_->context().buffers().Get(job->payload_length);
     if (job->buffer.data == nullptr) {
-      BeginStop("out of memory for its requests");
+      owner_->OutOfMemory();
       return false;
     }
     pieces->push_back({job->buffer.data, job->payload_length});
@@ -53,8 +53,8 @@ bool Connection::OnBatch(const wire::FrameHeader& header, std::span<const uint8_
   return true;
 }
 
-Job* Connection::NewJob(const wire::Request& request) {
-  Job* job = thread_->jobs().Get();
+Job* RequestStream::NewJob(const wire::Request& request) {
+  Job* job = host_->jobs().Get();
   job->kind = static_cast<Operation>(request.operation);
   job->tag = request.tag;
   job->fua = (request.flags & wire::RequestFlag::kFua) != 0;
@@ -62,9 +62,9 @@ Job* Connection::NewJob(const wire::Request& request) {
   job->length = request.length;
   job->payload_length = request.PayloadLength();
   job->data_length = HasData(request.operation) ? request.length : 0;
-  job->hole_allowed = hole_reply_;
-  job->stable_data = limits_.payload_crc;
-  job->generation = generation_;
+  job->hole_allowed = terms_.hole_reply;
+  job->stable_data = terms_.limits.payload_crc;
+  job->generation = terms_.generation;
   job->sink = this;
   job->abandoned = &abandoned_;
   ++jobs_in_flight_;
@@ -73,12 +73,12 @@ Job* Connection::NewJob(const wire::Request& request) {
   return job;
 }
 
-bool Connection::OnPieces(size_t filled, bool complete) {
-  if (limits_.payload_crc) {
+bool RequestStream::OnPieces(size_t filled, bool complete) {
+  if (terms_.limits.payload_crc) {
     // None of the frame's requests may be carried out before all of its payload is known to be good
     // (SPEC.md 9.2).
     if (!complete) return true;
-    if (!CheckPayload()) return Violation("CRC of a payload does not match");
+    if (!CheckPayload()) return owner_->Violation("CRC of a payload does not match");
   }
   while (!batch_.empty()) {
     const size_t needed = batch_pieces_ + (batch_.front()->payload_length != 0 ? 1 : 0);
@@ -89,7 +89,7 @@ bool Connection::OnPieces(size_t filled, bool complete) {
   return true;
 }
 
-bool Connection::CheckPayload() const {
+bool RequestStream::CheckPayload() const {
   const uint8_t* expected = batch_crcs_.data();
   for (const Job* job = batch_.front(); job != nullptr; job = job->next_job) {
     for (uint32_t at = 0; at < job->payload_length; at += wire::kCrcBlock) {
@@ -102,16 +102,16 @@ bool Connection::CheckPayload() const {
 }
 
 // Turns the range list in the job's buffer into host order, in place.
-bool Connection::DecodeRanges(Job* job) {
+bool RequestStream::DecodeRanges(Job* job) {
   static_assert(sizeof(Range) == wire::kRangeSize && alignof(Range) <= 4096);
   const size_t count = job->payload_length / wire::kRangeSize;
   for (size_t i = 0; i < count; ++i) {
     uint8_t* at = job->buffer.data + i * wire::kRangeSize;
     wire::Range range;
     const wire::DecodeError error = wire::Decode({at, wire::kRangeSize}, &range);
-    if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
+    if (error != wire::DecodeError::kOk) return owner_->Violation(wire::Describe(error));
     if (job->kind == Operation::kDiscard && range.flags != 0) {
-      return Violation("a flag of a DISCARD's range is reserved");
+      return owner_->Violation("a flag of a DISCARD's range is reserved");
     }
     std::construct_at(reinterpret_cast<Range*>(at), range.offset, range.length,
                       (range.flags & wire::RangeFlag::kUnmap) != 0);
@@ -120,7 +120,7 @@ bool Connection::DecodeRanges(Job* job) {
   return true;
 }
 
-bool Connection::SubmitJob(Job* job) {
+bool RequestStream::SubmitJob(Job* job) {
   if (HasRanges(job->kind) && !DecodeRanges(job)) {
     ReleaseJob(job);
     return false;
@@ -130,91 +130,100 @@ bool Connection::SubmitJob(Job* job) {
     FinishJob(job);
     return true;
   }
-  ++at_backend_;
-  if (volume_->backend->Submit(thread_->context(), job)) {
+  ++at_storage_;
+  if (terms_.queue->Submit(job)) {
     OnIoDone(job);
   } else {
+    host_->NoteSubmitted(terms_.queue);
     // So that the end of the turn hands it to the kernel.
-    MarkDirty();
+    NoteWork();
   }
   return true;
 }
 
 // SPEC.md 8.12.
-wire::StatusCode Connection::Judge(const Job& job) const {
-  const Geometry& geometry = volume_->backend->geometry();
-  if (!active()) return wire::StatusCode::kNotActive;
-  const bool read_only = geometry.read_only || (open_flags_ & wire::OpenFlag::kReadOnly) != 0;
+wire::StatusCode RequestStream::Judge(const Job& job) const {
+  const Backend& backend = *terms_.backend;
+  if (!peer_->active()) return wire::StatusCode::kNotActive;
   switch (job.kind) {
     case Operation::kFlush:
       return wire::StatusCode::kOk;
     case Operation::kWrite:
-      if (read_only) return wire::StatusCode::kReadOnly;
+      if (terms_.read_only) return wire::StatusCode::kReadOnly;
       [[fallthrough]];
     case Operation::kRead:
-      if (job.offset + job.length > volume_->backend->size()) return wire::StatusCode::kOutOfRange;
-      if ((job.offset | job.length) % geometry.logical_block_size != 0) {
+      if (job.offset + job.length > backend.size()) return wire::StatusCode::kOutOfRange;
+      if ((job.offset | job.length) % backend.geometry().logical_block_size != 0) {
         return wire::StatusCode::kInvalid;
       }
       return wire::StatusCode::kOk;
     case Operation::kDiscard:
     case Operation::kWriteZeroes:
-      return read_only ? wire::StatusCode::kReadOnly : JudgeRanges(job);
+      return terms_.read_only ? wire::StatusCode::kReadOnly : JudgeRanges(job);
   }
   return wire::StatusCode::kNotSupported;
 }
 
-wire::StatusCode Connection::JudgeRanges(const Job& job) const {
-  const Geometry& geometry = volume_->backend->geometry();
+wire::StatusCode RequestStream::JudgeRanges(const Job& job) const {
+  const Backend& backend = *terms_.backend;
+  const Geometry& geometry = backend.geometry();
   const bool discard = job.kind == Operation::kDiscard;
   if (!(discard ? geometry.discard : geometry.write_zeroes)) return wire::StatusCode::kNotSupported;
-  if (job.ranges.size() > kMaxRangesOffered) return wire::StatusCode::kInvalid;
+  if (job.ranges.size() > geometry.max_ranges) return wire::StatusCode::kInvalid;
+  const uint64_t most = discard ? geometry.max_discard_length : geometry.max_write_zeroes_length;
   for (const Range& range : job.ranges) {
-    if (range.offset + range.length > volume_->backend->size())
-      return wire::StatusCode::kOutOfRange;
-    if ((range.offset | range.length) % geometry.logical_block_size != 0 ||
-        range.length > (discard ? kMaxDiscardLength : kMaxWriteZeroesLength)) {
+    if (range.offset + range.length > backend.size()) return wire::StatusCode::kOutOfRange;
+    if ((range.offset | range.length) % geometry.logical_block_size != 0 || range.length > most) {
       return wire::StatusCode::kInvalid;
     }
   }
   return wire::StatusCode::kOk;
 }
 
-void Connection::OnIoDone(IoOp* op) {
+void RequestStream::OnIoDone(IoOp* op) {
   Job* job = static_cast<Job*>(op);
-  assert(at_backend_ > 0);
-  --at_backend_;
-  if (paused_ && at_backend_ == 0) volume_->resizer.Paused(this);
-  if (state_ == State::kStopping) {
+  assert(at_storage_ > 0);
+  --at_storage_;
+  if (abandoned_.load(std::memory_order_relaxed)) {
     ReleaseJob(job);
-    FinishStop();
-    return;
+  } else {
+    // What was judged well-formed and the storage calls invalid is the storage's error.
+    job->status = wire::StatusOf(job->result == -EINVAL ? EIO : -job->result);
+    FinishJob(job);
   }
-  // What was judged well-formed and the storage calls invalid is the storage's error.
-  job->status = wire::StatusOf(job->result == -EINVAL ? EIO : -job->result);
-  FinishJob(job);
+  if (at_storage_ == 0 && watch_idle_) owner_->OnStorageIdle();
 }
 
-void Connection::FinishJob(Job* job) {
+void RequestStream::FinishJob(Job* job) {
   // A write's data is of no more use while its reply waits.
   if (job->kind != Operation::kRead || job->ReplyLength() == 0) {
-    thread_->context().buffers().Put(&job->buffer);
+    host_->context().buffers().Put(&job->buffer);
   }
-  writer_.AddReply(job);
-  MarkDirty();
+  writer_->AddReply(job);
+  NoteWork();
 }
 
-void Connection::ReleaseJob(Job* job) {
+void RequestStream::ReleaseJob(Job* job) {
   assert(jobs_in_flight_ > 0 && bytes_in_flight_ >= job->data_length);
   --jobs_in_flight_;
   bytes_in_flight_ -= job->data_length;
-  thread_->context().buffers().Put(&job->buffer);
-  thread_->jobs().Put(job);
+  host_->context().buffers().Put(&job->buffer);
+  host_->jobs().Put(job);
 }
 
-// What was received and not handed to the storage.
-void Connection::DropUnsubmitted() {
+void RequestStream::NoteWork() {
+  if (has_work_) return;
+  has_work_ = true;
+  owner_->OnWork();
+}
+
+void RequestStream::DropUnsubmitted() {
   while (!batch_.empty()) ReleaseJob(batch_.Pop());
+}
+
+void RequestStream::Abandon() {
+  abandoned_.store(true, std::memory_order_relaxed);
+  DropUnsubmitted();
 }
 
 }  // namespace cloudblk::proxy

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "proxy/connection_host.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include "proxy/connection.h"
+
+namespace cloudblk::proxy {
+
+ConnectionHost::ConnectionHost(EventLoop* loop, const ServerInfo& info)
+    : loop_(loop), info_(info), context_(loop) {}
+
+ConnectionHost::~ConnectionHost() { assert(connections_.empty()); }
+
+Status ConnectionHost::Attach() {
+  for (const auto& [name, volume] : *info_.volumes) {
+    Result<std::unique_ptr<BackendQueue>> queue = volume->backend->Attach(context_);
+    if (!queue.ok()) {
+      return Status(queue.status().error(), "volume '" + name + "': " + queue.status().message());
+    }
+    queues_.emplace(volume.get(), std::move(*queue));
+  }
+  return Status::Ok();
+}
+
+void ConnectionHost::Adopt(std::unique_ptr<Transport> transport, const std::string& address) {
+  if (going_away_) return;
+  const uint64_t id = next_id_++;
+  auto connection = std::make_unique<Connection>(this, info_, id, std::move(transport), address);
+  Connection* raw = connection.get();
+  connections_.emplace(id, std::move(connection));
+  connection_count_.fetch_add(1, std::memory_order_acq_rel);
+  raw->Start();
+}
+
+void ConnectionHost::GoAway() {
+  going_away_ = true;
+  std::vector<Connection*> all;
+  all.reserve(connections_.size());
+  for (const auto& [id, connection] : connections_) all.push_back(connection.get());
+  for (Connection* connection : all) connection->GoAway();
+}
+
+void ConnectionHost::Post(uint64_t id, std::function<void(Connection*)> fn) {
+  loop_->Post([this, id, fn = std::move(fn)] {
+    const auto it = connections_.find(id);
+    if (it != connections_.end()) fn(it->second.get());
+  });
+}
+
+void ConnectionHost::Remove(Connection* connection) {
+  auto node = connections_.extract(connection->id());
+  assert(!node.empty());
+  removed_.push_back(std::move(node.mapped()));
+  WatchEndOfTurn();
+}
+
+void ConnectionHost::MarkDirty(Connection* connection) {
+  dirty_.push_back(connection);
+  WatchEndOfTurn();
+}
+
+void ConnectionHost::WatchEndOfTurn() {
+  if (end_of_turn_due_) return;
+  end_of_turn_due_ = true;
+  loop_->Defer([this] { EndOfTurn(); });
+}
+
+void ConnectionHost::EndOfTurn() {
+  end_of_turn_due_ = false;
+  // The storage works while replies are being sent.
+  for (BackendQueue* queue : submitted_) queue->Kick();
+  submitted_.clear();
+  flushing_.swap(dirty_);
+  for (Connection* connection : flushing_) connection->Flush();
+  flushing_.clear();
+  context_.WatchIdle();
+  if (removed_.empty()) return;
+  const size_t count = removed_.size();
+  for (const auto& gone : removed_) std::erase(dirty_, gone.get());
+  removed_.clear();
+  connection_count_.fetch_sub(count, std::memory_order_acq_rel);
+}
+
+}  // namespace cloudblk::proxy

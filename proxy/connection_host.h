@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The connections that live on one loop, and what that loop lends them. No connection ever moves,
+// and nothing here takes a lock on the path of a request.
+#ifndef CLOUDBLK_PROXY_CONNECTION_HOST_H_
+#define CLOUDBLK_PROXY_CONNECTION_HOST_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/status.h"
+#include "base/transport.h"
+#include "base/uuid.h"
+#include "proxy-protocol/wire.h"
+#include "proxy/backend.h"
+#include "proxy/job.h"
+#include "proxy/loop_context.h"
+#include "proxy/volume.h"
+
+namespace cloudblk::proxy {
+
+class Connection;
+
+// What connections need of the server; constant while it runs.
+struct ServerInfo {
+  const VolumeMap* volumes = nullptr;
+  Uuid uuid;  // of this run
+};
+
+// On the loop's thread, but for what says otherwise.
+class ConnectionHost {
+ public:
+  // `loop` outlives the object.
+  ConnectionHost(EventLoop* loop, const ServerInfo& info);
+  // Every connection must be gone.
+  ~ConnectionHost();
+  ConnectionHost(const ConnectionHost&) = delete;
+  ConnectionHost& operator=(const ConnectionHost&) = delete;
+
+  // `address` says for people where it comes from.
+  void Adopt(std::unique_ptr<Transport> transport, const std::string& address);
+  // Makes every volume usable on this loop. Before anything is adopted.
+  Status Attach();
+  // Connections are told to go: they answer what is in flight and close. Nothing is adopted any
+  // more.
+  void GoAway();
+  // Any thread.
+  size_t connections() const { return connection_count_.load(std::memory_order_acquire); }
+
+  // --- For the connections.
+
+  EventLoop& loop() { return *loop_; }
+  LoopContext& context() { return context_; }
+  JobPool& jobs() { return jobs_; }
+  // Room for decoding one frame at a time.
+  std::span<wire::Request> scratch() { return scratch_; }
+  BackendQueue* QueueOf(const Volume* volume) { return queues_.at(volume).get(); }
+  // Has the queue's Kick called at the end of the turn.
+  void NoteSubmitted(BackendQueue* queue) {
+    if (submitted_.empty() || submitted_.back() != queue) submitted_.push_back(queue);
+  }
+  // Runs fn on the loop, unless the connection is gone by then. Any thread.
+  void Post(uint64_t id, std::function<void(Connection*)> fn);
+  // The connection is destroyed at the end of the turn.
+  void Remove(Connection* connection);
+  // Has the connection's Flush called at the end of the turn, after what was submitted went to the
+  // storage. So what belongs together goes out together.
+  void MarkDirty(Connection* connection);
+
+ private:
+  void WatchEndOfTurn();
+  void EndOfTurn();
+
+  EventLoop* const loop_;
+  const ServerInfo info_;
+  LoopContext context_;
+  std::atomic<size_t> connection_count_{0};
+  std::map<const Volume*, std::unique_ptr<BackendQueue>> queues_;
+  std::vector<BackendQueue*> submitted_;
+  JobPool jobs_;
+  std::vector<wire::Request> scratch_ = std::vector<wire::Request>(wire::kMaxFrameEntries);
+  std::map<uint64_t, std::unique_ptr<Connection>> connections_;
+  std::vector<std::unique_ptr<Connection>> removed_;
+  std::vector<Connection*> dirty_;
+  std::vector<Connection*> flushing_;
+  uint64_t next_id_ = 1;
+  bool end_of_turn_due_ = false;
+  bool going_away_ = false;
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_CONNECTION_HOST_H_

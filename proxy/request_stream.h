@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The requests of one connection: frames to jobs, jobs to the storage, results to replies.
+#ifndef CLOUDBLK_PROXY_REQUEST_STREAM_H_
+#define CLOUDBLK_PROXY_REQUEST_STREAM_H_
+
+#include <sys/uio.h>
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "proxy-protocol/wire.h"
+#include "proxy/backend.h"
+#include "proxy/job.h"
+#include "proxy/ownership.h"
+#include "proxy/reply_writer.h"
+
+namespace cloudblk::proxy {
+
+class ConnectionHost;
+
+// What a channel is granted (SPEC.md 6.3).
+inline constexpr uint32_t kCreditRequests = 512;
+inline constexpr uint64_t kCreditBytes = 32u << 20;
+
+// The connection as its requests see it.
+class RequestOwner {
+ public:
+  // The client broke the protocol: the connection stops. Always false.
+  virtual bool Violation(std::string_view text) = 0;
+  // There is no memory for them: the connection stops.
+  virtual void OutOfMemory() = 0;
+  // Something is to be sent, or to be handed to the storage, at the end of the turn.
+  virtual void OnWork() = 0;
+  // After WatchIdle: nothing of the connection is at the storage any more.
+  virtual void OnStorageIdle() = 0;
+
+ protected:
+  ~RequestOwner() = default;
+};
+
+// Lives on the connection's loop.
+class RequestStream final : public JobOwner, private IoSink {
+ public:
+  // What was negotiated, and what the client was told at its OPEN.
+  struct Terms {
+    const Backend* backend = nullptr;
+    BackendQueue* queue = nullptr;
+    wire::FrameLimits limits;
+    bool hole_reply = false;
+    bool read_only = false;
+    uint64_t generation = 0;
+  };
+
+  // All outlive the object. `peer` says whether requests are to be carried out.
+  RequestStream(ConnectionHost* host, RequestOwner* owner, const Peer* peer, ReplyWriter* writer)
+      : host_(host), owner_(owner), peer_(peer), writer_(writer) {}
+  ~RequestStream();
+
+  void Open(const Terms& terms) { terms_ = terms; }
+
+  // As FrameSink has them, for REQUEST frames.
+  bool OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
+               std::vector<iovec>* pieces);
+  bool OnPieces(size_t filled, bool complete);
+
+  // Received and not answered.
+  uint32_t in_flight() const { return jobs_in_flight_; }
+  uint32_t at_storage() const { return at_storage_; }
+  // The end of a turn: what comes from now on is work again.
+  void EndTurn() { has_work_ = false; }
+  // Whether the owner wants to be told when the storage has nothing of it any more.
+  void WatchIdle(bool watch) { watch_idle_ = watch; }
+  // Drops what was received and not handed to the storage.
+  void DropUnsubmitted();
+  // From now on nothing is answered any more.
+  void Abandon();
+
+  // JobOwner
+  void ReleaseJob(Job* job) override;
+
+ private:
+  void OnIoDone(IoOp* op) override;
+
+  Job* NewJob(const wire::Request& request);
+  bool DecodeRanges(Job* job);
+  // Whether the payloads of the whole batch have the CRCs that came with it.
+  bool CheckPayload() const;
+  wire::StatusCode Judge(const Job& job) const;
+  wire::StatusCode JudgeRanges(const Job& job) const;
+  bool SubmitJob(Job* job);
+  void FinishJob(Job* job);
+  void NoteWork();
+
+  ConnectionHost* const host_;
+  RequestOwner* const owner_;
+  const Peer* const peer_;
+  ReplyWriter* const writer_;
+  Terms terms_;
+  // The frame that is being received.
+  JobQueue batch_;           // not submitted yet, in order
+  size_t batch_pieces_ = 0;  // payloads of those that are
+  std::vector<uint8_t> batch_crcs_;
+  uint32_t jobs_in_flight_ = 0;
+  uint64_t bytes_in_flight_ = 0;
+  uint32_t at_storage_ = 0;
+  bool has_work_ = false;  // the owner knows
+  bool watch_idle_ = false;
+  // The storage's threads look at it.
+  std::atomic<bool> abandoned_{false};
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_REQUEST_STREAM_H_

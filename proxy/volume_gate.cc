@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "proxy/volume_gate.h"
+
+#include <cassert>
+#include <utility>
+
+namespace cloudblk::proxy {
+
+bool VolumeGate::Join(GateMember* member) {
+  std::lock_guard lock(mutex_);
+  members_.insert(member);
+  return is_closed_;
+}
+
+void VolumeGate::Leave(GateMember* member) {
+  std::lock_guard lock(mutex_);
+  members_.erase(member);
+  waiting_for_.erase(member);
+  TellIfQuiet();
+}
+
+void VolumeGate::Paused(GateMember* member) {
+  std::lock_guard lock(mutex_);
+  waiting_for_.erase(member);
+  TellIfQuiet();
+}
+
+void VolumeGate::Close(std::function<void()> closed) {
+  std::lock_guard lock(mutex_);
+  assert(!is_closed_);
+  is_closed_ = true;
+  closed_ = std::move(closed);
+  waiting_for_ = members_;
+  for (GateMember* member : members_) member->Pause();
+  TellIfQuiet();
+}
+
+void VolumeGate::Open(uint64_t size) {
+  std::lock_guard lock(mutex_);
+  assert(is_closed_ && closed_ == nullptr);
+  is_closed_ = false;
+  for (GateMember* member : members_) member->Resume(size);
+}
+
+void VolumeGate::TellIfQuiet() {
+  if (closed_ == nullptr || !waiting_for_.empty()) return;
+  std::exchange(closed_, nullptr)();
+}
+
+}  // namespace cloudblk::proxy

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Keeps the connections of a volume from its storage, for what needs it quiet: a resize.
+#ifndef CLOUDBLK_PROXY_VOLUME_GATE_H_
+#define CLOUDBLK_PROXY_VOLUME_GATE_H_
+
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <set>
+
+namespace cloudblk::proxy {
+
+// A connection as the gate sees it. Its functions are called with the gate's lock held, from any
+// thread, and return at once.
+class GateMember {
+ public:
+  // Hand nothing more to the storage, and call VolumeGate::Paused when nothing is there any more.
+  virtual void Pause() = 0;
+  // Go on. `size`: what the volume has now, in bytes; 0 if that is no change.
+  virtual void Resume(uint64_t size) = 0;
+
+ protected:
+  ~GateMember() = default;
+};
+
+// One volume's. All methods may be called from any thread, and wait for nobody.
+class VolumeGate {
+ public:
+  // From now on the member takes part: whoever looks at the size after this is told of any change.
+  // True: the gate is closed, and the member is paused from the start.
+  bool Join(GateMember* member);
+  // Nothing of the member can reach the storage any more, and no more calls to it are made.
+  void Leave(GateMember* member);
+  void Paused(GateMember* member);
+
+  // Pauses the members; `closed` is called once none of them has anything at the storage, maybe
+  // from inside, with the gate's lock held: it returns at once. Precondition: open.
+  void Close(std::function<void()> closed);
+  // The members go on. Precondition: `closed` was called.
+  void Open(uint64_t size);
+
+ private:
+  void TellIfQuiet();  // with mutex_ held
+
+  std::mutex mutex_;
+  std::set<GateMember*> members_;
+  bool is_closed_ = false;             // or is being closed
+  std::set<GateMember*> waiting_for_;  // to be paused
+  std::function<void()> closed_;       // while it is not called
+};
+
+}  // namespace cloudblk::proxy
+
+#endif  // CLOUDBLK_PROXY_VOLUME_GATE_H_
