@@ -16,7 +16,7 @@ namespace {
 SessionConfig ConfigOf(const FixtureOptions& options, CloudblkEventFn* event, void* opaque) {
   SessionConfig config;
   config.new_codec = options.chunked ? chunk::Codec::New : NativeCodec::New;
-  config.uuid.bytes[0] = 42;
+  config.uuid.bytes[0] = options.session_id;
   config.volume = "disk";
   config.client_name = "test";
   config.channels = options.channels;
@@ -24,6 +24,7 @@ SessionConfig ConfigOf(const FixtureOptions& options, CloudblkEventFn* event, vo
   config.observe = options.observe;
   config.read_only = options.read_only;
   config.takeover = options.takeover;
+  config.share_rw = options.share_rw;
   config.open_answer_timeout_ns = options.open_answer_timeout_ns;
   config.event = event;
   config.event_opaque = opaque;
@@ -77,18 +78,21 @@ ChannelFixture::ChannelFixture(const FixtureOptions& options)
                                  : std::make_unique<FakeServer>(options.size)),
       server(*own_server),
       connector(&loop, options.addresses,
-                [this](size_t address, std::shared_ptr<MemoryLink> link) {
+                [this, accept = options.accept](size_t address, std::shared_ptr<MemoryLink> link) {
                   addresses_tried.push_back(address);
                   link->habits = habits;
                   if (on_link) on_link(address, link.get());
-                  if (!link->refuses && !link->hangs) server.Accept(link);
+                  if (link->refuses || link->hangs) return;
+                  if (accept) return accept(std::move(link));
+                  server.Accept(std::move(link));
                 }),
       own_state(options.shared == nullptr
                     ? std::make_unique<SessionState>(ConfigOf(options, Event, this))
                     : nullptr),
       state(options.shared != nullptr ? *options.shared : *own_state),
       channel(&state, options.index, &connector) {
-  loop.AddStep([this] { return server.Step(); });
+  // Not where another one serves: the loop may outlive this fixture then.
+  if (!options.accept) loop.AddStep([this] { return server.Step(); });
   channel.set_observer(this);
 }
 

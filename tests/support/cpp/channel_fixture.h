@@ -5,6 +5,7 @@
 #define CLOUDBLK_TESTS_SUPPORT_CPP_CHANNEL_FIXTURE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,11 +52,15 @@ struct FixtureOptions {
   bool observe = false;
   bool read_only = false;
   bool takeover = false;
+  bool share_rw = false;
+  uint8_t session_id = 42;
   uint32_t channels = 1;
   uint32_t index = 0;
   int64_t open_answer_timeout_ns = SessionConfig().open_answer_timeout_ns;
   SessionState* shared = nullptr;  // another fixture's, for a second channel of its session
   ManualLoop* loop = nullptr;      // likewise
+  // Takes the links in place of the fixture's own server.
+  std::function<void(std::shared_ptr<MemoryLink>)> accept{};
 };
 
 class ChannelFixture : public ChannelObserver {

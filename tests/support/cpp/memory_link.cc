@@ -33,6 +33,7 @@ class MemoryTransport final : public Transport {
   bool has_pending() const override { return !record_.empty(); }
   bool read_wants_write() const override { return read_wants_write_; }
   bool write_wants_read() const override { return write_wants_read_; }
+  bool PeerGone() const override { return link_->server_closed; }
 
   ssize_t Readv(const iovec* iov, int count) override {
     for (int i = 0; i < count; ++i) EXPECT_GT(iov[i].iov_len, 0u);

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The connection between engine and server breaks at every byte.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/sim/world.h"
+
+namespace cloudblk::testing {
+namespace {
+
+// ThreadSanitizer has nothing to find here, where there is one thread, and is slow.
+#ifdef __SANITIZE_THREAD__
+constexpr uint64_t kStride = 37;
+#else
+constexpr uint64_t kStride = 1;
+#endif
+
+class SimCut : public ::testing::TestWithParam<bool> {
+ protected:
+  // Every operation once; the first connection ends after so many bytes. What went over it.
+  static MemoryLink RunOnce(uint64_t cut_to_client, uint64_t cut_to_server) {
+    World world(7, 32 << 10);
+    const std::string content = Pattern(world.medium.data.size(), 77);
+    world.medium.data = world.medium.durable = content;
+    FixtureOptions options = world.Client();
+    options.payload_crc = GetParam();
+    std::shared_ptr<MemoryLink> first;
+    bool is_first = true;
+    world.on_link = [&](MemoryLink* link) {
+      if (!std::exchange(is_first, false)) return;
+      link->habits.cut_to_client = cut_to_client;
+      link->habits.cut_to_server = cut_to_server;
+    };
+    ChannelFixture f(options);
+    f.Open();
+    first = world.last_link;
+    world.loop.Advance(20 * kSecond);
+    EXPECT_TRUE(f.ready());
+    if (!f.ready()) return *first;
+    std::string expected = content;
+    Io* read = f.Read(512, 1024, {3, 700});
+    Io* write = f.Write(4096, Pattern(1024, 1), {1000});
+    Io* over = f.Write(4608, Pattern(512, 2));  // overlaps the one before
+    Io* flush = f.Flush();
+    Io* zero = f.Ranges(CLOUDBLK_OP_WRITE_ZEROES, {{8192, 512, 0}, {16384, 1024, 0}});
+    Io* forced = f.Write(24576, Pattern(512, 3), {}, CLOUDBLK_REQUEST_FUA);
+    f.channel.Kick();
+    world.loop.Advance(20 * kSecond);
+    for (const Io* io : {read, write, over, flush, zero, forced}) {
+      EXPECT_EQ(io->completions, 1);
+      EXPECT_EQ(io->result, 0);
+    }
+    EXPECT_EQ(read->Data(), expected.substr(512, 1024));
+    expected.replace(4096, 1024, Pattern(1024, 1));
+    expected.replace(4608, 512, Pattern(512, 2));
+    expected.replace(8192, 512, std::string(512, '\0'));
+    expected.replace(16384, 1024, std::string(1024, '\0'));
+    expected.replace(24576, 512, Pattern(512, 3));
+    EXPECT_TRUE(world.medium.data == expected);
+    const MemoryLink went = *first;
+    f.channel.Close(true);
+    world.loop.Advance(kSecond);
+    EXPECT_EQ(f.times_closed, 1);
+    EXPECT_FALSE(world.medium.locked) << "the end of the session gives the volume back";
+    return went;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Sums, SimCut, ::testing::Bool());
+
+TEST_P(SimCut, AtEveryByteFromTheServer) {
+  const MemoryLink whole = RunOnce(UINT64_MAX, UINT64_MAX);
+  ASSERT_GT(whole.to_client_total, 1024u);
+  for (uint64_t at = 0; at <= whole.to_client_total; at += kStride) {
+    SCOPED_TRACE(at);
+    RunOnce(at, UINT64_MAX);
+    if (HasFailure()) return;
+  }
+}
+
+TEST_P(SimCut, AtEveryByteToTheServer) {
+  const MemoryLink whole = RunOnce(UINT64_MAX, UINT64_MAX);
+  ASSERT_GT(whole.server_took, 2048u);
+  for (uint64_t at = 0; at <= whole.server_took; at += kStride) {
+    SCOPED_TRACE(at);
+    RunOnce(UINT64_MAX, at);
+    if (HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace cloudblk::testing

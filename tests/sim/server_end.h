@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#ifndef CLOUDBLK_TESTS_SIM_SERVER_END_H_
+#define CLOUDBLK_TESTS_SIM_SERVER_END_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "base/transport.h"
+#include "tests/support/cpp/manual_loop.h"
+#include "tests/support/cpp/memory_link.h"
+
+namespace cloudblk::testing {
+
+// The accepting side of a link, for a server that is not a fake. It reads and writes in the same
+// chunks as the client's side, and the link's cuts hold for it. All bytes in either direction are
+// added to `*crc`, which outlives it.
+std::unique_ptr<Transport> ServerEnd(ManualLoop* loop, std::shared_ptr<MemoryLink> link,
+                                     uint32_t* crc);
+
+}  // namespace cloudblk::testing
+
+#endif  // CLOUDBLK_TESTS_SIM_SERVER_END_H_
