@@ -27,10 +27,10 @@ Status OutOfDescriptors(const char* what) {
 
 }  // namespace
 
-class EpollLoop::HeapTimer final : public Timer {
+class EpollLoop::EpollTimer final : public Timer {
  public:
-  HeapTimer(EpollLoop* loop, std::function<void()> fn) : loop_(loop), fn_(std::move(fn)) {}
-  ~HeapTimer() override { Disarm(); }
+  EpollTimer(EpollLoop* loop, std::function<void()> fn) : loop_(loop), fn_(std::move(fn)) {}
+  ~EpollTimer() override { Disarm(); }
 
   void Arm(int64_t deadline_ns) override {
     // The node is kept across arms, so that arming does not allocate.
@@ -111,7 +111,7 @@ void EpollLoop::Unwatch(int fd) {
 }
 
 std::unique_ptr<Timer> EpollLoop::NewTimer(std::function<void()> fn) {
-  return std::make_unique<HeapTimer>(this, std::move(fn));
+  return std::make_unique<EpollTimer>(this, std::move(fn));
 }
 
 void EpollLoop::Defer(std::function<void()> fn) { deferred_.push_back(std::move(fn)); }

@@ -46,8 +46,8 @@ class EpollLoop final : public EventLoop {
   void RunOnce(int64_t timeout_ns);
 
  private:
-  class HeapTimer;
-  using TimerKey = std::pair<int64_t, HeapTimer*>;
+  class EpollTimer;
+  using TimerKey = std::pair<int64_t, EpollTimer*>;
   struct WatchEntry {
     FdHandler* handler = nullptr;
     uint32_t events = 0;  // what epoll was told; 0: epoll does not know the descriptor

@@ -27,7 +27,7 @@ bool ParsePort(std::string_view text, uint16_t* port) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
-Status Failed(const std::string& what, int error) {
+Status FromErrno(const std::string& what, int error) {
   return Status(error, what + ": " + std::strerror(error));
 }
 
@@ -94,7 +94,7 @@ Result<UniqueFd> ListenAt(const Endpoint& endpoint, const SocketAddress& address
   const std::string what = "cannot listen on " + (only ? endpoint.ToString() : address.ToString());
   const int family = address.storage.ss_family;
   UniqueFd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd) return Failed(what, errno);
+  if (!fd) return FromErrno(what, errno);
   if (family == AF_UNIX) {
     RemoveStaleSocket(address, endpoint.path);
   } else {
@@ -106,7 +106,7 @@ Result<UniqueFd> ListenAt(const Endpoint& endpoint, const SocketAddress& address
   const auto* name = reinterpret_cast<const sockaddr*>(&address.storage);
   if (bind(fd.get(), name, address.length) == 0 && listen(fd.get(), kBacklog) == 0) return fd;
   const int error = errno;
-  Status status = Failed(what, error);
+  Status status = FromErrno(what, error);
   if (error != EADDRINUSE) return status;
   struct stat info{};
   if (family == AF_UNIX && lstat(endpoint.path.c_str(), &info) == 0 && !S_ISSOCK(info.st_mode)) {
@@ -313,7 +313,7 @@ Result<UniqueFd> Accept(int listener, SocketAddress* peer) {
   address.length = sizeof(address.storage);
   UniqueFd fd(accept4(listener, reinterpret_cast<sockaddr*>(&address.storage), &address.length,
                       SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!fd) return Failed("cannot accept a connection", errno);
+  if (!fd) return FromErrno("cannot accept a connection", errno);
   if (peer != nullptr) *peer = address;
   return fd;
 }
@@ -321,10 +321,10 @@ Result<UniqueFd> Accept(int listener, SocketAddress* peer) {
 Result<UniqueFd> Connect(const SocketAddress& address) {
   const std::string what = "cannot connect to " + address.ToString();
   UniqueFd fd(socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd) return Failed(what, errno);
+  if (!fd) return FromErrno(what, errno);
   const auto* name = reinterpret_cast<const sockaddr*>(&address.storage);
   if (connect(fd.get(), name, address.length) != 0 && errno != EINPROGRESS) {
-    return Failed(what, errno);
+    return FromErrno(what, errno);
   }
   return fd;
 }

@@ -33,22 +33,22 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}        // NOLINT: implicit, so `return value;`
-  Result(Status status) : state_(std::move(status)) {  // NOLINT: implicit, so `return status;`
-    assert(!std::get<Status>(state_).ok());
+  Result(T value) : held_(std::move(value)) {}        // NOLINT: implicit, so `return value;`
+  Result(Status status) : held_(std::move(status)) {  // NOLINT: implicit, so `return status;`
+    assert(!std::get<Status>(held_).ok());
   }
 
-  bool ok() const { return std::holds_alternative<T>(state_); }
+  bool ok() const { return std::holds_alternative<T>(held_); }
   // Precondition: !ok().
-  const Status& status() const { return std::get<Status>(state_); }
+  const Status& status() const { return std::get<Status>(held_); }
   // Precondition: ok().
-  T& value() { return std::get<T>(state_); }
-  const T& value() const { return std::get<T>(state_); }
+  T& value() { return std::get<T>(held_); }
+  const T& value() const { return std::get<T>(held_); }
   T* operator->() { return &value(); }
   T& operator*() { return value(); }
 
  private:
-  std::variant<T, Status> state_;
+  std::variant<T, Status> held_;
 };
 
 }  // namespace cloudblk

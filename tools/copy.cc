@@ -62,7 +62,7 @@ class Ring {
   size_t tail_ = 0;
 };
 
-Status Errno(int error, const std::string& what) {
+Status FromErrno(int error, const std::string& what) {
   return Status(error, fmt::format("{}: {}", what, strerror(error)));
 }
 
@@ -74,7 +74,7 @@ Status WriteAll(int fd, std::span<const uint8_t> data, const std::string& path) 
     if (InterruptSignal() != 0) return Interrupted();
     const ssize_t n = write(fd, data.data(), data.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Errno(errno, "cannot write to " + path);
+    if (n < 0) return FromErrno(errno, "cannot write to " + path);
     data = data.subspan(static_cast<size_t>(n));
   }
   return Status::Ok();
@@ -87,7 +87,7 @@ Result<size_t> ReadUpTo(Client* client, int fd, std::span<uint8_t> data, const s
     if (!client->AwaitInput(fd)) return Interrupted();
     const ssize_t n = read(fd, data.data() + done, data.size() - done);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Errno(errno, "cannot read " + path);
+    if (n < 0) return FromErrno(errno, "cannot read " + path);
     if (n == 0) break;
     done += static_cast<size_t>(n);
   }
@@ -98,7 +98,7 @@ Result<UniqueFd> OpenFile(const std::string& path, bool output) {
   if (path == "-") return UniqueFd(dup(output ? STDOUT_FILENO : STDIN_FILENO));
   UniqueFd fd(output ? open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)
                      : open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return Errno(errno, "cannot open " + path);
+  if (!fd) return FromErrno(errno, "cannot open " + path);
   return fd;
 }
 
@@ -127,14 +127,15 @@ Status InputEnded(uint64_t bytes, uint64_t length) {
 
 // Some file systems say only now that they could not keep what was written.
 Status Close(UniqueFd fd, const std::string& path) {
-  if (close(fd.release()) != 0 && errno != EINTR) return Errno(errno, "cannot write to " + path);
+  if (close(fd.release()) != 0 && errno != EINTR)
+    return FromErrno(errno, "cannot write to " + path);
   return Status::Ok();
 }
 
 // Takes what the ring's oldest chunk read to the file. Returns its bytes.
 Result<uint64_t> Drain(Ring* ring, int fd, const std::string& path) {
   Chunk& chunk = ring->Pop();
-  if (chunk.result < 0) return Errno(-chunk.result, "a read of the volume failed");
+  if (chunk.result < 0) return FromErrno(-chunk.result, "a read of the volume failed");
   const Status written =
       WriteAll(fd, std::span(chunk.data).subspan(chunk.skip, chunk.length), path);
   if (!written.ok()) return written;
@@ -167,7 +168,7 @@ Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length,
                             info.logical_block_size * info.logical_block_size;
       const int accepted =
           client->Read(at - chunk.skip, std::span(chunk.data).first(blocks), &chunk);
-      if (accepted < 0) return Errno(-accepted, "the volume refused a read");
+      if (accepted < 0) return FromErrno(-accepted, "the volume refused a read");
       chunk.busy = true;
       ring.Push();
       started += chunk.length;
@@ -209,7 +210,7 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
   while (done < length && input.ok()) {
     if (ring.full()) {
       const int result = ring.Pop().result;
-      if (result < 0) return Errno(-result, "a write to the volume failed");
+      if (result < 0) return FromErrno(-result, "a write to the volume failed");
     }
     Chunk& chunk = ring.Next();
     const auto wanted = static_cast<size_t>(std::min<uint64_t>(kChunk, length - done));
@@ -224,7 +225,7 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
                         info.logical_block_size * info.logical_block_size;
     if (usable == 0) break;
     const int accepted = client->Write(offset + done, std::span(chunk.data).first(usable), &chunk);
-    if (accepted < 0) return Errno(-accepted, "the volume refused a write");
+    if (accepted < 0) return FromErrno(-accepted, "the volume refused a write");
     chunk.busy = true;
     ring.Push();
     client->Kick();
@@ -233,10 +234,11 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
   }
   while (!ring.empty()) {
     const int result = ring.Pop().result;
-    if (result < 0) return Errno(-result, "a write to the volume failed");
+    if (result < 0) return FromErrno(-result, "a write to the volume failed");
   }
   const int flushed = client->Flush();
-  if (flushed < 0) return Errno(-flushed, "the flush failed: what was written may not be durable");
+  if (flushed < 0)
+    return FromErrno(-flushed, "the flush failed: what was written may not be durable");
   if (input.ok() && length != UINT64_MAX && done < length) input = InputEnded(done, length);
   if (!input.ok()) {
     return Status(input.error(),

@@ -25,7 +25,7 @@ namespace {
 
 constexpr uint32_t kMaxBlock = 4096;
 
-Status Failed(const FileOptions& options, const std::string& what, int error) {
+Status FromErrno(const FileOptions& options, const std::string& what, int error) {
   return Status(error, fmt::format("volume '{}': {} {}: {}", options.volume, what, options.path,
                                    strerror(error)));
 }
@@ -61,7 +61,7 @@ Status Create(const FileOptions& options, bool begun) {
   if (fd < 0) {
     if (errno == EEXIST) return Status::Ok();
     if (errno == ENOENT) return Bad(options, "cannot be made: make its folder first");
-    return Failed(options, "cannot create", errno);
+    return FromErrno(options, "cannot create", errno);
   }
   // One that was in use has lost its content: that is not made good by zeros.
   Result<std::string> owner = FileAttributes(fd, {}, {}).Get("owner");
@@ -75,7 +75,7 @@ Status Create(const FileOptions& options, bool begun) {
   close(fd);
   if (error == 0) return Status::Ok();
   if (!begun) unlink(options.path.c_str());
-  return Failed(options, "cannot create", error);
+  return FromErrno(options, "cannot create", error);
 }
 
 Status Open(const FileOptions& options, OpenedFile* file) {
@@ -84,11 +84,11 @@ Status Open(const FileOptions& options, OpenedFile* file) {
     file->fd = open(options.path.c_str(), flags | O_DIRECT);
     file->direct = file->fd >= 0;
     if (file->fd >= 0 || errno != EINVAL) {
-      return file->fd >= 0 ? Status::Ok() : Failed(options, "cannot open", errno);
+      return file->fd >= 0 ? Status::Ok() : FromErrno(options, "cannot open", errno);
     }
   }
   file->fd = open(options.path.c_str(), flags);
-  return file->fd >= 0 ? Status::Ok() : Failed(options, "cannot open", errno);
+  return file->fd >= 0 ? Status::Ok() : FromErrno(options, "cannot open", errno);
 }
 
 // The alignment of offsets and lengths that direct I/O wants; 0: it cannot be done.
@@ -217,7 +217,7 @@ void DescribeRegularFile(const struct statx& info, OpenedFile* file) {
 Status FindSize(const FileOptions& options, const struct statx& info, OpenedFile* file) {
   uint64_t size = info.stx_size;
   if (file->block_device && ioctl(file->fd, BLKGETSIZE64, &size) != 0) {
-    return Failed(options, "cannot find the size of", errno);
+    return FromErrno(options, "cannot find the size of", errno);
   }
   file->size = size;
   if (options.size && *options.size != size && !WasResizedTo(file->Attributes(options), size)) {
@@ -248,7 +248,7 @@ OpenedFile::~OpenedFile() {
 Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
   struct stat existing{};
   if (stat(options.path.c_str(), &existing) != 0) {
-    if (errno != ENOENT) return Failed(options, "cannot open", errno);
+    if (errno != ENOENT) return FromErrno(options, "cannot open", errno);
     if (IsDevicePath(options.path)) {
       return Bad(options, "does not exist; make the device available first");
     }
@@ -273,7 +273,7 @@ Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
   mask |= STATX_DIOALIGN;
 #endif
   if (statx(file.fd, "", AT_EMPTY_PATH, mask, &info) != 0) {
-    return Failed(options, "cannot look at", errno);
+    return FromErrno(options, "cannot look at", errno);
   }
   file.block_device = S_ISBLK(info.stx_mode);
   if (!file.block_device && !S_ISREG(info.stx_mode)) {
