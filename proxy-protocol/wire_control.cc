@@ -62,7 +62,7 @@ DecodeError Decode(std::span<const uint8_t> bytes, StatusMessage* m) {
   const uint32_t status = in.U32();
   in.Pad(4);
   m->epoch = in.U64();
-  if (!IsStatus(status)) return DecodeError::kBadStatus;
+  if (!IsStatusCode(status)) return DecodeError::kBadStatus;
   m->status = static_cast<StatusCode>(status);
   return Finish(in);
 }

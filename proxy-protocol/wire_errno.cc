@@ -47,7 +47,7 @@ int ErrnoOf(StatusCode status) {
   return EIO;
 }
 
-StatusCode StatusOf(int error) {
+StatusCode StatusCodeOf(int error) {
   switch (error) {
     case 0:
       return StatusCode::kOk;

@@ -13,7 +13,7 @@ int ErrnoOf(StatusCode status);
 
 // For what a storage failed with (a positive errno; 0: OK). What has no status of its own is
 // IO_ERROR; so is what would say of the client what is true of the storage only (EPERM).
-StatusCode StatusOf(int error);
+StatusCode StatusCodeOf(int error);
 
 }  // namespace cloudblk::wire
 

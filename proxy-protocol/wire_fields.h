@@ -58,7 +58,7 @@ inline DecodeError Finish(const Reader& in) {
 }
 
 #define CLOUDBLK_CASE(name, value, text) case value:
-inline bool IsStatus(uint32_t v) {
+inline bool IsStatusCode(uint32_t v) {
   switch (v) {
     CLOUDBLK_STATUSES(CLOUDBLK_CASE)
     return true;

@@ -60,7 +60,7 @@ DecodeError Decode(std::span<const uint8_t> bytes, HelloReply* m) {
   m->max_frame_entries = in.U32();
   m->server = in.Id();
   in.Pad(8);
-  if (!IsStatus(status)) return DecodeError::kBadStatus;
+  if (!IsStatusCode(status)) return DecodeError::kBadStatus;
   m->status = static_cast<StatusCode>(status);
   if (m->status == StatusCode::kOk) {
     if (m->version != kVersion) return DecodeError::kBadVersion;
@@ -177,7 +177,7 @@ DecodeError Decode(std::span<const uint8_t> bytes, OpenReply* m) {
   m->epoch = in.U64();
   m->retry_ms = in.U32();
   in.Pad(36);
-  if (!IsStatus(status)) return DecodeError::kBadStatus;
+  if (!IsStatusCode(status)) return DecodeError::kBadStatus;
   m->status = static_cast<StatusCode>(status);
   if ((m->volume_flags & ~uint32_t{VolumeFlag::kAll}) != 0) return DecodeError::kReservedSet;
   if (m->status == StatusCode::kOk && !GeometryHolds(*m)) return DecodeError::kBadLength;

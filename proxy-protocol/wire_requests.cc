@@ -126,7 +126,7 @@ DecodeError Decode(std::span<const uint8_t> bytes, Reply* m) {
   m->length = in.U32();
   m->flags = in.U32();
   in.Pad(4);
-  if (!IsStatus(status)) return DecodeError::kBadStatus;
+  if (!IsStatusCode(status)) return DecodeError::kBadStatus;
   m->status = static_cast<StatusCode>(status);
   if ((m->flags & ~uint32_t{ReplyFlag::kAll}) != 0) return DecodeError::kReservedSet;
   // Neither an error nor a hole has a payload.

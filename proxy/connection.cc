@@ -270,7 +270,7 @@ void Connection::OnDrained() {
       call_ = Call::kEnd;
       volume_->ownership.End(this);
     } else {
-      SendStatus(wire::FrameType::kCloseReply, {});
+      SendStatusMessage(wire::FrameType::kCloseReply, {});
       SetState(State::kLeaving);
     }
   }

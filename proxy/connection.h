@@ -103,7 +103,7 @@ class Connection final : public FdHandler,
   bool OnResize(std::span<const uint8_t> section);
   void OnAnswer(const OwnershipAnswer& answer);
   void SendOpenReply(const OwnershipAnswer& answer);
-  void SendStatus(wire::FrameType type, const OwnershipAnswer& answer);
+  void SendStatusMessage(wire::FrameType type, const OwnershipAnswer& answer);
 
   // Resizing, when it is their turn on the loop.
   void OnPause();

@@ -210,7 +210,7 @@ bool Connection::OnClose(std::span<const uint8_t> section) {
   return true;
 }
 
-void Connection::SendStatus(wire::FrameType type, const OwnershipAnswer& answer) {
+void Connection::SendStatusMessage(wire::FrameType type, const OwnershipAnswer& answer) {
   std::array<uint8_t, wire::kStatusMessageSize> out;
   wire::Encode(wire::StatusMessage{answer.status, answer.epoch}, out);
   writer_.AddMessage(type, out, answer.text);
@@ -228,13 +228,13 @@ void Connection::OnAnswer(const OwnershipAnswer& answer) {
   }
   const Call call = std::exchange(call_, Call::kNone);
   if (state_ == State::kReady && call == Call::kRelease) {
-    SendStatus(wire::FrameType::kReleaseReply, answer);
+    SendStatusMessage(wire::FrameType::kReleaseReply, answer);
   }
   if (state_ == State::kReady && call == Call::kClaim) {
-    SendStatus(wire::FrameType::kClaimReply, answer);
+    SendStatusMessage(wire::FrameType::kClaimReply, answer);
   }
   if (state_ == State::kClosing && call == Call::kEnd) {
-    SendStatus(wire::FrameType::kCloseReply, answer);
+    SendStatusMessage(wire::FrameType::kCloseReply, answer);
     SetState(State::kLeaving);
   }
 }
@@ -287,7 +287,7 @@ void Connection::OnResume(uint64_t size) {
 void Connection::OnResizeAnswer(const ResizeAnswer& answer) {
   resizing_ = false;
   if (state_ != State::kReady) return;
-  SendStatus(wire::FrameType::kResizeReply, {answer.status, answer.text, 0, 0});
+  SendStatusMessage(wire::FrameType::kResizeReply, {answer.status, answer.text, 0, 0});
 }
 
 }  // namespace cloudblk::proxy

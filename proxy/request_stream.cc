@@ -188,7 +188,7 @@ void RequestStream::OnIoDone(IoOp* op) {
     ReleaseJob(job);
   } else {
     // What was judged well-formed and the storage calls invalid is the storage's error.
-    job->status = wire::StatusOf(job->result == -EINVAL ? EIO : -job->result);
+    job->status = wire::StatusCodeOf(job->result == -EINVAL ? EIO : -job->result);
     FinishJob(job);
   }
   if (at_storage_ == 0 && watch_idle_) owner_->OnStorageIdle();

@@ -76,7 +76,7 @@ void Resizer::CarryOut(uint64_t size, const OwnershipAnswer& held) {
     const Status status = backend_->Resize(size);
     ownership_->Unhold();
     if (!status.ok()) {
-      answer = {wire::StatusOf(status.error()),
+      answer = {wire::StatusCodeOf(status.error()),
                 fmt::format("volume '{}': {}", volume_, status.message())};
     }
   }

@@ -10,10 +10,10 @@ namespace {
 
 TEST(WireErrno, ErrorsOfRequestsSurviveTheRoundTrip) {
   for (const int error : {0, EIO, ENOSPC, EINVAL, ENOTSUP, EROFS, ENOMEM}) {
-    EXPECT_EQ(ErrnoOf(StatusOf(error)), error);
+    EXPECT_EQ(ErrnoOf(StatusCodeOf(error)), error);
   }
-  EXPECT_EQ(StatusOf(EPERM), StatusCode::kIoError);
-  EXPECT_EQ(StatusOf(EDQUOT), StatusCode::kNoSpace);
+  EXPECT_EQ(StatusCodeOf(EPERM), StatusCode::kIoError);
+  EXPECT_EQ(StatusCodeOf(EDQUOT), StatusCode::kNoSpace);
 }
 
 }  // namespace
