@@ -88,12 +88,12 @@ std::vector<std::string> Server::Addresses() const {
 bool Server::Shutdown(std::chrono::milliseconds patience) {
   const auto deadline = std::chrono::steady_clock::now() + patience;
   // Waits for the first loop, so that a connection that was accepted before is handed out before.
-  std::promise<void> closed;
-  loops_.front()->Post([this, &closed] {
+  std::promise<void> stopped;
+  loops_.front()->Post([this, &stopped] {
     for (const auto& listener : listeners_) listener->Stop();
-    closed.set_value();
+    stopped.set_value();
   });
-  closed.get_future().wait();
+  stopped.get_future().wait();
   for (const auto& loop : loops_) loop->PostGoAway();
   const auto connected = [](const auto& loop) { return loop->connections() != 0; };
   // What a client asked for that has gone may still be waited for by the end of its volume.

@@ -25,11 +25,11 @@ void VolumeGate::Paused(GateMember* member) {
   TellIfQuiet();
 }
 
-void VolumeGate::Close(std::function<void()> closed) {
+void VolumeGate::Close(std::function<void()> on_quiet) {
   std::lock_guard lock(mutex_);
   assert(!is_closed_);
   is_closed_ = true;
-  closed_ = std::move(closed);
+  on_quiet_ = std::move(on_quiet);
   waiting_for_ = members_;
   for (GateMember* member : members_) member->Pause();
   TellIfQuiet();
@@ -37,14 +37,14 @@ void VolumeGate::Close(std::function<void()> closed) {
 
 void VolumeGate::Open(uint64_t size) {
   std::lock_guard lock(mutex_);
-  assert(is_closed_ && closed_ == nullptr);
+  assert(is_closed_ && on_quiet_ == nullptr);
   is_closed_ = false;
   for (GateMember* member : members_) member->Resume(size);
 }
 
 void VolumeGate::TellIfQuiet() {
-  if (closed_ == nullptr || !waiting_for_.empty()) return;
-  std::exchange(closed_, nullptr)();
+  if (on_quiet_ == nullptr || !waiting_for_.empty()) return;
+  std::exchange(on_quiet_, nullptr)();
 }
 
 }  // namespace cloudblk::proxy

@@ -34,10 +34,10 @@ class VolumeGate {
   void Leave(GateMember* member);
   void Paused(GateMember* member);
 
-  // Pauses the members; `closed` is called once none of them has anything at the storage, maybe
+  // Pauses the members; `on_quiet` is called once none of them has anything at the storage, maybe
   // from inside, with the gate's lock held: it returns at once. Precondition: open.
-  void Close(std::function<void()> closed);
-  // The members go on. Precondition: `closed` was called.
+  void Close(std::function<void()> on_quiet);
+  // The members go on. Precondition: `on_quiet` was called.
   void Open(uint64_t size);
 
  private:
@@ -47,7 +47,7 @@ class VolumeGate {
   std::set<GateMember*> members_;
   bool is_closed_ = false;             // or is being closed
   std::set<GateMember*> waiting_for_;  // to be paused
-  std::function<void()> closed_;       // while it is not called
+  std::function<void()> on_quiet_;     // while it is not called
 };
 
 }  // namespace cloudblk::proxy

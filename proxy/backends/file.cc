@@ -311,11 +311,11 @@ void File::LogFirst(int error, const IoOp& op) {
 
 // The file's lock is one of the device node, and each container may have a node of its own. This is
 // one of the device, and nobody can mount it meanwhile.
-Status File::ClaimDevice() {
+Status File::TakeDevice() {
   constexpr int kFlags = O_RDONLY | O_EXCL | O_CLOEXEC;
-  claim_.reset(open(fmt::format("/proc/self/fd/{}", file_.fd).c_str(), kFlags));
-  if (!claim_ && errno == ENOENT) claim_.reset(open(options_.path.c_str(), kFlags));  // no /proc
-  if (claim_) return Status::Ok();
+  device_.reset(open(fmt::format("/proc/self/fd/{}", file_.fd).c_str(), kFlags));
+  if (!device_ && errno == ENOENT) device_.reset(open(options_.path.c_str(), kFlags));  // no /proc
+  if (device_) return Status::Ok();
   return Status(errno, fmt::format("{} cannot be had for this proxy alone (is it mounted, or does "
                                    "another process use it?): {}",
                                    options_.path, strerror(errno)));
@@ -325,10 +325,10 @@ Status File::AcquireExclusive() {
   Status locked = LockFile(file_.fd, options_.path, geometry_.read_only);
   if (!locked.ok()) return locked;
   if (file_.block_device && !geometry_.read_only) {
-    Status claimed = ClaimDevice();
-    if (!claimed.ok()) {
+    Status taken = TakeDevice();
+    if (!taken.ok()) {
       UnlockFile(file_.fd);
-      return claimed;
+      return taken;
     }
   }
   // Who had it before may have failed to flush.
@@ -339,7 +339,7 @@ Status File::AcquireExclusive() {
 }
 
 void File::ReleaseExclusive() {
-  claim_.reset();
+  device_.reset();
   UnlockFile(file_.fd);
 }
 

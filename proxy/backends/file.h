@@ -54,7 +54,7 @@ class File final : public Backend, public AsyncIoSink {
   void Latch(int error);
   bool IsBeyondFile(uint64_t end);
   bool IsBeyondDevice(uint64_t end) const;
-  Status ClaimDevice();
+  Status TakeDevice();
   void NoteSize();
   void LogFirst(int error, const IoOp& op);
   // For Resize: whether the volume may be given that size.
@@ -74,7 +74,7 @@ class File final : public Backend, public AsyncIoSink {
   const FileAttributes attributes_;
   std::mutex generation_mutex_;
   FileGeneration file_generation_;  // under generation_mutex_
-  UniqueFd claim_;                  // of a block device, while it is held; under Ownership's lock
+  UniqueFd device_;                 // of a block device, while it is held; under Ownership's lock
   SyncQueue syncs_;
   // Last: their threads end before anything they use. Transfers and ranges may end in a sync.
   WorkerPool sync_threads_;
