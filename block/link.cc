@@ -24,22 +24,22 @@ constexpr uint32_t Bit(State state) { return 1u << static_cast<int>(state); }
 
 // Where each state may lead.
 constexpr std::array<uint32_t, 7> kNext = {
-    /* kIdle */ Bit(State::kConnecting) | Bit(State::kFailed),
+    /* kIdle */ Bit(State::kConnecting) | Bit(State::kEnded),
     /* kConnecting */ Bit(State::kHandshake) | Bit(State::kBackoff) | Bit(State::kIdle),
     /* kHandshake */ Bit(State::kReady) | Bit(State::kBackoff) | Bit(State::kIdle) |
-        Bit(State::kFailed),
+        Bit(State::kEnded),
     /* kReady */ Bit(State::kClosing) | Bit(State::kBackoff) | Bit(State::kIdle) |
-        Bit(State::kFailed),
-    /* kBackoff */ Bit(State::kConnecting) | Bit(State::kIdle) | Bit(State::kFailed),
+        Bit(State::kEnded),
+    /* kBackoff */ Bit(State::kConnecting) | Bit(State::kIdle) | Bit(State::kEnded),
     /* kClosing */ Bit(State::kIdle),
-    /* kFailed */ 0,
+    /* kEnded */ 0,
 };
 
 }  // namespace
 
 std::string_view Name(LinkState state) {
   constexpr std::array<std::string_view, 7> kNames = {"idle",    "connecting", "handshake", "ready",
-                                                      "backoff", "closing",    "failed"};
+                                                      "backoff", "closing",    "ended"};
   return kNames[static_cast<size_t>(state)];
 }
 
@@ -122,14 +122,14 @@ void Link::Abandon() {
   // The claim of what was released is at a higher epoch, which fences all that was given up. Not so
   // where the release may never have happened.
   if (!session_->release_unconfirmed()) Settle();
-  if (state_ != State::kIdle && state_ != State::kFailed) SetState(State::kIdle);
+  if (state_ != State::kIdle && state_ != State::kEnded) SetState(State::kIdle);
 }
 
 void Link::GiveUp() {
   const bool exposed = queue_->has_unanswered();
   // Without a connection, an earlier one may have sent them.
   const bool may_be_exposed =
-      queue_->in_flight() > 0 && state_ != State::kReady && state_ != State::kFailed;
+      queue_->in_flight() > 0 && state_ != State::kReady && state_ != State::kEnded;
   if (!unsettled_ && (exposed || may_be_exposed)) {
     unsettled_ = true;
     session_->NoteGivenUp();
@@ -185,14 +185,14 @@ void Link::FinishConnect() {
 
 void Link::Begin() {
   const SessionConfig& config = session_->config();
-  open_step_ = session_->claim();
+  claim_mode_ = session_->claim();
   OpenParams params;
   params.session = session_->uuid();
-  params.epoch = session_->EpochOf(open_step_);
-  if (open_step_ == ClaimStep::kTryToken || (open_step_ == ClaimStep::kToken && !claimed_)) {
+  params.epoch = session_->EpochOf(claim_mode_);
+  if (claim_mode_ == ClaimMode::kTryToken || (claim_mode_ == ClaimMode::kToken && !claimed_)) {
     params.token = session_->token();
   }
-  params.claimer = session_->ClaimerOf(open_step_);
+  params.claimer = session_->ClaimerOf(claim_mode_);
   params.channel = index_;
   params.channel_count = config.channels;
   params.incarnation = incarnation_;
@@ -272,7 +272,7 @@ void Link::TryNextAddress() {
 void Link::DropConnection() {
   if (watching_) loop_->Unwatch(transport_->fd());
   watching_ = watching_read_ = watching_write_ = false;
-  send_blocked_ = receive_blocked_ = polled_ = pass_failed_ = false;
+  send_blocked_ = receive_blocked_ = polled_ = pass_ended_ = false;
   going_away_ = false;
   resize_sent_ = false;
   timer_armed_ = false;
@@ -285,7 +285,7 @@ void Link::DropConnection() {
 
 // The server will not let this session in again.
 void Link::EndSession(const Failure& failure) {
-  SetState(State::kFailed);
+  SetState(State::kEnded);
   Settle();
   if (timer_ != nullptr) timer_->Disarm();
   if (session_->Revoke()) {
@@ -317,7 +317,7 @@ void Link::ArmForState() {
       return;
     case State::kIdle:
     case State::kClosing:
-    case State::kFailed:
+    case State::kEnded:
       return timer_->Disarm();
   }
 }

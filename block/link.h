@@ -31,7 +31,7 @@ enum class LinkState {
   kReady,
   kBackoff,  // waiting to connect again
   kClosing,  // the server was told, and is to answer
-  kFailed,   // the session is over
+  kEnded,    // the session is over
 };
 std::string_view Name(LinkState state);
 
@@ -200,8 +200,8 @@ class Link final : public FdHandler {
   std::unique_ptr<Codec> codec_;
   Outbox outbox_;
   int64_t connect_began_ns_ = 0;
-  ClaimStep open_step_ = ClaimStep::kNone;  // that the handshake was begun in
-  uint64_t generation_ = 0;                 // of the volume, as this connection was told
+  ClaimMode claim_mode_ = ClaimMode::kNone;  // that the handshake was begun in
+  uint64_t generation_ = 0;                  // of the volume, as this connection was told
   int64_t ready_since_ns_ = 0;
   int64_t silent_since_ns_ = 0;  // nothing was received since, though requests wait
   bool pinged_ = false;
@@ -217,7 +217,7 @@ class Link final : public FdHandler {
   YieldGate yield_gate_;
   // Of a pass: what it found, and whether it was taken by Poll and is to be acted on.
   std::vector<Fact> facts_;
-  bool pass_failed_ = false;
+  bool pass_ended_ = false;
   bool polled_ = false;
   std::vector<Piece*> batch_;
 };

@@ -60,10 +60,10 @@ bool Link::Poll() {
 bool Link::TakeBytes() {
   const uint64_t bytes = codec_stats_.bytes_received;
   const uint64_t answers = queue_->answers();
-  pass_failed_ = !codec_->Receive(transport_.get(), queue_, &outbox_, &facts_);
+  pass_ended_ = !codec_->Receive(transport_.get(), queue_, &outbox_, &facts_);
   receive_blocked_ = transport_->read_wants_write();
   if (queue_->answers() != answers) backoff_.Reset();
-  if (codec_stats_.bytes_received == bytes) return pass_failed_;
+  if (codec_stats_.bytes_received == bytes) return pass_ended_;
   silent_since_ns_ = loop_->NowNs();
   session_->NoteHeard(index_, silent_since_ns_);
   poll_gate_.Hit(silent_since_ns_);
@@ -75,10 +75,10 @@ void Link::Receive() {
   if (!polled_) TakeBytes();
   polled_ = false;
   if (!facts_.empty() && !ApplyFacts()) return;
-  if (std::exchange(pass_failed_, false)) {
+  if (std::exchange(pass_ended_, false)) {
     Failure failure = codec_->failure();
     // What was refused may be to be asked for in another way.
-    if (failure.refused() && session_->ClaimRefused(open_step_, failure.refusal)) {
+    if (failure.refused() && session_->ClaimRefused(claim_mode_, failure.refusal)) {
       failure.final = false;
     }
     return Cut(failure);
@@ -129,7 +129,7 @@ bool Link::OnAnswered(const Fact& fact) {
 }
 
 bool Link::OnOpened() {
-  session_->ClaimGranted(open_step_);
+  session_->ClaimGranted(claim_mode_);
   const VolumeInfo& found = codec_->volume();
   if (!session_->has_volume()) {
     session_->SetVolume(found);

@@ -121,7 +121,7 @@ bool NativeCodec::Receive(Transport* transport, RequestQueue* queue, Outbox* out
 }
 
 bool NativeCodec::Send(const Command& command, Outbox* outbox) {
-  assert(step_ == Step::kReady);
+  assert(state_ == State::kReady);
   switch (command.kind) {
     case Command::Kind::kPing:
       if (outbox->free() < wire::kFrameHeaderSize + wire::kPingSize + kOwnRoom) return false;
@@ -134,7 +134,7 @@ bool NativeCodec::Send(const Command& command, Outbox* outbox) {
                     wire::kTokenMessageSize, "", outbox);
       return true;
     case Command::Kind::kClose: {
-      step_ = Step::kClosing;
+      state_ = State::kClosing;
       wire::Close close;
       if (command.end_session) close.flags = wire::CloseFlag::kEndSession;
       AppendControl(wire::FrameType::kClose, close, wire::kCloseSize, "", outbox);
@@ -152,13 +152,13 @@ bool NativeCodec::Send(const Command& command, Outbox* outbox) {
 
 bool NativeCodec::OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
                             std::string_view text) {
-  const bool serving = step_ == Step::kReady || step_ == Step::kClosing;
+  const bool serving = state_ == State::kReady || state_ == State::kClosing;
   switch (header.type) {
     case wire::FrameType::kHelloReply:
-      if (step_ == Step::kHello) return OnHelloReply(section, text);
+      if (state_ == State::kHello) return OnHelloReply(section, text);
       break;
     case wire::FrameType::kOpenReply:
-      if (step_ == Step::kOpen) return OnOpenReply(section, text);
+      if (state_ == State::kOpen) return OnOpenReply(section, text);
       break;
     case wire::FrameType::kEvent:
       if (serving) return OnEvent(section, text);
@@ -177,7 +177,7 @@ bool NativeCodec::OnControl(const wire::FrameHeader& header, std::span<const uin
       if (serving && resize_sent_) return OnAnswer(header, section, text);
       break;
     case wire::FrameType::kCloseReply:
-      if (step_ != Step::kClosing) break;
+      if (state_ != State::kClosing) break;
       facts_->push_back({.kind = Fact::Kind::kAnswered, .command = Command::Kind::kClose});
       return true;
     case wire::FrameType::kError:
@@ -211,7 +211,7 @@ bool NativeCodec::OnHelloReply(std::span<const uint8_t> section, std::string_vie
       crc != wants_crc_) {
     return Violation("HELLO_REPLY grants what was not asked for");
   }
-  step_ = Step::kOpen;
+  state_ = State::kOpen;
   if ((hello_.features & wire::Feature::kClaimer) == 0) open_.claimer = {};
   if (open_waits_) AppendOpen();
   return true;
@@ -223,7 +223,7 @@ bool NativeCodec::OnOpenReply(std::span<const uint8_t> section, std::string_view
   if (error != wire::DecodeError::kOk) return BadMessage(wire::FrameType::kOpenReply, error);
   if (reply.status != wire::StatusCode::kOk) return Refused(reply.status, text, reply.retry_ms);
   if (!outbox_->empty()) return Violation("OPEN_REPLY before OPEN was sent");
-  step_ = Step::kReady;
+  state_ = State::kReady;
   volume_ = VolumeFrom(reply);
   limits_ = LimitsFrom(hello_, reply);
   capabilities_ = {.several_channels = true, .move = true, .resize = true, .ping = true};

@@ -31,7 +31,7 @@ class NativeCodec final : public Codec, private ControlSink {
 
  private:
   // The states of SPEC.md 4, as far as the client has them.
-  enum class Step {
+  enum class State {
     kHello,  // HELLO sent, and OPEN if it depends on nothing; waits for HELLO_REPLY
     kOpen,   // waits for OPEN_REPLY
     kReady,
@@ -53,7 +53,7 @@ class NativeCodec final : public Codec, private ControlSink {
 
   CodecStats* const stats_;
   NativeReceiver receiver_;
-  Step step_ = Step::kHello;
+  State state_ = State::kHello;
   bool wants_crc_ = false;
   wire::Open open_;    // what is, or was, sent
   std::string names_;  // its payload

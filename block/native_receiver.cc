@@ -187,7 +187,7 @@ bool NativeReceiver::ParseReplies(RequestQueue* queue, const Outbox& outbox) {
     const char* why = nullptr;
     Piece* piece = CheckReply(reply, queue, outbox, &why);
     if (piece == nullptr) return Fail(EPROTO, std::string("bad REPLY frame: ") + why);
-    queue->Claim(piece);
+    queue->BeginAnswer(piece);
     entries_.push_back({piece, reply});
   }
   crcs_.assign(crcs.begin(), crcs.end());

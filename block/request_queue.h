@@ -87,7 +87,7 @@ class RequestQueue final {
   // The piece that was sent under this tag and is not answered, or null.
   Piece* Find(uint64_t tag) { return tags_.Find(tag); }
   // The whole answer is about to come: the tag is not found again.
-  void Claim(Piece* piece) { piece->state = Piece::State::kAnswering; }
+  void BeginAnswer(Piece* piece) { piece->state = Piece::State::kAnswering; }
   // A part of a READ's answer is about to come: bytes [at, at + length) of the piece. False: they
   // do not lie within it, or were there before.
   bool Reserve(Piece* piece, uint64_t at, uint64_t length) {
@@ -109,7 +109,7 @@ class RequestQueue final {
     NoteStored(piece, at + length);
   }
   // Keeps the first error (a positive errno) of an answer in parts.
-  void Fail(Piece* piece, int error) {
+  void NoteError(Piece* piece, int error) {
     if (piece->error == 0) piece->error = error;
   }
   // The piece is answered. `error`: a positive errno, 0: done, unless it failed before.

@@ -12,14 +12,14 @@ void SessionState::BeginRelease() {
   assert(!released_ && !observe_);
   epoch_claimed_ = epoch_claimed_ || ClaimsWithToken(claim());
   epoch_ = epoch();
-  claim_ = ClaimStep::kNone;
+  claim_ = ClaimMode::kNone;
   token_ = RandomUuid();
 }
 
 void SessionState::NoteReleased(bool confirmed) {
   released_ = true;
   release_confirmed_ = confirmed;
-  claim_epoch_ = epoch_ + kReclaimStep;
+  claim_epoch_ = epoch_ + kReclaimEpochStep;
 }
 
 void SessionState::Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, uint64_t generation,
@@ -27,7 +27,7 @@ void SessionState::Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, ui
   uuid_ = uuid;
   epoch_ = epoch;
   epoch_claimed_ = false;
-  claim_epoch_ = epoch + kClaimStep;
+  claim_epoch_ = epoch + kClaimEpochStep;
   token_ = token;
   observe_ = false;
   released_ = true;
@@ -46,32 +46,32 @@ void SessionState::BeginClaim() {
   assert(released_);
   released_ = false;
   if (claimer_.IsNil()) claimer_ = RandomUuid();
-  claim_ = release_confirmed_ ? ClaimStep::kToken : ClaimStep::kTryToken;
+  claim_ = release_confirmed_ ? ClaimMode::kToken : ClaimMode::kTryToken;
 }
 
 void SessionState::CancelClaim() {
   released_ = true;
-  claim_ = ClaimStep::kNone;
+  claim_ = ClaimMode::kNone;
 }
 
-void SessionState::ClaimGranted(ClaimStep step) {
-  if (step == ClaimStep::kTryToken) claim_.compare_exchange_strong(step, ClaimStep::kToken);
-  if (step == ClaimStep::kTryNone) claim_.compare_exchange_strong(step, ClaimStep::kNone);
+void SessionState::ClaimGranted(ClaimMode mode) {
+  if (mode == ClaimMode::kTryToken) claim_.compare_exchange_strong(mode, ClaimMode::kToken);
+  if (mode == ClaimMode::kTryNone) claim_.compare_exchange_strong(mode, ClaimMode::kNone);
 }
 
-bool SessionState::ClaimRefused(ClaimStep step, Refusal refusal) {
+bool SessionState::ClaimRefused(ClaimMode mode, Refusal refusal) {
   const bool retry =
       refusal == Refusal::kBadToken || refusal == Refusal::kBusy || refusal == Refusal::kStale;
   if (!retry) return false;
   // Another channel has found out meanwhile: do as it did.
-  if (claim() != step) return true;
+  if (claim() != mode) return true;
   // The token is not known to anybody else, so that another epoch can only be ours.
-  if (step == ClaimStep::kTryToken) {
-    claim_.compare_exchange_strong(step, ClaimStep::kTryNone);
+  if (mode == ClaimMode::kTryToken) {
+    claim_.compare_exchange_strong(mode, ClaimMode::kTryNone);
     return true;
   }
-  if (step == ClaimStep::kTryNone) {
-    claim_.compare_exchange_strong(step, ClaimStep::kTryToken);
+  if (mode == ClaimMode::kTryNone) {
+    claim_.compare_exchange_strong(mode, ClaimMode::kTryToken);
     return true;
   }
   return false;

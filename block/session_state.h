@@ -44,21 +44,21 @@ struct SessionConfig {
 };
 
 // How an OPEN of an active session claims the volume (SPEC.md 11.4).
-enum class ClaimStep {
+enum class ClaimMode {
   kNone,      // it does not: the session holds the volume
   kToken,     // by its token, at the epoch above
   kTryToken,  // as kToken, after a RELEASE whose answer was lost
   kTryNone,   // as kNone, after such a RELEASE: the server may never have seen it
 };
 
-inline bool ClaimsWithToken(ClaimStep step) {
-  return step == ClaimStep::kToken || step == ClaimStep::kTryToken;
+inline bool ClaimsWithToken(ClaimMode mode) {
+  return mode == ClaimMode::kToken || mode == ClaimMode::kTryToken;
 }
 
 // Above the epoch of the RELEASE. They differ, so that a token that is sent again, because its
 // answer was lost, tells who sent it.
-inline constexpr uint64_t kReclaimStep = 1;
-inline constexpr uint64_t kClaimStep = 2;
+inline constexpr uint64_t kReclaimEpochStep = 1;
+inline constexpr uint64_t kClaimEpochStep = 2;
 
 // A moment in a session's life, for what a FLUSH that is submitted then has to tell
 // (SessionState::FlushFails).
@@ -93,15 +93,15 @@ class SessionState {
   bool release_unconfirmed() const { return released_ && !release_confirmed_; }
   // Whether the session still holds the volume is being found out.
   bool claim_unsure() const {
-    return claim() == ClaimStep::kTryToken || claim() == ClaimStep::kTryNone;
+    return claim() == ClaimMode::kTryToken || claim() == ClaimMode::kTryNone;
   }
   // What the next OPEN says.
-  ClaimStep claim() const { return claim_.load(); }
-  uint64_t EpochOf(ClaimStep step) const { return ClaimsWithToken(step) ? claim_epoch_ : epoch_; }
+  ClaimMode claim() const { return claim_.load(); }
+  uint64_t EpochOf(ClaimMode mode) const { return ClaimsWithToken(mode) ? claim_epoch_ : epoch_; }
   uint64_t epoch() const { return EpochOf(claim()); }
   // What an OPEN in that step names as its claimer; nil where no claim of ours reached the epoch.
-  Uuid ClaimerOf(ClaimStep step) const {
-    return ClaimsWithToken(step) || epoch_claimed_ ? claimer_ : Uuid{};
+  Uuid ClaimerOf(ClaimMode mode) const {
+    return ClaimsWithToken(mode) || epoch_claimed_ ? claimer_ : Uuid{};
   }
   // Fixes the epoch that was reached and draws a new token, which is about to be sent in a RELEASE.
   void BeginRelease();
@@ -115,9 +115,9 @@ class SessionState {
   // Not now: BeginClaim may follow again. Every channel is idle.
   void CancelClaim();
   // An OPEN was granted, or refused, that was sent in that step.
-  void ClaimGranted(ClaimStep step);
+  void ClaimGranted(ClaimMode mode);
   // True: it is to be tried in another way.
-  bool ClaimRefused(ClaimStep step, Refusal refusal);
+  bool ClaimRefused(ClaimMode mode, Refusal refusal);
   // Completed writes are not covered by a flush.
   bool unflushed() const { return written_.load() != flushed_.load(); }
   // Of FlushFails, without an effect: for Now() whether the next flush is going to fail.
@@ -213,7 +213,7 @@ class SessionState {
   bool observe_ = false;
   bool released_ = false;
   bool release_confirmed_ = false;
-  std::atomic<ClaimStep> claim_{ClaimStep::kNone};
+  std::atomic<ClaimMode> claim_{ClaimMode::kNone};
 
   bool has_volume_ = false;
   VolumeInfo volume_;

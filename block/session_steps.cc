@@ -131,7 +131,7 @@ void ReleaseStep::Start(const Channel::Host& host) {
     first()->Start();
   } else if (Ready(first())) {
     Send();
-  } else if (first()->state() == Channel::State::kFailed) {
+  } else if (first()->state() == Channel::State::kEnded) {
     Done(Lost());
   }
 }
@@ -151,7 +151,7 @@ void ReleaseStep::OnFailure(Channel* channel, const Failure& failure) {
   if (sent_) {
     state_->NoteReleased(false);
     Done(Status(ETIMEDOUT, "lost the server meanwhile: " + failure.text));
-  } else if (channel->state() == Channel::State::kFailed) {
+  } else if (channel->state() == Channel::State::kEnded) {
     Done(Lost());
   }
 }
@@ -187,7 +187,7 @@ void ResizeStep::Start(const Channel::Host& host) {
   AttachFirst(host);
   if (Ready(first())) {
     Send();
-  } else if (first()->state() == Channel::State::kFailed) {
+  } else if (first()->state() == Channel::State::kEnded) {
     Unknown("the volume was lost to another client");
   }
 }
@@ -229,11 +229,11 @@ void ResizeStep::Finish() {
 void CloseStep::Start(const Channel::Host& host) {
   AttachFirst(host);
   first()->Close(true);
-  if (first()->state() == Channel::State::kFailed) Done(Status::Ok());
+  if (first()->state() == Channel::State::kEnded) Done(Status::Ok());
 }
 
 void CloseStep::OnFailure(Channel* channel, const Failure&) {
-  if (channel->state() == Channel::State::kFailed) Done(Status::Ok());
+  if (channel->state() == Channel::State::kEnded) Done(Status::Ok());
 }
 
 void CloseStep::Finish() { DetachFirst(); }

@@ -205,7 +205,7 @@ bool Codec::OnChunk(RequestQueue* queue, const Outbox& outbox, std::vector<Fact>
       return true;
     case kErrorChunk:
       if (value == 0 || value > 4095) return Violation("no error");
-      queue->Fail(piece, static_cast<int>(value));
+      queue->NoteError(piece, static_cast<int>(value));
       return true;
     case kDone: {
       const bool reads = piece->request->operation == Operation::kRead;

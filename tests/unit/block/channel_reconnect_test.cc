@@ -267,7 +267,7 @@ TEST_P(ChannelEnd, AFinalRefusalFailsEverythingFromThenOn) {
   f.Run();
   EXPECT_EQ(sent->result, -EIO);
   EXPECT_EQ(waiting->result, -EIO);
-  EXPECT_EQ(f.channel.state(), Channel::State::kFailed);
+  EXPECT_EQ(f.channel.state(), Channel::State::kEnded);
   EXPECT_TRUE(f.state.revoked());
   EXPECT_EQ(f.events.back().kind, CLOUDBLK_EVENT_REVOKED);
   EXPECT_EQ(f.events.back().text, "taken by somebody");
@@ -298,7 +298,7 @@ TEST(ChannelEnd, AnotherVolumeOfTheSameNameIsNotTaken) {
   f.server.open.volume.bytes[3] = 99;
   f.server.Cut();
   f.Run();
-  EXPECT_EQ(f.channel.state(), Channel::State::kFailed);
+  EXPECT_EQ(f.channel.state(), Channel::State::kEnded);
 }
 
 TEST(ChannelEnd, NorIsOneOfOtherBlocks) {
@@ -307,7 +307,7 @@ TEST(ChannelEnd, NorIsOneOfOtherBlocks) {
   f.server.open.logical_block_size = f.server.open.physical_block_size = 4096;
   f.server.Cut();
   f.Run();
-  EXPECT_EQ(f.channel.state(), Channel::State::kFailed);
+  EXPECT_EQ(f.channel.state(), Channel::State::kEnded);
 }
 
 TEST(ChannelEnd, OtherRefusalsMayPass) {

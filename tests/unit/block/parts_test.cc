@@ -160,19 +160,19 @@ TEST(SessionState, AClaimAfterAReleaseWithoutAnAnswerIsTriedBothWays) {
   state.BeginRelease();
   state.NoteReleased(false);
   state.BeginClaim();
-  EXPECT_EQ(state.claim(), ClaimStep::kTryToken);
+  EXPECT_EQ(state.claim(), ClaimMode::kTryToken);
   EXPECT_EQ(state.epoch(), 2u);
   for (const Refusal refusal : {Refusal::kBadToken, Refusal::kBusy, Refusal::kStale}) {
-    EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, refusal));
-    EXPECT_EQ(state.claim(), ClaimStep::kTryNone) << static_cast<int>(refusal);
+    EXPECT_TRUE(state.ClaimRefused(ClaimMode::kTryToken, refusal));
+    EXPECT_EQ(state.claim(), ClaimMode::kTryNone) << static_cast<int>(refusal);
     EXPECT_EQ(state.epoch(), 1u);
-    EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryNone, refusal));
-    EXPECT_EQ(state.claim(), ClaimStep::kTryToken) << static_cast<int>(refusal);
+    EXPECT_TRUE(state.ClaimRefused(ClaimMode::kTryNone, refusal));
+    EXPECT_EQ(state.claim(), ClaimMode::kTryToken) << static_cast<int>(refusal);
   }
-  EXPECT_FALSE(state.ClaimRefused(ClaimStep::kTryToken, Refusal::kLost));
-  EXPECT_TRUE(state.ClaimRefused(ClaimStep::kTryToken, Refusal::kBadToken));
-  state.ClaimGranted(ClaimStep::kTryNone);
-  EXPECT_EQ(state.claim(), ClaimStep::kNone);
+  EXPECT_FALSE(state.ClaimRefused(ClaimMode::kTryToken, Refusal::kLost));
+  EXPECT_TRUE(state.ClaimRefused(ClaimMode::kTryToken, Refusal::kBadToken));
+  state.ClaimGranted(ClaimMode::kTryNone);
+  EXPECT_EQ(state.claim(), ClaimMode::kNone);
   EXPECT_FALSE(state.claim_unsure());
   EXPECT_EQ(state.epoch(), 1u);
 }

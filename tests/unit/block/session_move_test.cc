@@ -107,7 +107,7 @@ class Client {
     Channel* channel = session->channel(0);
     if (!channel->attached()) channel->Attach({loop.get(), Complete, this, nullptr});
     if (!session->Claim().ok()) return false;
-    while (!Settled(channel)) loop->RunOnce(-1);
+    while (!Decided(channel)) loop->RunOnce(-1);
     return channel->state() == Channel::State::kReady;
   }
   int Do(CloudblkOperation operation, uint32_t flags = 0) {
@@ -146,13 +146,12 @@ class Client {
     const Channel* channel = session->channel(0);
     server.Do([](FakeServer* fake) { fake->Cut(); });
     while (channel->state() == Channel::State::kReady) loop->RunOnce(-1);
-    while (!Settled(channel)) loop->RunOnce(-1);
+    while (!Decided(channel)) loop->RunOnce(-1);
     EXPECT_EQ(channel->state(), Channel::State::kReady);
   }
   // It is known whether we have the volume.
-  static bool Settled(const Channel* channel) {
-    return channel->state() == Channel::State::kReady ||
-           channel->state() == Channel::State::kFailed;
+  static bool Decided(const Channel* channel) {
+    return channel->state() == Channel::State::kReady || channel->state() == Channel::State::kEnded;
   }
   static void Complete(void* opaque, const CloudblkCompletion* done, uint32_t) {
     static_cast<Client*>(opaque)->result = done[0].result;
@@ -376,7 +375,7 @@ TEST_F(SessionMoveTest, AServerThatLearnsOfClaimersIsTold) {
   destination.server.Do([](FakeServer* fake) {
     fake->hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer;
   });
-  while (!Client::Settled(channel)) destination.loop->RunOnce(-1);
+  while (!Client::Decided(channel)) destination.loop->RunOnce(-1);
   EXPECT_EQ(channel->state(), Channel::State::kReady);
   EXPECT_FALSE(destination.LastOpen().token.IsNil());
   EXPECT_FALSE(destination.LastOpen().claimer.IsNil());
