@@ -6,7 +6,7 @@
 
 namespace cloudblk {
 
-// Little-endian load and store, byte by byte. Precondition: the bytes are there.
+// Little-endian load and store, at any alignment. Precondition: `p` has as many bytes.
 inline uint16_t Load16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
 inline uint32_t Load32(const uint8_t* p) {
   return static_cast<uint32_t>(Load16(p)) | static_cast<uint32_t>(Load16(p + 2)) << 16;

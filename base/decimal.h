@@ -10,8 +10,8 @@
 
 namespace cloudblk {
 
-// Of CLI11's options: the library alone would take 010 for octal and 0x10 for hexadecimal. Strips
-// leading zeros. Returns what is wrong, or nothing.
+// A transformation for options of CLI11, which alone would take 010 for octal and 0x10 for
+// hexadecimal: strips leading zeros. Returns what is wrong with the text, or an empty string.
 inline std::string MakeDecimal(std::string& text) {
   if (text.empty() || !std::ranges::all_of(text, isdigit)) return text + " is not a number";
   text.erase(0, std::min(text.find_first_not_of('0'), text.size() - 1));

@@ -151,7 +151,7 @@ int EpollLoop::WaitMs(int64_t timeout_ns) const {
     wait = wait < 0 ? due : std::min(wait, due);
   }
   if (wait < 0) return -1;
-  // Rounded up: a turn that comes before its timer would spin.
+  // Rounded up: a wait that ends before the timer is due would be followed by others of 0 ms.
   return static_cast<int>(std::min<int64_t>(INT_MAX, wait / kNsPerMs + (wait % kNsPerMs != 0)));
 }
 
@@ -206,7 +206,7 @@ void EpollLoop::RunPosted() {
 
 void EpollLoop::RunDeferred() {
   if (deferred_.empty()) return;
-  // What they defer runs in the next turn, so that descriptors get theirs.
+  // What these defer runs in the next turn, so that descriptors are served in between.
   running_.swap(deferred_);
   for (auto& fn : running_) fn();
   running_.clear();

@@ -22,7 +22,7 @@ namespace cloudblk {
 
 // One turn: ready descriptors, then due timers, then posted work, then deferred work. A handler
 // that is unwatched by another one in the same turn is not called any more.
-// Timers, handlers and the loop end on the loop's thread; the loop outlives its timers.
+// Timers and the loop are destroyed on the loop's thread, and the loop outlives its timers.
 class EpollLoop final : public EventLoop {
  public:
   // Fails when the process is out of descriptors.
@@ -38,7 +38,7 @@ class EpollLoop final : public EventLoop {
   void Post(std::function<void()> fn) override;
   int64_t NowNs() const override;
 
-  // Turns until Stop. A Stop before Run makes Run return after what was posted before it.
+  // Turns until Stop. After a Stop that came before, it only runs what was posted by then.
   void Run();
   // Any thread, signal handlers too. Ends the present or the next Run.
   void Stop();
@@ -51,7 +51,7 @@ class EpollLoop final : public EventLoop {
   struct WatchEntry {
     FdHandler* handler = nullptr;
     uint32_t events = 0;  // what epoll was told; 0: epoll does not know the descriptor
-    uint32_t serial = 0;  // tells an event for this watch from one for an earlier watch
+    uint32_t serial = 0;  // tells events of this watch from those of an earlier one
   };
 
   EpollLoop(UniqueFd epoll, UniqueFd wake);

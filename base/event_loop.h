@@ -18,7 +18,8 @@ class FdHandler {
  public:
   virtual void OnReadable() = 0;
   virtual void OnWritable() = 0;
-  // Whether OnReadable would find something, without waiting. A host that busy-polls asks.
+  // Whether OnReadable has something to do, without waiting. For loops that busy-poll. It may have
+  // begun to do it: after true OnReadable is called soon.
   virtual bool Poll() { return false; }
 
  protected:

@@ -6,7 +6,7 @@
 
 namespace cloudblk {
 
-// Where work that may block is done: on threads (WorkerPool), or by hand in a simulation.
+// Where work that may block is done: on threads (WorkerPool), or when a test says so.
 class Executor {
  public:
   virtual ~Executor() = default;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The kernel's random numbers. Any thread; they wait only while the kernel has just started.
+// The kernel's random numbers. Any thread. They wait only while the kernel has just started, and
+// end the process where the kernel has none.
 #ifndef CLOUDBLK_BASE_RANDOM_H_
 #define CLOUDBLK_BASE_RANDOM_H_
 

@@ -101,7 +101,7 @@ Result<UniqueFd> ListenAt(const Endpoint& endpoint, const SocketAddress& address
     // A restarted server must not wait for its predecessor's connections to time out.
     SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   }
-  // Else :: takes the connections of 0.0.0.0 as well, which then cannot be had for itself.
+  // Else a socket at :: takes 0.0.0.0 as well, and a second one cannot be bound there.
   if (family == AF_INET6 && !only) SetOption(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 1);
   const auto* name = reinterpret_cast<const sockaddr*>(&address.storage);
   if (bind(fd.get(), name, address.length) == 0 && listen(fd.get(), kBacklog) == 0) return fd;
@@ -115,7 +115,7 @@ Result<UniqueFd> ListenAt(const Endpoint& endpoint, const SocketAddress& address
   return Status(error, status.message() + "; choose another, or stop the server that uses it");
 }
 
-// *port: wanted or 0, then what it is.
+// *port: which to bind, 0: any; gets the one that was bound.
 Result<std::vector<UniqueFd>> ListenAtAll(const Endpoint& endpoint,
                                           const std::vector<SocketAddress>& addresses,
                                           uint16_t* port) {
@@ -272,9 +272,9 @@ void ApplySettings(int fd, const SocketSettings& settings) {
   SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   SetOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, static_cast<int>(settings.notsent_lowat));
   if (IsLoopback(fd)) {
-    // There is no network whose congestion could be controlled, and one that paces (BBR, which some
-    // hosts have as their default) costs timers and a quarter of the throughput. All kernels have
-    // this one.
+    // There is no network whose congestion could be controlled, and a congestion control that paces
+    // (BBR, which some hosts have as their default) costs timers and a quarter of the throughput.
+    // All kernels have reno.
     constexpr std::string_view kReno = "reno";
     setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kReno.data(), kReno.size());
   }

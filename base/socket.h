@@ -50,10 +50,10 @@ struct Endpoint {
   std::string ToString() const;
 };
 
-// `tcp://HOST:PORT`, `tcp://[V6]:PORT` or `unix:///PATH`.
+// `tcp://HOST:PORT`, `tcp://[V6]:PORT` or `unix:///PATH`. EINVAL.
 Result<Endpoint> ParseEndpoint(std::string_view text);
 
-// `HOST[:PORT]` or `[V6][:PORT]`, into a TCP endpoint.
+// `HOST[:PORT]` or `[V6][:PORT]`, into a TCP endpoint. EINVAL.
 Result<Endpoint> ParseHostPort(std::string_view text, uint16_t default_port);
 
 // What a socket call takes, for one resolved address.
@@ -66,7 +66,7 @@ struct SocketAddress {
   std::string ToString() const;
 };
 
-// Whether a name service is asked for it, whose answers change.
+// Whether its host is a name: then Resolve asks a name service, whose answer may change.
 bool HasName(const Endpoint& endpoint);
 
 // Every address of the endpoint in the resolver's order, at least one. Blocks on the name service.
@@ -74,11 +74,12 @@ Result<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint);
 
 // What a data connection is set to. Failures are ignored: a connection without them works.
 struct SocketSettings {
-  // Unsent bytes that the kernel may hold: what waits there can no longer be overtaken, but with
-  // less a sender of bulk data is woken for every other piece. (512 KiB: 128 KiB reads at a tenth
-  // less.)
+  // Unsent bytes that the kernel may hold. What waits there can no longer be overtaken; but the
+  // fewer they are, the more often a sender of bulk data is woken (with 512 KiB, reads of 128 KiB
+  // lost a tenth of their throughput).
   uint32_t notsent_lowat = 1 << 20;
-  // A peer that acknowledges nothing for so long is gone; also the rhythm of keepalives. 0: leave.
+  // The kernel ends a connection whose peer acknowledges nothing for so long. Keepalives are sent
+  // at a quarter of it. 0: as the kernel has it.
   uint32_t dead_peer_ms = 30'000;
 };
 void ApplySettings(int fd, const SocketSettings& settings);

@@ -16,10 +16,11 @@ namespace cloudblk {
 bool IsText(std::span<const uint8_t> text);
 bool IsText(std::string_view text);
 
-// The start of a text, at most `max` bytes of it and no part of a character.
+// The start of a UTF-8 text: at most `max` bytes of it, and no part of a character.
 std::string_view CutText(std::string_view text, size_t max);
 
-// A peer's text for a log, a terminal or another peer: on one line and without escapes.
+// A peer's text for a log, a terminal or another peer: with '?' for every control character, so
+// that it stays on one line and can hold no escape sequence.
 std::string Printable(std::string_view text);
 
 }  // namespace cloudblk

@@ -56,7 +56,7 @@ class SocketTransport final : public Transport {
 
 constexpr int64_t kLookupPause = 2'000'000'000;
 
-// A thread that no signal of the program's is delivered to. False if there can be none.
+// Runs it in a thread that no signal of the program's is delivered to. False: there can be none.
 bool StartThread(std::function<void()> run) {
   sigset_t all;
   sigset_t before;
@@ -88,7 +88,7 @@ struct SocketConnector::Addresses {
 
   // Precondition: `mutex` is held.
   void Take(std::vector<SocketAddress> now) {
-    // Name servers give their answers in another order each time.
+    // Name servers give the same addresses in another order each time.
     if (std::ranges::is_permutation(now, found)) return;
     all = now;
     std::ranges::copy_if(found, std::back_inserter(all), [&](const SocketAddress& former) {
@@ -136,7 +136,7 @@ void SocketConnector::Refresh(int64_t now_ns) {
   const bool started = StartThread([addresses = addresses_] {
     Result<std::vector<SocketAddress>> found = addresses->lookup();
     const std::lock_guard lock(addresses->mutex);
-    // Who has no answer goes on with what it had.
+    // After a failure the addresses stay as they are.
     if (found.ok()) addresses->Take(std::move(*found));
     addresses->looking_up = false;
   });

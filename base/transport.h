@@ -56,12 +56,14 @@ std::unique_ptr<Transport> AcceptedTransport(UniqueFd fd);
 class Connector {
  public:
   virtual ~Connector() = default;
-  // Addresses, at least 1. Refresh may change it: an index beyond it counts on from the first.
+  // Addresses, at least 1. Refresh may change it; an index beyond it counts on from the first.
   virtual size_t count() const = 0;
-  // For people.
+  // The address, for people.
   virtual std::string Name(size_t index) const = 0;
+  // Starts to connect; Transport::ConnectResult says how it goes. An error: it cannot even start.
   virtual Result<std::unique_ptr<Transport>> Connect(size_t index) const = 0;
-  // All addresses have failed: they may be others by now. Does not wait for the answer.
+  // All addresses have failed: has them looked up anew, without waiting for that. `now_ns`: of a
+  // monotonic clock.
   virtual void Refresh(int64_t now_ns) = 0;
 };
 
@@ -70,9 +72,10 @@ class SocketConnector final : public Connector {
  public:
   using Lookup = std::function<Result<std::vector<SocketAddress>>()>;
 
-  // At least one address. `lookup`, if there is one, finds out the addresses anew. It may block:
-  // it runs in a thread of its own, which may outlive the connector. What was found before is kept
-  // behind the new ones: the server may not have moved yet, or not every name could be looked up.
+  // At least one address. `lookup`, if there is one, finds the addresses anew. It may block: it
+  // runs in a thread of its own, which may outlive the connector. Addresses that were found before
+  // are kept behind the new ones: the server may not have moved yet, or one of the names could not
+  // be looked up.
   SocketConnector(std::vector<SocketAddress> addresses, const SocketSettings& settings,
                   Lookup lookup);
 

@@ -27,7 +27,7 @@ void WorkerPool::Run(std::function<void()> fn) {
       try {
         threads_.emplace_back([this] { Work(); });
       } catch (const std::system_error&) {
-        // The host allows no more: those that are there do it.
+        // The host allows no more threads: those that are there do it.
       }
     }
   }

@@ -15,8 +15,8 @@
 
 namespace cloudblk {
 
-// One thread, and more when there is work for them, up to a limit; they stay. Each backend has its
-// own pool, so that a storage that hangs holds up nobody else's calls.
+// One thread at first, and more when work waits, up to a limit; they stay until the end. What may
+// hang has pools of its own, so that it holds up nobody else's calls.
 class WorkerPool final : public Executor {
  public:
   // std::system_error: the host allows no more threads.
