@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Frames and names; the messages are in the files beside it.
+// Frames and names; the messages are in wire_handshake.cc, wire_requests.cc and wire_control.cc.
 #include "proxy-protocol/wire.h"
 
 #include <isa-l/crc.h>
@@ -10,7 +10,7 @@
 
 namespace cloudblk::wire {
 
-// Whoever carries operations between the wire and the rest of the program casts them.
+// What goes from the wire to the rest of the program, and back, is cast.
 static_assert(static_cast<int>(Operation::kRead) == static_cast<int>(cloudblk::Operation::kRead));
 static_assert(static_cast<int>(Operation::kWrite) == static_cast<int>(cloudblk::Operation::kWrite));
 static_assert(static_cast<int>(Operation::kFlush) == static_cast<int>(cloudblk::Operation::kFlush));
@@ -101,8 +101,7 @@ DecodeError CheckLengths(const FrameHeader& h, const FrameLimits& limits) {
   if (!limits.payload_crc) {
     return h.header_length == entries ? DecodeError::kOk : DecodeError::kBadLength;
   }
-  // Every payload rounds its blocks up by itself, so there are at most `count` more than in one
-  // run.
+  // Each entry's last block may be a short one, so there are at most `count` more than whole ones.
   const uint32_t most = entries + 4 * (h.count + h.payload_length / kCrcBlock);
   if (h.header_length < entries || h.header_length > most || (h.header_length - entries) % 4 != 0) {
     return DecodeError::kBadLength;
@@ -173,7 +172,7 @@ DecodeError DecodeFrameHeader(std::span<const uint8_t> bytes, const FrameLimits&
                               FrameHeader* out) {
   if (bytes.size() < kFrameHeaderSize) return DecodeError::kTruncated;
   Reader in(bytes.first(kFrameHeaderSize));
-  // Magic and version come before the CRC: a peer of another protocol deserves the better message.
+  // The magic number comes before the CRC: of a peer of another protocol the text should say so.
   if (in.U32() != kMagic) return DecodeError::kBadMagic;
   const uint8_t version = in.U8();
   const uint8_t type = in.U8();

@@ -3,8 +3,9 @@
 // The cloudblk wire protocol, version 1: bytes <-> host-order messages (SPEC.md is normative).
 //
 // Pure functions: no I/O, no allocation, no state; safe from any thread. Encoders write exactly
-// the announced number of bytes. Decoders check everything that can be checked from the bytes alone
-// (magic, version, reserved fields, caps, sums, CRCs) before they hand a message out.
+// as many bytes as the message's k...Size says. Decoders check everything that can be checked from
+// the bytes alone (magic, version, reserved fields, caps, sums, CRCs) before they hand a message
+// out.
 #ifndef CLOUDBLK_PROXY_PROTOCOL_WIRE_H_
 #define CLOUDBLK_PROXY_PROTOCOL_WIRE_H_
 
@@ -124,12 +125,12 @@ struct Open {
   Uuid session;
   uint64_t epoch = 0;
   uint32_t channel = 0;        // 0 .. channel_count-1
-  uint32_t channel_count = 1;  // the same for every channel of a session
+  uint32_t channel_count = 1;  // the same for every channel of an epoch
   uint64_t incarnation = 0;
   uint32_t flags = 0;               // OpenFlag
   Uuid volume;                      // with RESUME: the volume this session had; else nil
   uint64_t generation = 0;          // with RESUME: the generation it last saw; else 0
-  Uuid token;                       // nil, or the token of a RELEASE that makes ACTIVE a claim
+  Uuid token;                       // nil, or a RELEASE's, by which it claims (SPEC.md 11.4)
   uint16_t volume_name_length = 0;  // payload: volume name, then client name (UTF-8, no NUL)
   uint16_t client_name_length = 0;
   Uuid claimer;  // nil, or who claimed the epoch; nil unless CLAIMER is in force
@@ -189,13 +190,13 @@ struct Ping {  // and PONG
 
 struct TokenMessage {  // RELEASE and CLAIM
   Uuid token;
-  uint64_t epoch = 0;  // of the session, after the call
+  uint64_t epoch = 0;  // of the session: its present one (RELEASE), the one from here on (CLAIM)
 };
 
 // CLAIM_REPLY, RELEASE_REPLY, CLOSE_REPLY, RESIZE_REPLY, ERROR; the payload is a text.
 struct StatusMessage {
   StatusCode status = StatusCode::kOk;
-  uint64_t epoch = 0;
+  uint64_t epoch = 0;  // of the session, from here on; RESIZE_REPLY, ERROR: 0
 };
 
 struct Event {  // the payload is a text: an address or a reason
@@ -212,7 +213,7 @@ struct Resize {
   uint32_t flags = 0;  // ResizeFlag
 };
 
-// What a decoder can find wrong. kOk is the only value with which a message was handed out.
+// What a decoder can find wrong. Unless it is kOk, *out is not to be used.
 enum class DecodeError {
   kOk,
   kTruncated,  // the span is shorter than the message
@@ -225,8 +226,8 @@ enum class DecodeError {
   kBadCount,     // entries: none where some must be, some where none may be, or over the cap
   kBadLength,    // a length does not fit its type, its cap or its sum
   kBadOperation,
-  kBadStatus,
-  kBadText,  // not UTF-8 text, or a NUL in it
+  kBadStatus,  // an unknown status code or event
+  kBadText,    // not UTF-8 text, or a NUL in it
 };
 std::string_view Describe(DecodeError error);
 
@@ -240,8 +241,8 @@ inline constexpr uint32_t CrcBlocks(uint32_t length) {
 
 // --- Frames -------------------------------------------------------------------------------------
 
-// Writes the frame header into frame[0..32) over the header section that already stands behind it
-// in frame[32 .. 32+header.header_length): both CRCs are computed here (header.header_section_crc
+// Writes the frame header into frame[0..32). The header section has to stand behind it already, in
+// frame[32 .. 32+header.header_length): both CRCs are computed here (header.header_section_crc
 // is ignored). Precondition: frame.size() >= 32 + header.header_length.
 void SealFrame(const FrameHeader& header, std::span<uint8_t> frame);
 
@@ -261,8 +262,9 @@ struct FrameLimits {
 [[nodiscard]] DecodeError CheckHeaderSection(const FrameHeader& header,
                                              std::span<const uint8_t> section);
 
-// --- Messages: the header section of a frame. Encoders return the bytes written. -----------------
+// --- Messages: the header section of a frame, or an entry of it. ---------------------------------
 
+// `out` has room for the message; returns the bytes written.
 size_t Encode(const Hello& message, std::span<uint8_t> out);
 size_t Encode(const HelloReply& message, std::span<uint8_t> out);
 size_t Encode(const Open& message, std::span<uint8_t> out);
@@ -277,6 +279,7 @@ size_t Encode(const Event& message, std::span<uint8_t> out);
 size_t Encode(const Close& message, std::span<uint8_t> out);
 size_t Encode(const Resize& message, std::span<uint8_t> out);
 
+// Looks at the first k...Size bytes of `in`. kTruncated: there are fewer.
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Hello* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, HelloReply* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Open* out);
@@ -291,11 +294,11 @@ size_t Encode(const Resize& message, std::span<uint8_t> out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Close* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Resize* out);
 
-// A whole REQUEST (or REPLY) header section: decodes header.count entries into `out`, checks that
-// their payloads sum to header.payload_length and that the CRC table, if in force, has exactly the
-// CRCs that these payloads need. `crcs` is set to the table's bytes (empty without PAYLOAD_CRC),
-// one u32 a block, in the order of the payloads. Precondition: CheckHeaderSection passed and
-// out.size() >= header.count.
+// A whole header section of a REQUEST or REPLY (SPEC.md 8.1, 8.6, 9.1): decodes header.count
+// entries into `out`, checks that their payloads sum to header.payload_length and that the CRC
+// table, if in force, has exactly the CRCs that these payloads need. `crcs` is set to the table's
+// bytes (empty without PAYLOAD_CRC), one u32 a block, in the order of the payloads. Precondition:
+// CheckHeaderSection passed and out.size() >= header.count.
 [[nodiscard]] DecodeError DecodeRequests(const FrameHeader& header,
                                          std::span<const uint8_t> section,
                                          const FrameLimits& limits, std::span<Request> out,

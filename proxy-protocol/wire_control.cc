@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Everything else that is said on an open connection.
+// PING, RELEASE, CLAIM, CLOSE and RESIZE, the answers to them, EVENT and ERROR.
 #include "proxy-protocol/wire_fields.h"
 
 namespace cloudblk::wire {

@@ -11,8 +11,8 @@ namespace cloudblk::wire {
 // A positive errno; 0 for OK.
 int ErrnoOf(StatusCode status);
 
-// For what a storage failed with (a positive errno; 0: OK). What has no status of its own is
-// IO_ERROR; so is what would say of the client what is true of the storage only (EPERM).
+// For the positive errno that a storage failed with; 0: OK. IO_ERROR for all that no status code is
+// about, and for an errno whose status code is about the client instead (EPERM: NOT_ACTIVE).
 StatusCode StatusCodeOf(int error);
 
 }  // namespace cloudblk::wire

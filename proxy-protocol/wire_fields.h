@@ -27,8 +27,8 @@ class Writer {
   size_t at_ = 0;
 };
 
-// The mirror of Writer. Precondition: the span is as long as the message; Pad remembers whether a
-// reserved byte was set.
+// Reads what Writer writes. Precondition: the span is as long as the message. Pad remembers whether
+// a reserved byte was set, which Finish tells.
 class Reader {
  public:
   explicit Reader(std::span<const uint8_t> in) : in_(in) {}

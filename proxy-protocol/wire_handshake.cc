@@ -27,8 +27,7 @@ DecodeError Decode(std::span<const uint8_t> bytes, Hello* m) {
   m->required_features = in.U64();
   m->max_frame_entries = in.U32();
   in.Pad(4);
-  // A later version may offer more here; features are therefore not reserved bits. A server answers
-  // the ones it knows.
+  // Unknown features are no error: a later version may offer more (SPEC.md 5.4).
   if (m->version_min > m->version_max || m->max_frame_payload < kMinFramePayload ||
       m->max_frame_entries == 0) {
     return DecodeError::kBadLength;
@@ -143,7 +142,7 @@ size_t Encode(const OpenReply& m, std::span<uint8_t> bytes) {
 
 namespace {
 
-// What a client must be able to rely on before it computes with these numbers.
+// The bounds of SPEC.md 6.3 without which a client could not compute with these numbers.
 bool GeometryHolds(const OpenReply& m) {
   const auto power_of_two = [](uint32_t v) { return v != 0 && (v & (v - 1)) == 0; };
   return power_of_two(m.logical_block_size) && m.logical_block_size >= 512 &&
