@@ -37,7 +37,7 @@ class Backoff {
 
  private:
   static constexpr int64_t kFirst = 10 * kNsPerMs;
-  // A holder that is gone may free the volume before its lease ends.
+  // Sooner than the lease ends: its holder may come back and give the volume up.
   static constexpr int64_t kBusyMost = 500 * kNsPerMs;
 
   std::minstd_rand jitter_;

@@ -25,8 +25,8 @@ class BulkWindow {
   static constexpr uint64_t kBulkLength = 32 << 10;
   // A bulk request is cut into pieces of this length while the window is in force.
   static constexpr uint64_t kSlice = 32 << 10;
-  // Two slices: while one is carried out the other is on its way. With more of them the slowest
-  // reads on one host took longer than three times what they take alone.
+  // Two slices: while one is carried out the other is on its way. With more, the slowest small
+  // reads on one host took more than three times as long as without bulk data.
   static constexpr uint64_t kLeast = 2 * kSlice;
 
   static bool IsBulk(const Request& request) {
@@ -51,16 +51,16 @@ class BulkWindow {
   void Reset();
 
  private:
-  // Small requests that come in such intervals are one load.
+  // For how long after the last small request the window stays in force.
   static constexpr int64_t kHoldNs = 100'000'000;
-  // How long the shortest time is believed: paths and disks change. (As long as BBR does.)
+  // How long the shortest time is believed, as paths and disks change: as long as BBR does.
   static constexpr int64_t kShortestNs = 10'000'000'000;
 
   uint64_t in_flight_ = 0;
   uint64_t window_ = kLeast;
   bool small_seen_ = false;  // since Limits was asked last
   int64_t limited_until_ns_ = 0;
-  // The shortest time to an answer, of this interval of kShortestNs and with the one before.
+  // The shortest time to an answer, in this interval of kShortestNs and in the one before.
   int64_t shortest_ns_ = INT64_MAX;
   int64_t previous_shortest_ns_ = INT64_MAX;
   int64_t interval_end_ns_ = 0;

@@ -24,7 +24,7 @@ class Channel;
 class ChannelObserver {
  public:
   virtual void OnReady(Channel* channel) = 0;
-  // The channel tries again by itself, unless the failure is final.
+  // The channel tries again by itself, unless it is in kEnded now.
   virtual void OnFailure(Channel* channel, const Failure& failure) = 0;
   // After Close.
   virtual void OnClosed(Channel*) {}
@@ -79,7 +79,7 @@ class Channel final : private LinkObserver {
   void ForgetResize() { link_.ForgetResize(); }
   void Abandon() { link_.Abandon(); }
 
-  // A FLUSH that Revoke gave up, and that may be submitted again, is going to fail.
+  // As RequestQueue has it, of what Revoke gave up.
   bool given_up_flush_fails() const { return queue_.given_up_flush_fails(); }
 
  private:

@@ -17,8 +17,7 @@
 
 namespace cloudblk {
 
-// What a codec has learned, beside answers to requests, which go to the queue. In the order of
-// arrival.
+// What a codec has learned beside answers to requests, which it tells the queue.
 struct Fact {
   enum class Kind : uint8_t {
     kOpened,     // the handshake is over: volume(), limits() and capabilities() hold
@@ -57,7 +56,8 @@ class Codec {
 
   // One pass: takes what the transport has, up to a bound that keeps others from starving. Stores
   // data through the queue, which is told of each answer; adds to `facts`. False: the connection is
-  // over, and failure() says why. No byte that is parsed ever lies in a request's memory.
+  // over, and failure() says why. Nothing is parsed in a request's memory, where the guest could
+  // change it.
   virtual bool Receive(Transport* transport, RequestQueue* queue, Outbox* outbox,
                        std::vector<Fact>* facts) = 0;
 

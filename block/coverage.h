@@ -8,8 +8,8 @@
 
 namespace cloudblk {
 
-// Which bytes of [0, length) were there, of data that comes in parts. Parts in order cost nothing;
-// those that jump are kept until the gap before them is filled.
+// Which bytes of [0, length) have come, of data that comes in parts. Parts in order cost nothing;
+// parts behind a gap are kept until it is filled.
 class Coverage {
  public:
   void Reset(uint64_t length) {
@@ -17,8 +17,8 @@ class Coverage {
     front_ = 0;
     islands_.clear();
   }
-  // False, and nothing has changed: not all of it lies within, some of it was there before, or
-  // there are more gaps than any server has a reason for.
+  // [begin, begin + length) has come. False, and nothing has changed: it is empty, does not lie
+  // within, some of it came before, or there are more gaps than any server has a reason for.
   bool Add(uint64_t begin, uint64_t length);
   bool complete() const { return front_ == length_; }
 
@@ -30,7 +30,7 @@ class Coverage {
   static constexpr size_t kMostIslands = 1024;
 
   uint64_t length_ = 0;
-  uint64_t front_ = 0;             // [0, front_) was there
+  uint64_t front_ = 0;             // [0, front_) has come
   std::vector<Interval> islands_;  // beyond front_, in order, with gaps between them
 };
 

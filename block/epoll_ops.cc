@@ -37,7 +37,7 @@ void WatchFd(void* loop, int fd, CloudblkHandler* read, CloudblkHandler* write, 
   epoll->Watch(fd, read != nullptr, write != nullptr, &adapter);
 }
 
-// A call that is owed: also a loop that ends without another turn makes it.
+// A call that was promised: it is also made if the loop ends without another turn.
 struct Owed {
   ~Owed() { fn(opaque); }
   CloudblkHandler* const fn;

@@ -32,7 +32,8 @@ class HostLoop final : public EventLoop {
   int64_t NowNs() const override { return ops_->now_ns(loop_); }
 
  private:
-  // What the host holds while a call is due. The host cannot cancel it: it outlives the loop.
+  // What the host holds while a call of RunDeferred is due. It cannot be taken back, so that it may
+  // outlive the loop: then `loop` is null.
   struct Ticket {
     HostLoop* loop;
   };

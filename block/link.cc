@@ -66,7 +66,7 @@ void Link::Attach(EventLoop* loop, LogFn log) {
   loop_ = loop;
   log_ = log;
   timer_ = loop_->NewTimer([this] { OnTimer(); });
-  // Time that passed while nobody looked counts for nobody.
+  // Time-outs begin anew: while it was detached, nothing was received.
   ArmForState();
   UpdateWatch();
   ScheduleTurn();
@@ -119,15 +119,15 @@ void Link::Abandon() {
   DropConnection();
   if (timer_ != nullptr) timer_->Disarm();
   close_wanted_ = release_wanted_ = false;
-  // The claim of what was released is at a higher epoch, which fences all that was given up. Not so
-  // where the release may never have happened.
+  // After a release the next claim is at a higher epoch, which fences all that was given up. Where
+  // the release may not have happened, the session may go on at its old epoch.
   if (!session_->release_unconfirmed()) Settle();
   if (state_ != State::kIdle && state_ != State::kEnded) SetState(State::kIdle);
 }
 
 void Link::GiveUp() {
   const bool exposed = queue_->has_unanswered();
-  // Without a connection, an earlier one may have sent them.
+  // Without a connection that is ready, an earlier one may have sent them.
   const bool may_be_exposed =
       queue_->in_flight() > 0 && state_ != State::kReady && state_ != State::kEnded;
   if (!unsettled_ && (exposed || may_be_exposed)) {
@@ -230,22 +230,25 @@ void Link::Cut(const Failure& failure) {
     NoteLost(failure, now);
   } else {
     Log(CLOUDBLK_LOG_DEBUG, server_name_ + ": " + failure.text);
-    // Who speaks of a lease has the volume: no other server could let us in meanwhile.
+    // A server that tells when a lease ends has the volume: no other one could let us in meanwhile.
     if (failure.error != EBUSY || failure.retry_ms == 0) TryNextAddress();
   }
   SetState(State::kBackoff);
-  // Not before: another channel that becomes ready ends it when all are.
+  // Only now that this channel counts as not ready: else another one that becomes ready could end
+  // the outage (SessionState::ChannelReady).
   if (was == State::kReady && failure.error != ECANCELED) session_->NoteOutage();
   const int64_t delay = backoff_.Delay(failure.retry_ms);
   if (attached()) timer_->Arm(now + delay);
   observer_->OnFailure(failure);
 }
 
-// A connection that was ready. ECANCELED: it is ended by us, and comes back at once.
+// A connection that was ready is lost. ECANCELED: we ended it to connect anew, which is no news to
+// the host.
 void Link::NoteLost(const Failure& failure, int64_t now) {
   if (attached() && now - ready_since_ns_ >= Backoff::kMost) backoff_.Reset();
   ++reconnects_;
-  // What was silent will be silent again. One that closed may be up again before another is.
+  // A server that fell silent is likely to stay so. One that closed the connection may be back
+  // before another one is up.
   if (failure.error == ETIMEDOUT && !StayThoughSilent()) TryNextAddress();
   if (failure.error == ECANCELED) return;
   Log(CLOUDBLK_LOG_WARNING, "lost " + server_name_ + ": " + failure.text + "; reconnecting");
@@ -264,7 +267,7 @@ void Link::TryNextAddress() {
   const bool all_failed = session_->AddressFailed(address_, connector_->count());
   if (!all_failed || !opened_ || !attached()) return;
   const int64_t now = loop_->NowNs();
-  // A server that moved has taken its name along. One that others hear from has not moved.
+  // If the server moved, its name leads to it. One that other channels hear from has not moved.
   if (session_->OthersHeardSince(index_, now - Backoff::kMost)) return;
   connector_->Refresh(now);
 }
@@ -300,7 +303,7 @@ void Link::EndSession(const Failure& failure) {
 void Link::ArmForState() {
   const SessionConfig& config = session_->config();
   const int64_t now = loop_->NowNs();
-  // Until it was opened once, an address has its share of the time, and no more for all steps.
+  // Until the channel was opened once, all steps at one address share open_answer_timeout_ns.
   const int64_t opening_ends =
       opened_ ? INT64_MAX : connect_began_ns_ + config.open_answer_timeout_ns;
   timer_armed_ = false;

@@ -39,7 +39,7 @@ std::string_view Name(LinkState state);
 class LinkObserver {
  public:
   virtual void OnReady() = 0;
-  // The link tries again by itself, unless the failure is final.
+  // The link tries again by itself, unless it is in kEnded now.
   virtual void OnFailure(const Failure& failure) = 0;
   // After Close.
   virtual void OnClosed() = 0;
@@ -77,30 +77,30 @@ class Link final : public FdHandler {
   void Detach();
   bool attached() const { return loop_ != nullptr; }
 
-  // Starts to connect, and never stops to until it is ready or its session is over. Claims the
-  // volume, if the session does.
+  // Connects, again and again until it is ready or the session is over. The OPEN claims the volume
+  // if SessionState::claim() says so.
   // Preconditions: idle, attached.
   void Start();
   // Tells the server as soon as it is connected, then is idle. Preconditions: attached, nothing in
   // flight.
   void Close(bool end_session);
-  // Gives the volume away as soon as it is connected, once. Preconditions: attached, nothing in
+  // Sends one RELEASE, as soon as it is connected. Preconditions: attached, nothing in
   // flight, capabilities().move.
   void Release();
   // Asks for another size of the volume. Preconditions: ready, capabilities().resize, and no such
   // question is unanswered.
   void Resize(uint64_t size, bool force);
-  // Connects anew if an answer to Resize is still to come.
+  // Connects anew if an answer to Resize is still to come, which would be taken for the next one's.
   void ForgetResize();
   // Gives up the connection, without a word to the server. Precondition: nothing in flight.
   void Abandon();
-  // Gives up all that is in flight: the server may still be working on it, and the next connection
-  // fences that (SPEC.md 8.15).
+  // All requests in flight are about to be given up (RequestQueue::FailAll). If the server may
+  // still be working on some, ends the connection: the next one fences them (SPEC.md 8.15).
   void GiveUp();
 
   // Sends what waits, as far as it may be sent.
   void Pump();
-  // Has Pump, and Deliver, called at the end of the loop's turn.
+  // Has Deliver called at the end of the loop's turn.
   void ScheduleTurn();
   // Tells the host what has happened, and sends what it submits meanwhile. Anything may have
   // changed when it returns.
@@ -112,7 +112,8 @@ class Link final : public FdHandler {
   bool Poll() override;
 
  private:
-  // Work put off to the end of the loop's turn. The loop cannot take it back: it is made inert.
+  // Work put off to the end of the loop's turn. The loop cannot take it back; once `link` is null
+  // it does nothing.
   struct Turn {
     Link* link;
   };
@@ -182,13 +183,13 @@ class Link final : public FdHandler {
   uint64_t incarnation_ = 0;
   bool opened_ = false;     // was ready at least once
   bool unsettled_ = false;  // what was given up is to be fenced by the next handshake
-  bool claimed_ = true;     // the present claim needs no token from this link any more
+  bool claimed_ = true;     // was opened since the present claim began: needs no token any more
   bool release_wanted_ = false;
   bool close_wanted_ = false;
   bool close_ends_session_ = false;
   Backoff backoff_;
-  bool stayed_ = false;  // with a server that fell silent, because others heard from it
-  std::optional<uint64_t> reopened_for_;  // the generation that was served then
+  bool stayed_ = false;  // with a server that fell silent, because other channels heard from it
+  std::optional<uint64_t> reopened_for_;  // of MustReopen: the generation of its last time
   Capabilities capabilities_;
   CodecStats codec_stats_;
   uint64_t send_calls_ = 0;
@@ -215,7 +216,8 @@ class Link final : public FdHandler {
   bool watching_write_ = false;
   PollGate poll_gate_;
   YieldGate yield_gate_;
-  // Of a pass: what it found, and whether it was taken by Poll and is to be acted on.
+  // Of a pass: what the codec found, whether it ended the connection, and whether Poll took it, so
+  // that Receive still has to act on it.
   std::vector<Fact> facts_;
   bool pass_ended_ = false;
   bool polled_ = false;

@@ -14,7 +14,7 @@
 namespace cloudblk {
 namespace {
 
-// How often a channel looks whether another one has settled what it gave up.
+// How often a channel that may not send looks whether it may (SessionState::settled).
 constexpr int64_t kSettledPoll = kNsPerMs;
 
 using State = LinkState;
@@ -77,7 +77,7 @@ void Link::Receive() {
   if (!facts_.empty() && !ApplyFacts()) return;
   if (std::exchange(pass_ended_, false)) {
     Failure failure = codec_->failure();
-    // What was refused may be to be asked for in another way.
+    // The session may know another way to ask for the volume.
     if (failure.refused() && session_->ClaimRefused(claim_mode_, failure.refusal)) {
       failure.final = false;
     }
@@ -85,7 +85,7 @@ void Link::Receive() {
   }
   if (MustReopen()) return;
   if (transport_->has_pending()) ScheduleTurn();
-  // Handshakes and farewells, which nobody pumps.
+  // Handshakes and farewells: Pump sends only in kReady.
   if (state_ != State::kReady && !send_blocked_) Send();
 }
 
@@ -181,18 +181,18 @@ void Link::BecomeReady() {
   send_blocked_ = blocked;
 }
 
-// Whether the connection has to be made anew to be told what is lost, and was ended for that.
+// Ends the connection if only a new OPEN can tell what is lost. True: it did.
 bool Link::MustReopen() {
   const char* why = nullptr;
-  // Once for each generation: where that stays, connecting anew does not help.
+  // Once for each generation: if the next OPEN tells the same, another one would not help.
   if (queue_->TakeSyncFailure() && reopened_for_ != generation_) {
     why = "the storage failed to flush";
     reopened_for_ = generation_;
   }
   if (state_ == State::kReady && session_->generation() != generation_ &&
       reopened_for_ != generation_) {
-    // Another channel was told of a newer one: what is written here counts as lost until we are
-    // too.
+    // Another channel was told of a newer one. Until this one is too, all that is written by it
+    // counts as lost (SessionState::NoteWrite).
     why = "the volume has a new generation";
     reopened_for_ = generation_;
   }
@@ -215,7 +215,7 @@ void Link::SendRelease() {
 }
 
 void Link::SendClose() {
-  // First, as the connection may end with the sending.
+  // Before the sending, as the connection may end with that.
   SetState(State::kClosing);
   SendCommand({.kind = Command::Kind::kClose, .end_session = close_ends_session_});
 }

@@ -12,7 +12,8 @@
 namespace cloudblk {
 namespace {
 
-// A read does not sit long behind so much, and a frame's overhead is small beside it.
+// The largest frame that we offer to send and to take: a small request waits at most for one of
+// them, and what a frame costs by itself is little beside so much data.
 constexpr uint32_t kOfferedPayload = 256 << 10;
 constexpr uint32_t kOfferedEntries = 512;
 
@@ -84,8 +85,8 @@ bool EndsSession(Refusal refusal) {
 
 }  // namespace
 
-// HELLO and OPEN go out together (SPEC.md 4.2): one round trip less. But one that names a claimer
-// depends on what the server knows.
+// HELLO and OPEN go out together (SPEC.md 4.2), which saves a round trip. But an OPEN that names a
+// claimer depends on the HELLO_REPLY (SPEC.md 11.9).
 void NativeCodec::Begin(const OpenParams& params, Outbox* outbox) {
   wants_crc_ = params.payload_crc;
   open_ = OpenFrom(params);
@@ -167,7 +168,7 @@ bool NativeCodec::OnControl(const wire::FrameHeader& header, std::span<const uin
       if (serving) return OnPing(section);
       break;
     case wire::FrameType::kPong:
-      // That it came is all it says.
+      // Only that it came matters: bytes have been received.
       if (serving) return true;
       break;
     case wire::FrameType::kReleaseReply:

@@ -55,9 +55,9 @@ class NativeCodec final : public Codec, private ControlSink {
   NativeReceiver receiver_;
   State state_ = State::kHello;
   bool wants_crc_ = false;
-  wire::Open open_;    // what is, or was, sent
-  std::string names_;  // its payload
-  bool open_waits_ = false;
+  wire::Open open_;          // as it was, or will be, sent
+  std::string names_;        // its payload
+  bool open_waits_ = false;  // for the HELLO_REPLY
   wire::HelloReply hello_;
   bool release_sent_ = false;  // and not answered
   bool resize_sent_ = false;

@@ -14,7 +14,8 @@ static_assert(CLOUDBLK_RANGE_UNMAP == wire::RangeFlag::kUnmap);
 
 uint64_t RoundDown(uint64_t value, uint64_t unit) { return value - value % unit; }
 
-// What a server may take of our memory, and how long one Kick may be: it promises as it likes.
+// Of what a server grants we use no more than this. It bounds our memory and how much one Pump
+// sends.
 constexpr uint32_t kMostCreditRequests = 4096;
 constexpr uint64_t kMostCreditBytes = uint64_t{256} << 20;
 
@@ -106,8 +107,8 @@ Limits LimitsFrom(const wire::HelloReply& hello, const wire::OpenReply& open) {
   limits.range_size = wire::kRangeSize;
   limits.max_ranges =
       std::min<uint32_t>(open.max_ranges, hello.max_frame_payload / limits.range_size);
-  // A server that does not support an operation may say 0; requests that were accepted before it
-  // said so are then refused by it, one by one.
+  // At least a block: a server that does not support an operation may say 0, and requests that were
+  // accepted before it said so still have to be sent, for it to refuse them.
   limits.max_discard_length = std::max<uint64_t>(block, RoundDown(open.max_discard_length, block));
   limits.max_write_zeroes_length =
       std::max<uint64_t>(block, RoundDown(open.max_write_zeroes_length, block));

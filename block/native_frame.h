@@ -16,9 +16,10 @@
 
 namespace cloudblk {
 
-// Room in the outbox that requests leave to control frames.
+// Bytes of the outbox that batches of requests leave free for control frames.
 inline constexpr size_t kControlRoom = 2048;
-// Of that, what PONGs leave to frames that the server does not decide on.
+// Of these, what PINGs and PONGs leave free for RELEASE, RESIZE and CLOSE: a server that sends many
+// PINGs must not take their room.
 inline constexpr size_t kOwnRoom = 512;
 
 // What the server granted for one connection.

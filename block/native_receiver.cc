@@ -17,8 +17,8 @@ namespace {
 
 // Holds a whole header section and what is read ahead.
 constexpr size_t kStagingSize = 64 << 10;
-// How much is read without knowing what it is. Data among it is copied, so it is bounded; but a
-// small frame comes whole in one read.
+// How much is read ahead, before it is known what it is. Data among it has to be copied, so it is
+// not much; but enough for a small frame to come whole in one read.
 constexpr size_t kReadAhead = 16 << 10;
 static_assert(wire::kFrameHeaderSize + wire::kMaxHeaderLength + kReadAhead <= kStagingSize);
 

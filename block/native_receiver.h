@@ -27,8 +27,8 @@ struct CodecStats;
 // Who understands the frames that are no REPLY.
 class ControlSink {
  public:
-  // False: the connection is over, and the reason was set where the receiver sets its own. Of the
-  // receiver this may change the limits only.
+  // False: the connection is over, and the Failure that the receiver was given says why. Of the
+  // receiver it may call Open only.
   virtual bool OnControl(const wire::FrameHeader& header, std::span<const uint8_t> section,
                          std::string_view payload) = 0;
 
@@ -59,12 +59,12 @@ class NativeReceiver {
   bool Fail(int error, std::string text);
   // Fills iov_ with where the next bytes of data belong; returns their number.
   uint64_t DescribeDestinations();
-  // Adds what is to be read ahead.
+  // Appends to iov_ the part of staging_ that the bytes behind these are read into.
   void DescribeStaging();
 
-  // False, here and below: the connection is over.
+  // Uses what is staged, as far as it goes. False, here and below: the connection is over.
   bool Parse(RequestQueue* queue, const Outbox& outbox);
-  // Each leaves the phase unless bytes are missing.
+  // Each changes phase_, unless bytes are missing.
   bool ParseHeader();
   bool ParseControl();
   bool ParseReplies(RequestQueue* queue, const Outbox& outbox);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What a channel is about to send.
+// What a connection is about to send.
 #ifndef CLOUDBLK_BLOCK_OUTBOX_H_
 #define CLOUDBLK_BLOCK_OUTBOX_H_
 

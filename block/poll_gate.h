@@ -12,7 +12,7 @@ namespace cloudblk {
 // A look at a socket is a system call, so a loop that polls must not look each time it comes round.
 // This learns how long the server's bytes keep it waiting, and says when they are likely there:
 // a look that found nothing makes it wait longer the next time, one that found something a little
-// less, which settles where most first looks succeed. Times in nanoseconds of one clock.
+// less. So it comes to rest where most first looks succeed. Times in nanoseconds of one clock.
 class PollGate {
  public:
   // Nothing is there now, and something is to come.
@@ -30,7 +30,7 @@ class PollGate {
   }
   // Something came, and the wait starts anew.
   void Hit(int64_t now) {
-    // Who was woken had better looked earlier.
+    // If the loop slept and the bytes woke it, it should have looked earlier.
     wait_ = std::min(wait_, (now - since_) * 3 / 4);
     if (!missed_) wait_ -= wait_ / 16;
     Wait(now);
@@ -41,7 +41,7 @@ class PollGate {
  private:
   static constexpr int64_t kStep = 256;
   static constexpr int64_t kLeastPause = 1000;
-  // Longer than loops poll.
+  // Longer than a loop polls at a stretch.
   static constexpr int64_t kMost = 1'000'000;
 
   int64_t wait_ = 0;
@@ -59,7 +59,7 @@ class YieldGate {
   bool Due(int64_t now) const { return now >= next_; }
   // Yielded from `begin` to `end`.
   void Yielded(int64_t begin, int64_t end) {
-    // Less than this is what a server takes to answer.
+    // A shorter time is what a server takes to answer.
     if (end - begin > kLong) next_ = end + 100 * (end - begin);
   }
 

@@ -33,8 +33,8 @@ struct Request {
   uint32_t pieces = 0;  // not finished
   int result = 0;       // the first error of a piece
   uint64_t bytes_stored = 0;
-  // The volume's generation when the first piece was answered: a later one may come too late for
-  // what that piece wrote.
+  // The volume's generation when the first piece was answered: if it is another one by the last
+  // answer, what the first pieces wrote may be lost.
   bool answered = false;
   uint64_t generation = 0;
 
@@ -45,18 +45,23 @@ struct Request {
 // Bytes [begin, end) of a request, counted over its data or over its ranges one after the other. A
 // request starts as one piece; what the server does not take in one is split when it is sent.
 struct Piece {
-  enum class State : uint8_t { kFree, kQueued, kSent, kAnswering };
+  enum class State : uint8_t {
+    kFree,
+    kQueued,     // to be sent, for the first time or again
+    kSent,       // its tag waits for an answer
+    kAnswering,  // the answer is being received: its tag is not found any more
+  };
 
   Request* request = nullptr;
   uint64_t begin = 0;
   uint64_t end = 0;
   uint64_t tag = 0;         // while sent
   uint64_t stream_end = 0;  // while sent: where its last byte stands in Outbox's stream
-  int64_t sent_ns = 0;      // while sent: when, or 0 where nobody asks
+  int64_t sent_ns = 0;      // while sent: when; 0: not measured
   uint64_t flush_mark = 0;  // FLUSH, while sent: SessionState::FlushMark
-  uint32_t slot = 0;        // constant
+  uint32_t slot = 0;        // in the TagTable; constant
   State state = State::kFree;
-  int error = 0;      // while sent: what an answer in parts has reported first
+  int error = 0;      // while sent: the first error that an answer in parts has reported
   Coverage coverage;  // while sent: which bytes an answer in parts has brought
 
   uint64_t length() const { return end - begin; }

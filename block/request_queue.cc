@@ -67,9 +67,9 @@ void RequestQueue::Requeue() {
   for (Piece* piece = sent_.front(); piece != nullptr; piece = piece->next) {
     piece->state = Piece::State::kQueued;
   }
-  // In one queue: it keeps its order.
+  // All of them into one queue, small ones too, so that they keep the order of their sending.
   bulk_queue_.Prepend(&sent_);
-  // A small request among it will be sent again, and is not to find the window gone.
+  // If there are small requests among them, the window is to be in force when they are sent again.
   if (credits_used_ > bulk_sent_) bulk_window_.NoteSmall();
   bulk_window_.Reset();
   bulk_sent_ = 0;
@@ -133,7 +133,7 @@ bool RequestQueue::NextPiece(Batch* batch) {
   return true;
 }
 
-// Adds the piece to what the batch needs, if that is there.
+// Whether the batch has room for the piece; if so, adds what it needs.
 bool RequestQueue::Fits(const Piece& piece, Batch* batch) const {
   const Operation operation = piece.request->operation;
   uint64_t payload = 0;
@@ -240,7 +240,7 @@ void RequestQueue::FailAll(int error) {
   }
 }
 
-// The host may submit them again.
+// Remembers since when the FLUSHes of queue_ have waited: the host may submit them again.
 void RequestQueue::NoteFlushesGivenUp() {
   for (const Piece* piece = queue_.front(); piece != nullptr; piece = piece->next) {
     const Request& request = *piece->request;

@@ -51,16 +51,18 @@ class RequestQueue final {
 
   // Completes everything with the error. Precondition: nothing is sent and unanswered.
   void FailAll(int error);
-  // A FLUSH that FailAll gave up, and that may be submitted again, is going to fail.
+  // Whether a FLUSH that FailAll gave up would fail if it were submitted again
+  // (CLOUDBLK_REQUEST_AGAIN), as writes that it has to tell of were lost. False once something else
+  // was submitted.
   bool given_up_flush_fails() const {
     return flushes_given_up_ && session_->LostSince(given_up_since_);
   }
-  // Of the counters: requests and bytes.
+  // Sets the counters of requests and of their bytes.
   void FillStats(CloudblkStats* stats) const;
 
   // --- The link's side ------------------------------------------------------------------------
 
-  // A connection is ready, to a server that told us this generation.
+  // A connection is ready. `generation`: the volume's, as its server told.
   void Open(const Limits& limits, uint64_t generation);
   // It is gone. What was not answered is sent over the next one, in the order of its sending and
   // ahead of all else (SPEC.md 8.14).
@@ -77,12 +79,14 @@ class RequestQueue final {
 
   // Answers so far, since the start.
   uint64_t answers() const { return answers_; }
-  // Once for each: a flush failed at the server. All others of this connection would fail too.
+  // Whether since the last call a FLUSH or FUA request of this connection failed at the server with
+  // EIO: then all later ones fail too (SPEC.md 10.3).
   bool TakeSyncFailure() { return std::exchange(sync_failed_, false); }
-  // Once for each series: a flush failed here, as writes were lost that it was to cover.
+  // Whether since the last call a FLUSH was failed here and not sent, as writes that it was to
+  // cover may be lost.
   bool TakeLossTold() { return std::exchange(loss_told_, false); }
 
-  // --- The codec's side: answers. Whatever it is told is checked here before it is done. ---------
+  // --- The codec's side: answers. --------------------------------------------------------------
 
   // The piece that was sent under this tag and is not answered, or null.
   Piece* Find(uint64_t tag) { return tags_.Find(tag); }
@@ -112,10 +116,11 @@ class RequestQueue final {
   void NoteError(Piece* piece, int error) {
     if (piece->error == 0) piece->error = error;
   }
-  // The piece is answered. `error`: a positive errno, 0: done, unless it failed before.
+  // The piece is answered. `error`: a positive errno; 0: done, unless NoteError was called.
   void Answer(Piece* piece, int error);
 
  private:
+  // What one Gather has taken so far, and what that needs of the outbox.
   struct Batch {
     size_t room;
     size_t used;
@@ -150,10 +155,9 @@ class RequestQueue final {
   Since given_up_since_;           // of the flushes that were given up last, the earliest
   bool flushes_given_up_ = false;  // and nothing was submitted since
   BulkWindow bulk_window_;
-  // Of the series of batches being gathered: what bulk pieces are stamped with, 0: no window is in
-  // force.
+  // Since BeginSending: the time that bulk pieces are stamped with; 0: the window is not in force.
   int64_t bulk_now_ns_ = 0;
-  uint32_t bulk_sent_ = 0;  // pieces
+  uint32_t bulk_sent_ = 0;  // bulk pieces among sent_
   uint32_t credits_used_ = 0;
   uint64_t credit_bytes_used_ = 0;
 

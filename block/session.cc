@@ -30,7 +30,7 @@ Result<std::vector<SocketAddress>> ResolveAll(const std::vector<Endpoint>& endpo
   return all;
 }
 
-// What finds the servers again that moved; nothing where none of them has a name.
+// Finds servers again that moved. Empty: none of them has a name.
 SocketConnector::Lookup AnotherLookup(const std::vector<Endpoint>& endpoints) {
   if (!std::ranges::any_of(endpoints, HasName)) return {};
   return [endpoints] { return ResolveAll(endpoints); };
@@ -88,7 +88,7 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
   if (!uri.ok()) return uri.status();
   Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
   if (!loop.ok()) return loop.status();
-  // A slow name server is not the servers' fault, who have their time from its answer on.
+  // Before the time begins to run: what the name service takes is not taken from the servers.
   Result<std::vector<SocketAddress>> addresses = ResolveAll(uri->endpoints);
   if (!addresses.ok()) return addresses.status();
 
@@ -152,7 +152,8 @@ void Session::Export(CloudblkIdentity* identity) const {
   identity->generation = state_.generation();
   identity->unflushed = state_.unflushed();
   identity->lost = state_.LostSince(state_.Now());
-  // A flush that was given up may be from before another one told.
+  // Another flush may have told of the loss after one that was given up had been submitted: that
+  // one comes again at the destination, and has to fail too.
   for (const Channel* channel : all_) {
     if (channel->given_up_flush_fails()) identity->lost = true;
   }

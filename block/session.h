@@ -18,7 +18,8 @@ namespace cloudblk {
 
 class Session {
  public:
-  // Opens the volume with all channels and leaves them detached. Blocks at most timeout_ns.
+  // Opens the volume with all channels and leaves them detached. Blocks until the servers' names
+  // are looked up, and then at most timeout_ns.
   static Result<std::unique_ptr<Session>> Open(std::string_view server, SessionConfig config,
                                                int64_t timeout_ns);
 
@@ -35,7 +36,8 @@ class Session {
   Status Resize(uint64_t size, bool force, int64_t timeout_ns);
   // Gives the volume away: afterwards only the token opens it. Blocks at most timeout_ns. On
   // failure the session still holds it, or cannot know and finds out by Claim. EBUSY: something is
-  // in flight. Precondition: every channel is detached.
+  // in flight; EPERM: it observes, or the server refuses; EIO: the volume was lost;
+  // ETIMEDOUT; EOPNOTSUPP. Precondition: every channel is detached.
   Status Release(int64_t timeout_ns);
   // Becomes the session that another client released; the observing ends. Claim makes it active.
   // Preconditions: the session observes, and its channels are on this thread.

@@ -32,13 +32,14 @@ void SessionState::Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, ui
   observe_ = false;
   released_ = true;
   release_confirmed_ = true;
-  // Flushes that the source gave up come again with Since{}: all of them tell what is lost.
+  // Flushes that the source gave up are submitted again with Since{}, so that each fails if
+  // anything was lost.
   written_ = unflushed ? 1 : 0;
   losses_ = lost ? 1 : 0;
   flushed_ = 0;
   told_ = 0;
   lost_mark_ = 0;
-  // What was lost since is found out by comparing the next OPEN_REPLY with it.
+  // The next OPEN_REPLY is compared with it, which tells whether anything was lost since.
   generation_ = generation;
 }
 
@@ -63,9 +64,10 @@ bool SessionState::ClaimRefused(ClaimMode mode, Refusal refusal) {
   const bool retry =
       refusal == Refusal::kBadToken || refusal == Refusal::kBusy || refusal == Refusal::kStale;
   if (!retry) return false;
-  // Another channel has found out meanwhile: do as it did.
+  // Another channel has changed it meanwhile: do the same.
   if (claim() != mode) return true;
-  // The token is not known to anybody else, so that another epoch can only be ours.
+  // Nobody else knows the token yet, so that a higher epoch (kStale) can only be our own claim's,
+  // whose answer was lost.
   if (mode == ClaimMode::kTryToken) {
     claim_.compare_exchange_strong(mode, ClaimMode::kTryNone);
     return true;

@@ -43,10 +43,10 @@ struct SessionConfig {
   void* event_opaque = nullptr;
 };
 
-// How an OPEN of an active session claims the volume (SPEC.md 11.4).
+// How the next OPEN of an active session claims the volume (SPEC.md 11.4).
 enum class ClaimMode {
   kNone,      // it does not: the session holds the volume
-  kToken,     // by its token, at the epoch above
+  kToken,     // by its token, at a higher epoch
   kTryToken,  // as kToken, after a RELEASE whose answer was lost
   kTryNone,   // as kNone, after such a RELEASE: the server may never have seen it
 };
@@ -55,15 +55,16 @@ inline bool ClaimsWithToken(ClaimMode mode) {
   return mode == ClaimMode::kToken || mode == ClaimMode::kTryToken;
 }
 
-// Above the epoch of the RELEASE. They differ, so that a token that is sent again, because its
-// answer was lost, tells who sent it.
+// How far above the epoch of the RELEASE the source claims the volume back, and the destination
+// claims it. They differ so that an OPEN that is repeated, as its answer was lost, is not taken for
+// the other's (SPEC.md 11.6).
 inline constexpr uint64_t kReclaimEpochStep = 1;
 inline constexpr uint64_t kClaimEpochStep = 2;
 
 // A moment in a session's life, for what a FLUSH that is submitted then has to tell
 // (SessionState::FlushFails).
 struct Since {
-  uint64_t told = 0;  // how many losses a flush had told of
+  uint64_t told = 0;  // how many losses flushes had told of
   uint64_t mark = 0;  // SessionState::FlushMark()
 };
 inline Since Earlier(const Since& a, const Since& b) {
@@ -81,9 +82,10 @@ class SessionState {
 
   const SessionConfig& config() const { return config_; }
 
-  // --- Who the session is (session_move.cc). Changes only while every channel is idle, but for the
-  // outcome of a claim, which any channel may learn.
-  // ------------------------------------------------
+  // --- Who the session is (session_move.cc). ---------------------------------------------------
+  // Changes only while every channel is idle; but which way to claim succeeded, any channel may
+  // learn.
+
   const Uuid& uuid() const { return uuid_; }
   const Uuid& token() const { return token_; }
   bool observe() const { return observe_; }
@@ -95,11 +97,11 @@ class SessionState {
   bool claim_unsure() const {
     return claim() == ClaimMode::kTryToken || claim() == ClaimMode::kTryNone;
   }
-  // What the next OPEN says.
+  // How the next OPEN claims.
   ClaimMode claim() const { return claim_.load(); }
   uint64_t EpochOf(ClaimMode mode) const { return ClaimsWithToken(mode) ? claim_epoch_ : epoch_; }
   uint64_t epoch() const { return EpochOf(claim()); }
-  // What an OPEN in that step names as its claimer; nil where no claim of ours reached the epoch.
+  // Whom an OPEN in that mode names as its claimer; nil where no claim of ours reached the epoch.
   Uuid ClaimerOf(ClaimMode mode) const {
     return ClaimsWithToken(mode) || epoch_claimed_ ? claimer_ : Uuid{};
   }
@@ -112,20 +114,21 @@ class SessionState {
              bool unflushed, bool lost);
   // From now on the session wants to be active again.
   void BeginClaim();
-  // Not now: BeginClaim may follow again. Every channel is idle.
+  // Undoes BeginClaim, which may follow again. Precondition: every channel is idle.
   void CancelClaim();
-  // An OPEN was granted, or refused, that was sent in that step.
+  // An OPEN that was sent in that mode was granted.
   void ClaimGranted(ClaimMode mode);
-  // True: it is to be tried in another way.
+  // It was refused. True: claim() says how to try again.
   bool ClaimRefused(ClaimMode mode, Refusal refusal);
   // Completed writes are not covered by a flush.
   bool unflushed() const { return written_.load() != flushed_.load(); }
-  // Of FlushFails, without an effect: for Now() whether the next flush is going to fail.
+  // As FlushFails, but nothing counts as told by it. Of Now(): the next flush is going to fail.
   bool LostSince(const Since& since) const { return since.told != losses_.load(); }
 
-  // --- Set by the first channel that is opened, before any is used by the host; constant then, but
-  // for the size and the generation, which are below.
-  // ----------------------------------------------
+  // --- The volume. -----------------------------------------------------------------------------
+  // Set by the first channel that is opened, before the host uses any. Constant then, but for the
+  // size and the generation, which are below.
+
   void SetVolume(const VolumeInfo& volume);
   bool has_volume() const { return has_volume_; }
   const VolumeInfo& volume() const { return volume_; }
@@ -159,15 +162,17 @@ class SessionState {
   // the lost writes were completed tells of all of them.
   bool FlushFails(const Since& since);
 
-  // A channel gave up requests that the server may still be working on, until the channel's next
-  // OPEN has fenced them. Meanwhile no channel sends any (SPEC.md 8.15).
+  // A channel gave up requests that the server may still be working on. Its next OPEN fences them
+  // and so settles that. Until all is settled no channel of the session sends a request
+  // (SPEC.md 8.15).
   void NoteGivenUp() { unsettled_.fetch_add(1); }
   void NoteSettled() { unsettled_.fetch_sub(1); }
   bool settled() const { return unsettled_.load() == 0; }
 
   // Which of the connector's addresses is in use: all channels go to one server.
   size_t address() const { return address_.load(); }
-  // The next one is to be tried. True if that was the last of them.
+  // Address `address` of `count` failed: the next one is in use now, unless another channel has
+  // gone on already. True if that was the last of them.
   bool AddressFailed(size_t address, size_t count) {
     const size_t next = (address + 1) % count;
     return address_.compare_exchange_strong(address, next) && next == 0;
@@ -179,7 +184,7 @@ class SessionState {
   }
   void ChannelNotReady() { ready_.fetch_sub(1); }
 
-  // Channel `index` received something from its server, which others may want to know.
+  // Channel `index` received something from its server.
   void NoteHeard(uint32_t index, int64_t now_ns) {
     heard_[index].ns.store(now_ns, std::memory_order_relaxed);
   }

@@ -51,7 +51,7 @@ void OpenStep::Start(const Channel::Host& host) {
 
 void OpenStep::OnReady(Channel* channel) {
   if (done()) return;
-  // What was wrong before is not what the others wait for.
+  // What was wrong before has nothing to do with what the other channels wait for now.
   exhausted_.clear();
   last_ = {};
   last_server_.clear();
@@ -74,7 +74,7 @@ void OpenStep::OnFailure(Channel* channel, const Failure& failure) {
     return Done(Status(failure.error, "volume '" + state_->config().volume +
                                           "' was lost while it was being opened: " + failure.text));
   }
-  // What a server says itself is told rather than that another one cannot be reached.
+  // That a server refuses is told rather than that another one cannot be reached.
   const std::string& server = channel->link().server_name();
   if (failure.refused() || !last_.refused() || server == last_server_) {
     last_ = failure;
@@ -171,10 +171,11 @@ void ReleaseStep::GiveUp(int64_t) {
 
 void ReleaseStep::Finish() {
   if (reclaims_ && sent_ && !state_->released()) {
-    // The first channel alone has come back. A claim connects them all, with the token or without.
+    // The first channel has claimed the volume back, but the new RELEASE was refused. The other
+    // channels are not connected: that a claim has to do, which also finds out how to claim.
     state_->NoteReleased(false);
   } else if (reclaims_ && !sent_ && !state_->revoked()) {
-    // It may have happened without our knowing; the same claim again does no harm.
+    // It may have been granted without our knowing; the same claim again does no harm.
     state_->CancelClaim();
   }
   DetachFirst();

@@ -31,7 +31,7 @@ class SessionStep : public ChannelObserver {
   virtual void Start(const Channel::Host& host) = 0;
   bool done() const { return done_; }
   const Status& status() const { return status_; }
-  // The time is up, after so long: the step is done.
+  // The time is up, after `waited_ns`: the step is done.
   virtual void GiveUp(int64_t waited_ns) = 0;
   // Detaches the channels.
   virtual void Finish() = 0;
@@ -73,7 +73,7 @@ class OpenStep final : public SessionStep {
   std::string Describe(const Failure& failure) const;
 
   bool started_others_ = false;
-  // Addresses that refused for good, in a row without one that may take us later.
+  // Addresses that failed for good since one last failed in a way that may pass (MayPass).
   std::set<size_t> exhausted_;
   Failure last_;
   std::string last_server_;

@@ -71,14 +71,14 @@ enum class Refusal : uint8_t {
   kOther,
 };
 
-// Why a connection is over. There is one way for it out of a codec and one place in the link that
-// acts on it.
+// Why a connection is over, as its codec (Codec::failure) or the link found. Only Link::Cut acts on
+// it.
 struct Failure {
   int error = 0;  // a positive errno; 0: there is none
   std::string text;
-  Refusal refusal = Refusal::kNone;  // it was the server's answer
+  Refusal refusal = Refusal::kNone;  // what the server answered, if that is why
   uint32_t retry_ms = 0;             // kBusy: when to ask again
-  bool final = false;                // for a session that was open: it is over
+  bool final = false;                // a session that was open before is over
 
   bool refused() const { return refusal != Refusal::kNone; }
 };
@@ -98,7 +98,7 @@ struct Command {
 struct OpenParams {
   Uuid session;
   uint64_t epoch = 0;
-  Uuid token;    // nil, or by which the volume is claimed
+  Uuid token;    // nil, or that by which the volume is claimed
   Uuid claimer;  // nil, or who claimed the epoch
   uint32_t channel = 0;
   uint32_t channel_count = 1;

@@ -57,7 +57,7 @@ typedef bool CloudblkPoll(void *opaque);
  * log: one line without a line feed.
  */
 typedef struct CloudblkLoopOps {
-    uint32_t size; /* sizeof(CloudblkLoopOps): an older host lacks what was added since */
+    uint32_t size; /* sizeof(CloudblkLoopOps) */
     uint32_t abi_version;
     void (*watch_fd)(void *loop, int fd, CloudblkHandler *read, CloudblkHandler *write,
                      CloudblkPoll *poll, CloudblkHandler *poll_ready, void *opaque);
@@ -94,7 +94,7 @@ typedef struct CloudblkOptions {
     bool share_rw;              /* let others that say so too write beside us */
     bool takeover;              /* fence the present holder and take its place */
     bool payload_crc;           /* CRC32C over data too */
-    uint32_t open_timeout_ms;   /* how long open may take in all; 0: the default, 15000 */
+    uint32_t open_timeout_ms;   /* how long open may take, once names are looked up; 0: 15000 */
     uint32_t answer_timeout_ms; /* a server silent so long while requests wait is dead; 0: 30000 */
     CloudblkEventFn *event;     /* may be NULL */
     void *event_opaque;
@@ -121,8 +121,9 @@ typedef struct CloudblkInfo {
 } CloudblkInfo;
 
 /*
- * Opens the volume with all its channels. Blocks at most open_timeout_ms, on a private epoll
- * instance of this thread. On success *session is to be closed by cloudblk_session_close().
+ * Opens the volume with all its channels. Blocks until the servers' names are looked up and then at
+ * most open_timeout_ms, on a private epoll instance of this thread. On success *session is to be
+ * closed by cloudblk_session_close().
  * On failure: -errno, *session untouched, and one line without line feed in error[0..error_size)
  * that says what was wrong and what to do.
  * -EINVAL bad URI or options, -ENOENT no such volume, -EBUSY held by somebody else,
@@ -150,12 +151,13 @@ typedef struct CloudblkIdentity {
     bool lost;      /* the next flush has to fail */
 } CloudblkIdentity;
 
-/* One line as cloudblk_session_open() gives it, into error[0..error_size), on failure. */
+/* What takes `error` below writes one line into it on failure, as cloudblk_session_open() does. */
 
 /*
- * Gives the volume up to whoever has the token, which is drawn anew. Blocks at most timeout_ms. On
- * failure the session still has the volume, or finds out by cloudblk_session_claim() whether it
- * has. Every channel must be detached and idle; afterwards, requests are refused until a claim.
+ * Gives the volume up to whoever presents a new token, which cloudblk_session_export() then has.
+ * Blocks at most timeout_ms. On failure the session still has the volume, or finds out by
+ * cloudblk_session_claim() whether it has. Every channel must be detached and idle; afterwards,
+ * requests are refused until a claim.
  * Any thread, while no other uses the session.
  */
 int cloudblk_session_release(CloudblkSession *session, uint32_t timeout_ms, char *error,
@@ -210,9 +212,10 @@ typedef enum CloudblkOperation {
 
 #define CLOUDBLK_REQUEST_FUA 1u  /* durable when it completes: WRITE, WRITE_ZEROES */
 #define CLOUDBLK_REQUEST_MORE 2u /* a kick follows in this loop turn: wait for it */
-#define CLOUDBLK_REQUEST_OWN 4u  /* FLUSH: the host's own. That writes were lost it does not tell */
+#define CLOUDBLK_REQUEST_OWN 4u  /* FLUSH: the host's own, not the guest's. It does not fail where
+                                    writes were lost: that is told by the guest's next one */
 #define CLOUDBLK_REQUEST_AGAIN 8u /* FLUSH: one that was given up, here or by the session's source,
-                                     goes on: it also has to tell what was lost since then */
+                                     comes again: it fails for what was lost since then, too */
 #define CLOUDBLK_RANGE_UNMAP 1u  /* WRITE_ZEROES may deallocate */
 
 typedef struct CloudblkRange {
@@ -245,7 +248,8 @@ typedef void CloudblkCompleteFn(void *opaque, const CloudblkCompletion *done, ui
 
 /*
  * Binds the channel to a loop: from now on its functions are called on that loop's thread, and
- * `complete` runs there. `ops` must stay valid until detach.
+ * `complete` runs there. `ops` must stay valid until detach. -EINVAL: another ABI version, no
+ * `complete`, or attached already.
  * Detach: stops watching; requests in flight stay recorded and go on after the next attach, which
  * may be to another loop. Nothing touches guest memory while detached (this is *park*).
  */
@@ -256,7 +260,8 @@ void cloudblk_channel_detach(CloudblkChannel *channel) CLOUDBLK_NOEXCEPT;
 /*
  * Queues a request. 0: accepted, its completion runs exactly once, also across reconnects. Else
  * nothing was kept and no completion will run: -EINVAL (alignment, lengths, out of range of the
- * volume, too many ranges), -ENOTSUP, -EROFS, -EIO (revoked).
+ * volume, flags, detached, closed), -ENOTSUP (also where the session observes), -EROFS, -EIO
+ * (revoked).
  * iov and ranges are copied, the memory iov points to is borrowed until the completion.
  * Any number may be in flight; what exceeds the server's credits waits in the channel.
  */
