@@ -40,8 +40,9 @@ class AsyncIo {
   static constexpr unsigned kDepth = 1024;  // in the kernel at a time; the rest waits here
 
   // How many operations go to the kernel with the next system call, when `under_way` are there and
-  // have not ended. It prepares all of a call before the storage sees the first, so an idle storage
-  // gets its first ones by themselves: it works on them while the kernel prepares twice as many.
+  // have not ended. The kernel prepares all of a call before the storage sees the first, so an idle
+  // storage gets its first ones by themselves: it works on them while the kernel prepares twice as
+  // many.
   static constexpr unsigned NextBatch(unsigned under_way) { return under_way < 2 ? 2 : under_way; }
   // Completions that come together are looked at in parts. The replies of a part go out, and what
   // the client asks for next comes in, before the next part: else client and storage would wait for

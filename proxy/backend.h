@@ -23,7 +23,7 @@ namespace cloudblk::proxy {
 class LoopContext;
 struct IoOp;
 
-// Told of finished operations, on the loop thread that submitted them.
+// Told of operations that are done, on the loop's thread that submitted them.
 class IoSink {
  public:
   virtual void OnIoDone(IoOp* op) = 0;
@@ -88,7 +88,7 @@ class BackendQueue {
   // Starts an operation that lies within the volume and is aligned. True: it is done already and
   // the sink will not be told. False: the sink is told later, never from inside Submit.
   virtual bool Submit(IoOp* op) = 0;
-  // Hands what was submitted to the storage, as far as that waits for it. At the end of a turn.
+  // Hands to the storage what Submit has only queued. At the end of a turn.
   virtual void Kick() = 0;
 };
 
@@ -114,7 +114,7 @@ class Backend {
     return Status(EOPNOTSUPP, "this kind of storage cannot be resized");
   }
 
-  // --- Ownership. One call at a time, on a thread that may block if it may take long.
+  // --- Ownership. Called one at a time (OwnerStore), where blocking is allowed.
 
   // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.
   virtual Status AcquireExclusive() { return Status::Ok(); }

@@ -17,7 +17,7 @@ struct Buffer {
 };
 
 // Not thread-safe. What is handed out is bounded by the credits of the connections; what is kept
-// for reuse is bounded by kMaxKept, and by nothing once the loop has been idle (Trim).
+// for reuse is bounded by kMaxKept, and freed when the loop has been idle (Trim).
 class BufferPool {
  public:
   static constexpr uint32_t kAlignment = 4096;

@@ -127,7 +127,7 @@ void Connection::OnStopRequested(const std::string& revoked) {
     wire::Encode(wire::Event{wire::EventKind::kRevoked, 0}, out);
     writer_.DropReplies();
     writer_.AddMessage(wire::FrameType::kEvent, out, revoked);
-    // Whether it gets through or not, the next OPEN is told.
+    // It need not arrive: the session's next OPEN is answered FENCED.
     writer_.Send(transport_.get());
   }
   BeginStop(revoked.empty() ? "replaced by a newer connection of its session" : revoked);
@@ -142,7 +142,7 @@ void Connection::GoAway() {
   }
   timer_ = host_->loop().NewTimer([this] { OnGoodbyeTimer(); });
   timer_->Arm(host_->loop().NowNs() + kGoodbyeNs);
-  // These go by themselves.
+  // It ends by itself, with what is in flight.
   if (ending) return;
   std::array<uint8_t, wire::kEventSize> out;
   wire::Encode(wire::Event{wire::EventKind::kGoingAway, 0}, out);
@@ -154,7 +154,7 @@ void Connection::GoAway() {
 }
 
 void Connection::OnHandshakeTimer() {
-  // Whoever waits for ownership is not to blame (SPEC.md 4.3).
+  // In kOpening it is ownership that has not answered yet (SPEC.md 4.3).
   if (state_ == State::kHello || state_ == State::kOpen) {
     Violation("no volume was opened within 30 seconds");
   } else if (state_ == State::kLeaving) {
@@ -162,8 +162,8 @@ void Connection::OnHandshakeTimer() {
   }
 }
 
-// What it has not read by now it asks for again elsewhere (SPEC.md 8.14), and others wait for that.
-// The storage may take its time: it is not the client's fault.
+// A client that has not read its replies by now asks for them again elsewhere (SPEC.md 8.14), and
+// the end of the proxy waits for it. That the storage takes its time is not the client's fault.
 void Connection::OnGoodbyeTimer() {
   if (requests_.at_storage() != 0) {
     timer_->Arm(host_->loop().NowNs() + kGoodbyeNs);

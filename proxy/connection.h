@@ -105,7 +105,7 @@ class Connection final : public FdHandler,
   void SendOpenReply(const OwnershipAnswer& answer);
   void SendStatusMessage(wire::FrameType type, const OwnershipAnswer& answer);
 
-  // Resizing, when it is their turn on the loop.
+  // Pause, Resume and AnswerResize, on the loop.
   void OnPause();
   void OnResume(uint64_t size);
   void OnResizeAnswer(const ResizeAnswer& answer);
@@ -149,7 +149,7 @@ class Connection final : public FdHandler,
   Volume* volume_ = nullptr;
   std::string client_name_;
   uint32_t open_flags_ = 0;
-  Call call_ = Call::kNone;  // under way at ownership
+  Call call_ = Call::kNone;  // not yet answered by ownership
   bool end_session_ = false;
   bool joined_ = false;    // takes part in the volume's gate
   bool paused_ = false;    // hands nothing to the storage

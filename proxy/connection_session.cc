@@ -60,7 +60,7 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   OpenRequest request;
   const wire::DecodeError error = wire::Decode(section, &request.open);
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
-  // Where it is not in force, that part of the OPEN is reserved.
+  // Where CLAIMER is not in force, that part of the OPEN is reserved.
   if (!claimer_ && !request.open.claimer.IsNil()) {
     return Violation(wire::Describe(wire::DecodeError::kReservedSet));
   }
@@ -87,7 +87,7 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
                    0, 0});
     return false;
   }
-  // Who gave up waiting is not to hold the volume for the time of a lease.
+  // A client that gave up waiting must not hold the volume for the time of a lease.
   if (transport_->PeerGone()) {
     BeginStop("closed by the client before it was answered");
     return false;

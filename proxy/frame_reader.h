@@ -28,7 +28,8 @@ class FrameSink {
   // payload, in order, header.payload_length bytes in all.
   virtual bool OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
                        std::vector<iovec>* pieces) = 0;
-  // The first `filled` pieces have arrived. Called at the latest when all have (complete).
+  // The first `filled` pieces have arrived. May be called as they do, and is when all have
+  // (`complete`).
   virtual bool OnPieces(size_t filled, bool complete) = 0;
   virtual void OnBadFrame(wire::DecodeError error) = 0;
 
@@ -41,7 +42,7 @@ class FrameReader {
   enum class Outcome {
     kDrained,  // the stream has no more for now
     kMore,     // it may have
-    kEnd,      // the peer closed the connection, or it broke
+    kEnd,      // the peer closed the connection, it broke, or there is no memory to read into
     kStopped,  // by the sink, or because of a bad frame
   };
 

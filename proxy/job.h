@@ -31,7 +31,7 @@ class JobQueue {
  public:
   bool empty() const { return head_ == nullptr; }
   Job* front() const { return head_; }
-  // Those behind it: Job::next_job.
+  // The others follow by Job::next_job.
   void Push(Job* job) {
     job->next_job = nullptr;
     (head_ == nullptr ? head_ : tail_->next_job) = job;

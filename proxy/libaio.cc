@@ -45,7 +45,8 @@ class Libaio final : public AsyncIo, public FdHandler {
       for (long i = count - 1; i >= taken; --i) TakeBack(batch_[i]);
       if (taken == count) continue;
       if (submitted == -EINTR) continue;
-      // Out of kernel memory or of its queue: what is under way makes room when it ends.
+      // The kernel has no memory, or no room in its queue, for more: what is under way makes room
+      // when it ends. If nothing is, a timer tries again.
       if (submitted >= 0 || submitted == -EAGAIN) {
         if (free_.size() == kDepth) retry_->Arm(loop_->NowNs() + kRetryNs);
         return;

@@ -134,7 +134,7 @@ int Serve(const Options& options) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
-  // Unless nohup ignores it: a blocked signal would come nevertheless.
+  // Not if it is ignored, as by nohup: sigwait would return it nevertheless.
   struct sigaction hangup{};
   sigaction(SIGHUP, nullptr, &hangup);
   if (hangup.sa_handler != SIG_IGN) sigaddset(&signals, SIGHUP);
@@ -147,7 +147,7 @@ int Serve(const Options& options) {
   const Status started = Start(options, &server);
   if (!started.ok()) {
     Fail(started.message(), kUserError);
-    // Some of its loops may run, which nobody would stop.
+    // Some of its loops may run, and the destructor does not stop them.
     if (server != nullptr) _exit(kUserError);
     return kUserError;
   }
@@ -170,7 +170,8 @@ int Serve(const Options& options) {
   return 0;
 }
 
-// Or the first volume gets the descriptor of one that is closed, and the log with it.
+// Where standard input, output or error is closed, /dev/null takes its descriptor: else the first
+// volume would get it, and the log would be written into that volume.
 void OccupyStandardDescriptors() {
   int fd = open("/dev/null", O_RDWR);
   while (fd >= 0 && fd <= STDERR_FILENO) fd = open("/dev/null", O_RDWR);

@@ -142,7 +142,7 @@ Result<VolumeOptions> ParseVolume(const std::string& text) {
 Status ReadConfig(const std::string& path, Options* options) {
   std::ifstream file(path);
   std::stringstream text;
-  // Of an empty file nothing can be put out, which counts as a failure.
+  // To put out a file without a byte would count as a failure of `text`.
   if (file.peek() != std::ifstream::traits_type::eof()) text << file.rdbuf();
   if (!file.is_open() || file.bad() || !text) {
     return Status(ENOENT, fmt::format("cannot read the configuration {}: {}", path,

@@ -37,7 +37,7 @@ bool AddHolder(std::istringstream* line, OwnerRecord* record) {
   return true;
 }
 
-// Behind the line of the holder.
+// Stands behind the line of its holder.
 bool AddSpent(std::istringstream* line, OwnerRecord* record) {
   std::string session;
   std::string token;
@@ -87,7 +87,7 @@ std::string Format(const OwnerRecord& record) {
   for (const OwnerRecord::Holder& holder : record.holders) {
     if (holder.spent.IsNil() && holder.claimer.IsNil()) continue;
     text += fmt::format("spent {} {}", ToString(holder.session), ToString(holder.spent));
-    // Releases before it was kept read the line to here.
+    // A proxy of a release that kept no claimer reads the line up to here.
     if (!holder.claimer.IsNil()) text += " " + ToString(holder.claimer);
     text += '\n';
   }

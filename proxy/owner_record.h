@@ -43,7 +43,7 @@ std::string KeptName(const std::string& name);
 // that the volume is reserved for. If not, it may still say less of them.
 bool Contradicts(const OwnerRecord& kept, const OwnerRecord& present);
 
-// One line each; an empty record is an empty text.
+// Lines of text; an empty record is an empty text.
 std::string Format(const OwnerRecord& record);
 // EINVAL: a line makes no sense, which the text names. It may be damaged, or of a later release: in
 // either case it may be a holder's.

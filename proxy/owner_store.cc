@@ -34,7 +34,7 @@ OwnerStore::Kept OwnerStore::Keep(const OwnerRecord& record, bool wrong, bool sy
   }
   Kept kept;
   kept.status = backend_->StoreOwner(Format(record));
-  // Better nobody's than that of somebody who has lost the volume since. One that is only older
+  // No record is better than one of somebody who has lost the volume since. One that is only older
   // than the present one stays.
   kept.removed = !kept.status.ok() && wrong && backend_->StoreOwner({}).ok();
   return kept;

@@ -91,7 +91,7 @@ void Ownership::Gone(Peer* peer) {
                    volume_, session.client_name, session.address, lease_ns_ / kNsPerS);
     }
   }
-  // What is committed is finished without it.
+  // An operation that is committed is finished without its peer.
   if (storing_ && queue_.front().peer == peer) queue_.front().peer = nullptr;
   std::erase_if(queue_, [peer](const Operation& operation) { return operation.peer == peer; });
   for (Operation& operation : queue_) operation.waiting_for.erase(peer);
@@ -342,7 +342,7 @@ OwnershipAnswer Ownership::CommitEnd(const Operation& operation) {
   const uint64_t epoch = session->epoch;
   operation.peer->active_.store(false, std::memory_order_release);
   for (auto& [index, channel] : session->channels) channel.peer = nullptr;
-  // What was released stays reserved for who has the token.
+  // A volume that was released stays reserved for who has the token.
   if (!session->token) {
     spdlog::info("volume '{}': closed by {} ({})", volume_, session->client_name, session->address);
     last_ = {session->uuid};
@@ -459,7 +459,8 @@ void Ownership::OnStored(const OwnerRecord& record, bool wrong, const OwnerStore
   Advance();
 }
 
-// After a restart whoever the storage names would have the volume, or whoever has the token.
+// After a restart the volume would belong to whomever the storage names, or who has the token that
+// it names (SPEC.md 7.5).
 void Ownership::TakeBack(Operation* operation, const Status& why) {
   const std::string claimant = ToString(*operation->activate);
   const bool held = std::ranges::any_of(stored_.holders, [&](const OwnerRecord::Holder& holder) {

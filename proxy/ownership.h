@@ -124,28 +124,29 @@ class Ownership {
     wire::TokenMessage message{};  // kRelease and kClaim
     bool started = false;
     std::set<Peer*> waiting_for{};  // being stopped
-    std::set<Peer*> to_stop{};      // by the judgement
+    std::set<Peer*> to_stop{};      // found by Judge
     std::string revoked{};          // why, for those of other sessions
     std::set<Peer*> revoke{};       // of to_stop: whom to tell
     std::vector<Uuid> losers{};     // sessions that lose the volume when it is committed
-    // By Commit, for when the record is kept.
+    // Set by Commit, for Finish, which comes when the record is kept.
     std::optional<Uuid> activate{};  // the session that is active then
     bool by_observer = false;        // kClaim: `request` is that by which it observes
     OwnershipAnswer answer{};
   };
 
-  // Without an answer: it takes the storage's lock to say.
+  // Empty: it cannot be said without the storage's lock.
   using Judgement = std::optional<OwnershipAnswer>;
 
   void Enqueue(Operation operation);
 
   // Below: with mutex_ held.
 
-  // An operation is judged, for which the storage's lock may have to be had first, stops those who
-  // are in its way, is committed, has the record kept, and is finished: whoever is told that it
-  // holds the volume is found after a crash.
+  // Takes the first of the queue as far as it goes now. It is judged (if need be once the storage's
+  // lock is acquired), those in its way are stopped, it is committed, the storage keeps the record,
+  // and only then is it finished, which answers it: so whoever was told that it holds the volume is
+  // on record after a crash.
   void Advance();
-  // False: the first of the queue has to wait.
+  // False: the first of the queue was refused, or has to wait for the storage's lock.
   bool JudgeFirst();
   void StartAcquiring();
   void Start(Operation* operation);
@@ -178,20 +179,22 @@ class Ownership {
   Session* SessionOf(const Peer* peer);
   bool Expired(const Session& session) const;
   OwnershipAnswer Busy(const Session& holder) const;
-  // Who goes on with the state that another client comes to resume.
+  // For people: who goes on with the state that another client comes to resume.
   static std::string Resumer(const Session& session);
-  // The storage's lock is had from before a session is active until none is.
+  // The storage's lock is held from before a session is active until none is.
   bool NobodyNeedsLock() const { return holds_ == 0 && sessions_.empty(); }
   void UnlockIfFree();
   void TakeRecord(OwnerRecord record);
   void Recall(const OwnerRecord::Holder& holder, Session* session) const;
+  // What the storage is to keep.
   OwnerRecord Record() const;
   // Both on the executor, without mutex_.
   void OnAcquired(const Result<OwnerRecord>& record);
   // The storage was to keep the record of the first of the queue. `wrong`: what it kept before
   // contradicts that.
   void OnStored(const OwnerRecord& record, bool wrong, const OwnerStore::Kept& kept);
-  // The operation is refused after all, as the storage goes on saying what was before.
+  // Undoes what Commit has done and refuses the operation, as the storage goes on naming the former
+  // holder. With mutex_ held.
   void TakeBack(Operation* operation, const Status& why);
 
   const std::string volume_;
@@ -203,18 +206,18 @@ class Ownership {
 
   std::mutex mutex_;
   std::map<std::string, Session> sessions_;  // by UUID, as text
-  std::map<Peer*, OpenRequest> observers_;
-  std::set<std::string> fenced_;  // UUIDs that lost the volume to another session
+  std::map<Peer*, OpenRequest> observers_;   // and the OPEN of each
+  std::set<std::string> fenced_;             // UUIDs that lost the volume to another session
   std::deque<std::string> fenced_order_;
-  OwnerRecord stored_;
-  std::vector<Uuid> last_;
+  OwnerRecord stored_;      // what the storage keeps
+  std::vector<Uuid> last_;  // who held the volume last
   std::deque<Operation> queue_;
   bool storing_ = false;                   // for the first of the queue, which is committed
   bool acquiring_ = false;                 // the storage's lock
   std::optional<OwnershipAnswer> denied_;  // why it was not had, for the first of the queue
   bool locked_ = false;
   int holds_ = 0;
-  bool record_kept_ = false;  // the storage is known to keep the record
+  bool record_kept_ = false;  // the storage keeps records: it had one, or has kept one
   bool record_warned_ = false;
 };
 

@@ -146,7 +146,7 @@ OwnershipAnswer Ownership::JudgeOthers(Operation* operation, const OpenRequest& 
   for (const auto& [uuid, session] : sessions_) {
     if (session.uuid == open.session) continue;
     if (session.token) {
-      // A wrong token has its own answer.
+      // For a token that is not this one the answer is BAD_TOKEN, not BUSY.
       if (token.IsNil() && !takeover) return Busy(session);
       if (session.token != token && !takeover) continue;
     } else if (!Expired(session)) {

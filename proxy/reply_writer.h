@@ -19,7 +19,7 @@
 
 namespace cloudblk::proxy {
 
-// Gets a job back whose reply needs it no more.
+// Gets a job back once its reply does not need it any more.
 class JobOwner {
  public:
   virtual void ReleaseJob(Job* job) = 0;
@@ -58,8 +58,8 @@ class ReplyWriter {
   size_t control_size() const { return control_.size(); }  // bytes
 
  private:
-  // Bytes that are put into frames (and of memory that is taken for frames) ahead of their sending,
-  // for one long write. Replies leave in their order, so only control messages wait for it.
+  // How far frames are built ahead of what the socket has taken: bytes in segments_ and of their
+  // own memory. It makes long writes, and bounds what a control message waits for.
   static constexpr size_t kAhead = 2 << 20;
   // A frame is not made longer than this by putting replies together.
   static constexpr uint32_t kFrameGoal = 512 << 10;

@@ -31,7 +31,7 @@ class RequestOwner {
  public:
   // The client broke the protocol: the connection stops. Always false.
   virtual bool Violation(std::string_view text) = 0;
-  // There is no memory for them: the connection stops.
+  // There is no memory for requests: the connection stops.
   virtual void OutOfMemory() = 0;
   // Something is to be sent, or to be handed to the storage, at the end of the turn.
   virtual void OnWork() = 0;
@@ -70,9 +70,9 @@ class RequestStream final : public JobOwner, private IoSink {
   // Received and not answered.
   uint32_t in_flight() const { return jobs_in_flight_; }
   uint32_t at_storage() const { return at_storage_; }
-  // The end of a turn: what comes from now on is work again.
+  // The end of a turn: of what comes from now on OnWork tells again.
   void EndTurn() { has_work_ = false; }
-  // Whether the owner wants to be told when the storage has nothing of it any more.
+  // Whether the owner wants OnStorageIdle.
   void WatchIdle(bool watch) { watch_idle_ = watch; }
   // Drops what was received and not handed to the storage.
   void DropUnsubmitted();
@@ -102,12 +102,12 @@ class RequestStream final : public JobOwner, private IoSink {
   Terms terms_;
   // The frame that is being received.
   JobQueue batch_;           // not submitted yet, in order
-  size_t batch_pieces_ = 0;  // payloads of those that are
+  size_t batch_pieces_ = 0;  // pieces of payload that belong to jobs that were
   std::vector<uint8_t> batch_crcs_;
   uint32_t jobs_in_flight_ = 0;
   uint64_t bytes_in_flight_ = 0;
   uint32_t at_storage_ = 0;
-  bool has_work_ = false;  // the owner knows
+  bool has_work_ = false;  // OnWork was called in this turn
   bool watch_idle_ = false;
   // The storage's threads look at it.
   std::atomic<bool> abandoned_{false};

@@ -96,7 +96,7 @@ bool Server::Shutdown(std::chrono::milliseconds patience) {
   stopped.get_future().wait();
   for (const auto& loop : loops_) loop->PostGoAway();
   const auto connected = [](const auto& loop) { return loop->connections() != 0; };
-  // What a client asked for that has gone may still be waited for by the end of its volume.
+  // An executor may still work for a client that has gone, and the volume's destructor would wait.
   const auto busy = [](const auto& volume) { return !volume.second->idle(); };
   while (std::ranges::any_of(loops_, connected) || std::ranges::any_of(volumes_, busy)) {
     if (std::chrono::steady_clock::now() >= deadline) return false;

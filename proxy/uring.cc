@@ -32,8 +32,8 @@ class Uring final : public AsyncIo, public FdHandler {
   void Kick() override {
     do {
       FillBatch();
-      // A refusal (out of memory, completions not reaped) leaves the entries in the ring: the next
-      // kick hands them over, at the latest when something under way ends.
+      // A refusal (out of memory, completions not reaped) leaves the entries in the ring: they are
+      // handed over in the next turn of the loop.
       while (io_uring_sq_ready(&ring_) != 0) {
         const int submitted = io_uring_submit(&ring_);
         if (submitted == -EINTR) continue;
@@ -116,7 +116,7 @@ Result<std::unique_ptr<AsyncIo>> NewUring(EventLoop* loop) {
     return Status(-error, fmt::format("io_uring is not to be had here ({}); use aio=libaio",
                                       strerror(-error)));
   }
-  // A child process (a fence command) has no business with the ring.
+  // A child process must not have a share of the ring.
   io_uring_ring_dontfork(&ring);
   return std::unique_ptr<AsyncIo>(std::make_unique<Uring>(loop, ring));
 }

@@ -18,7 +18,7 @@
 
 namespace cloudblk::proxy {
 
-// What a volume's work is measured with and done on: real ones, or a simulation's.
+// Clock and executors of a volume: real ones, or a simulation's.
 struct VolumeTools {
   std::function<int64_t()> clock;  // monotonic, nanoseconds
   // Each does one thing after the other, in order.
@@ -37,12 +37,12 @@ struct Volume {
         ownership(name, backend.get(), lease * kNsPerMs, tools.clock, keeper.get()),
         resizer(name, backend.get(), &ownership, &gate, worker.get()) {}
   ~Volume() {
-    // What they still do uses all the rest.
+    // What these still do uses all the rest.
     worker.reset();
     keeper.reset();
   }
 
-  // Nothing is kept or resized. Any thread.
+  // Neither executor has anything to do. Any thread.
   bool idle() const { return keeper->idle() && worker->idle(); }
 
   const std::string name;

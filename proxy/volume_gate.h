@@ -45,7 +45,7 @@ class VolumeGate {
 
   std::mutex mutex_;
   std::set<GateMember*> members_;
-  bool is_closed_ = false;             // or is being closed
+  bool is_closed_ = false;             // or is about to be
   std::set<GateMember*> waiting_for_;  // to be paused
   std::function<void()> on_quiet_;     // while it is not called
 };

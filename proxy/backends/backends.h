@@ -18,8 +18,8 @@ namespace cloudblk::proxy {
 struct StartUp {
   // Where is kept what a storage cannot keep with the data.
   std::string state_dir;
-  // What is left of the time that the predecessor of this process, dying, has to let go. It lets go
-  // of everything at once.
+  // How long all volumes together may still wait for the locks of a process that held them before
+  // and is dying: it gives up all of them at once.
   std::chrono::milliseconds patience{3000};
 };
 

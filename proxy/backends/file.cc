@@ -33,8 +33,8 @@ int64_t CoarseNowNs() {
   return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
 }
 
-// Buffered transfers each take a thread; a sync has all that were asked for in one; and however
-// many ranges there are to zero, they hold up neither.
+// Each buffered transfer blocks a thread. One sync serves all that wait for it. Ranges have threads
+// of their own, so that zeroing holds up neither.
 constexpr size_t kTransferThreads = 16;
 constexpr size_t kSyncThreads = 1;
 constexpr size_t kRangeThreads = 4;
@@ -53,7 +53,7 @@ File::File(const FileOptions& options, OpenedFile file)
       file_generation_(&attributes_),
       syncs_(
           &sync_threads_, this, [this] { return Sync(fdatasync); },
-          [](int) { /* Sync has seen to it */ }),
+          [](int) { /* Sync has changed the generation */ }),
       sync_threads_(kSyncThreads),
       range_threads_(kRangeThreads),
       transfer_threads_(kTransferThreads) {
@@ -97,8 +97,8 @@ bool File::Submit(LoopContext& context, IoOp* op) {
       return false;
     case Operation::kDiscard:
     case Operation::kWriteZeroes:
-      // What is queued before it goes ahead of it: later it would wait for the file's lock on the
-      // loop.
+      // What is queued goes to the kernel first: once the range has the file's lock there,
+      // io_submit would wait for it, on the loop.
       context.Kick();
       ranges_under_way_.fetch_add(1, std::memory_order_relaxed);
       range_threads_.Run([this, op] { RunRanges(op); });
@@ -109,7 +109,7 @@ bool File::Submit(LoopContext& context, IoOp* op) {
 }
 
 void File::QueueTransfer(IoOp* op) {
-  // A range takes the file's lock in the kernel, and io_submit would wait for it on the loop.
+  // A range takes the file's lock in the kernel, and io_submit would wait for that, on the loop.
   const bool blocks = engine_ == Engine::kLibaio && !file_.block_device &&
                       ranges_under_way_.load(std::memory_order_relaxed) != 0;
   if (engine_ == Engine::kThreads || blocks) {
@@ -177,7 +177,7 @@ void File::RunTransfer(IoOp* op) {
     const ssize_t n =
         write ? pwrite(file_.fd, data, length, offset) : pread(file_.fd, data, length, offset);
     if (n > 0) op->transferred += static_cast<uint32_t>(n);
-    // Where direct I/O cannot go on either.
+    // Direct I/O cannot go on from here either.
     const bool odd = file_.direct && op->transferred % geometry_.logical_block_size != 0;
     if (n == 0 || odd) error = -ENODATA;
     if (n < 0 && errno != EINTR) error = -errno;
@@ -309,8 +309,8 @@ void File::LogFirst(int error, const IoOp& op) {
       name_, Name(op.kind), op.length, op.offset, options_.path, strerror(error));
 }
 
-// The file's lock is one of the device node, and each container may have a node of its own. This is
-// one of the device, and nobody can mount it meanwhile.
+// LockFile locks the device's node, and each container may have a node of its own. An exclusive
+// open is of the device itself, which nobody can mount meanwhile either.
 Status File::TakeDevice() {
   constexpr int kFlags = O_RDONLY | O_EXCL | O_CLOEXEC;
   device_.reset(open(fmt::format("/proc/self/fd/{}", file_.fd).c_str(), kFlags));
@@ -350,12 +350,12 @@ Status File::StoreOwner(const std::string& text) {
     return Status(error, "cannot set " + attributes_.Describe("owner") + " for " + options_.path +
                              ": " + strerror(error));
   }
-  // Else a crash of the host could bring the owner before back, after whose end data was flushed.
+  // Else a crash of the host could bring back the former owner, in whose absence data was flushed.
   return SyncAll();
 }
 
-// The kernel reports a lost write once only. So who syncs beside another waits until that has seen
-// to it that all know.
+// The kernel reports a lost write to one sync only. So there is one at a time: another one must not
+// succeed before the failure has changed the generation.
 int File::Sync(int (*sync)(int)) {
   // Some file systems that cannot be written to refuse it.
   if (geometry_.read_only) return 0;

@@ -50,7 +50,8 @@ class File final : public Backend, public AsyncIoSink {
   int Allocate(int mode, const Range& range);
   // fsync or fdatasync: 0 or -errno, and then the generation is new. Any thread.
   int Sync(int (*sync)(int));
-  // After a sync failed with `error`; under generation_mutex_.
+  // Makes it known that a sync failed with `error`: the generation changes. Under
+  // generation_mutex_.
   void Latch(int error);
   bool IsBeyondFile(uint64_t end);
   bool IsBeyondDevice(uint64_t end) const;

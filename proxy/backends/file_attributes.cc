@@ -55,7 +55,7 @@ int FileAttributes::SetFile(const std::string& name, const std::string& value) c
   } else if (errno != EEXIST) {
     return errno;
   }
-  // Whenever the host crashes, there is either the old value or the new one.
+  // By a rename: whenever the host crashes, there is either the old value or the new one.
   const std::string draft = path + ".new";
   const int error = WriteFile(draft, value);
   if (error != 0) return error;
@@ -72,7 +72,7 @@ Result<std::string> FileAttributes::Get(const std::string& name) const {
     const UniqueFd fd(open(PathOf(name).c_str(), O_RDONLY | O_CLOEXEC));
     length = fd ? read(fd.get(), value.data(), value.size()) : -1;
   }
-  // Set() never leaves it so; a crash of the file system may.
+  // Set() never makes an empty one, but the host's crash may leave one.
   if (length == 0) return Status(EINVAL, Describe(name) + " is empty");
   if (length > 0) {
     value.resize(static_cast<size_t>(length));

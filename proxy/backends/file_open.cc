@@ -44,12 +44,12 @@ int SyncFolderOf(const std::string& path) {
   return error;
 }
 
-// `begun`: it is there, but empty, as a crash may leave it.
-// A file in their place would be lost with the memory that /dev is, and hide the device.
+// Where no file is created: it would be lost with the memory that /dev is, and hide the device.
 bool IsDevicePath(const std::string& path) {
   return path.starts_with("/dev/") && !path.starts_with("/dev/shm/");
 }
 
+// `begun`: the file is there, but empty, as a crash may leave it.
 Status Create(const FileOptions& options, bool begun) {
   const uint32_t block = options.logical_block_size.value_or(512);
   if (*options.size % block != 0) {
@@ -63,7 +63,7 @@ Status Create(const FileOptions& options, bool begun) {
     if (errno == ENOENT) return Bad(options, "cannot be made: make its folder first");
     return FromErrno(options, "cannot create", errno);
   }
-  // One that was in use has lost its content: that is not made good by zeros.
+  // A file that was in use has lost its content, and zeros would hide that.
   Result<std::string> owner = FileAttributes(fd, {}, {}).Get("owner");
   if (begun && (!owner.ok() || !owner->empty())) {
     close(fd);

@@ -10,8 +10,8 @@
 
 namespace cloudblk::proxy {
 
-// Of a backend that takes operations from any loop, and queues what it queues in what the loops
-// lend it: Storage has `bool Submit(LoopContext&, IoOp*)`, as BackendQueue::Submit.
+// The queue of a backend that takes operations from any loop, and queues them at most in that
+// loop's LoopContext: Storage has `bool Submit(LoopContext&, IoOp*)`, as BackendQueue::Submit.
 template <typename Storage>
 class PlainQueue final : public BackendQueue {
  public:

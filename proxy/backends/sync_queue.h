@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Flushes of one file, merged: those that wait share the next fdatasync.
+// Flushes of one storage, merged: those that wait share the next sync.
 #ifndef CLOUDBLK_PROXY_BACKENDS_SYNC_QUEUE_H_
 #define CLOUDBLK_PROXY_BACKENDS_SYNC_QUEUE_H_
 
@@ -14,9 +14,10 @@ namespace cloudblk::proxy {
 
 class SyncQueue {
  public:
-  // `sync` makes everything that was done before it is called durable: 0 or -errno. `on_failure` is
-  // called when it did not, before any operation is told, and changes the generation. Both run on
-  // a thread of `workers`, one at a time.
+  // `sync` makes everything that was done before it is called durable: 0 or -errno. After a failure
+  // `on_failure` is called, before any operation is told. By its return the backend's generation
+  // has to have changed: only by that the operations fail. Both run on a thread of `workers`, one
+  // at a time.
   SyncQueue(WorkerPool* workers, const Backend* backend, std::function<int()> sync,
             std::function<void(int)> on_failure);
 
