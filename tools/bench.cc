@@ -73,7 +73,7 @@ class Bench {
   std::vector<bool> busy_;  // verify: what is in flight is neither read nor written again
   std::deque<Job> jobs_;
   std::vector<Job*> idle_;
-  bool feeding_ = false;  // a job that has ended starts again
+  bool feeding_ = false;  // a job that has ended is started again
   uint64_t started_ = 0;
   uint64_t sequential_ = 0;
   int64_t deadline_ns_ = 0;
@@ -127,7 +127,7 @@ void Bench::Finish(Job* job, int result) {
       Fail(fmt::format("wrong content at offset {}", job->slot * options_.size));
     }
   }
-  // From inside the completion: it goes out with the others of the turn.
+  // Inside a completion callback: it is sent with the others of the turn.
   if (feeding_) Feed();
 }
 

@@ -78,7 +78,7 @@ class Client : private FdHandler {
   static void OnComplete(void* opaque, const CloudblkCompletion* done, uint32_t count);
 
   std::unique_ptr<EpollLoop> loop_;
-  UniqueFd interrupt_;  // readable: interrupted. Of an active session
+  UniqueFd interrupt_;  // of an active session; readable: interrupted
   CloudblkSession* session_ = nullptr;
   CloudblkChannel* channel_ = nullptr;
 };

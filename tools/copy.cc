@@ -37,8 +37,8 @@ struct Chunk final : Waiter {
 // A ring: chunks are started and finished in the order of the bytes.
 class Ring {
  public:
-  // Whatever the reason to leave: no buffer goes while a request may still use it.
   explicit Ring(Client* client) : client_(client) {}
+  // Waits for all: no buffer may go while a request still uses it.
   ~Ring() {
     for (Chunk& chunk : chunks_) {
       while (chunk.busy) client_->Turn();

@@ -22,7 +22,8 @@ void OnSignal(int number) {
   const uint64_t one = 1;
   // It cannot fail: nobody else adds to the counter.
   [[maybe_unused]] const ssize_t ignored = write(wake, &one, sizeof(one));
-  // A write to a pipe may be about to block, and the signal then comes too early to end it.
+  // A write to a pipe may be about to block, and the signal then comes too early to end it: more
+  // signals follow, one a second.
   struct sigaction again{};
   again.sa_handler = OnAlarm;
   sigaction(SIGALRM, &again, nullptr);

@@ -10,8 +10,9 @@
 
 namespace cloudblk {
 
-// From now on the first SIGINT, SIGTERM or SIGHUP does not end the process; the same again does.
-// What is ignored stays so (nohup). Returns a descriptor that becomes readable. To be called once.
+// From now on the first SIGINT, SIGTERM or SIGHUP does not end the process, the same one again
+// does. A signal that is ignored stays so (nohup). Returns a descriptor that becomes readable with
+// the signal. To be called once.
 Result<UniqueFd> CatchInterrupt();
 
 // The signal that came; 0 if none did.

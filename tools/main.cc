@@ -29,7 +29,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kUsageError = 2;
-// Each has a buffer.
+// Of bench: each request in flight has a buffer.
 constexpr uint32_t kMaxDepth = 65536;
 
 struct Options {
@@ -54,7 +54,6 @@ std::string Hex(const uint8_t (&bytes)[16]) {
 }
 
 void Print(const Options& options, const Json& json, const std::string& text) {
-  // A copy to stdout owns stdout.
   if (options.json) {
     fmt::print("{}\n", json.dump(2));
   } else {
@@ -63,7 +62,7 @@ void Print(const Options& options, const Json& json, const std::string& text) {
 }
 
 int Fail(const Status& status) {
-  // What failed then, failed of that.
+  // An interrupt makes everything fail, so that it is the reason.
   const bool interrupted = InterruptSignal() != 0;
   // fmt::print would throw where stderr is a terminal that went away.
   fprintf(stderr, "cloudblk: %s\n", interrupted ? "interrupted" : status.message().c_str());
@@ -127,6 +126,7 @@ int Read(Client* client, Options options) {
   if (options.length == UINT64_MAX) options.length = size - std::min(size, options.offset);
   auto done = CopyOut(client, options.offset, options.length, options.file);
   if (!done.ok()) return Fail(done.status());
+  // What is copied to stdout has it for itself.
   if (options.file != "-") {
     Print(options, {{"bytes", *done}}, fmt::format("{} bytes read\n", *done));
   }
@@ -373,15 +373,16 @@ int Main(int argc, char** argv) {
   const int result = Run(name, o);
   const int flushed = FlushOutput();
   if (result != 0 && InterruptSignal() != 0) {
-    // So that whoever waits for us knows.
+    // So that whoever waits for this process sees that it was the signal.
     signal(InterruptSignal(), SIG_DFL);
     raise(InterruptSignal());
   }
   return result != 0 ? result : flushed;
 }
 
-// What is closed must not become the number of a socket, which the output would go to. Input and
-// output stay unusable: who has closed them must not be told that all was copied.
+// A socket must not get the descriptor of a standard file that is closed: the output would go to
+// the server. Reading from the input and writing to the output still fails, so that nobody who has
+// closed them is told that all was copied.
 void OpenStandardFiles() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);

@@ -15,7 +15,7 @@ constexpr auto kFirstDraw = std::chrono::milliseconds(500);
 constexpr auto kRedraw = std::chrono::milliseconds(100);
 constexpr uint64_t kBarWidth = 40;
 
-// A terminal that went away is no reason to end: no exception, as fmt::print has it.
+// Not fmt::print, which throws where the terminal went away: that is no reason to end.
 void Draw(const std::string& text) { fwrite(text.data(), 1, text.size(), stderr); }
 
 }  // namespace
