@@ -19,7 +19,8 @@ constexpr uint64_t kStride = 1;
 
 class SimCut : public ::testing::TestWithParam<bool> {
  protected:
-  // Every operation once; the first connection ends after so many bytes. What went over it.
+  // Does every operation once, while the first connection ends after so many bytes. Returns that
+  // connection's link, for what went over it.
   static MemoryLink RunOnce(uint64_t cut_to_client, uint64_t cut_to_server) {
     World world(7, 32 << 10);
     const std::string content = Pattern(world.medium.data.size(), 77);

@@ -17,7 +17,7 @@ constexpr size_t kSector = 512;
 
 class SimGeneration : public ::testing::TestWithParam<uint32_t> {};
 
-// One request at a time, so that what a flush covers is beyond doubt.
+// One request at a time, so that there is no doubt about what a flush covers.
 TEST_P(SimGeneration, AFlushThatSucceedsHasLostNothing) {
   World world(GetParam(), kSize);
   ChannelFixture f(world.Client());

@@ -11,9 +11,9 @@
 
 namespace cloudblk::testing {
 
-// The accepting side of a link, for a server that is not a fake. It reads and writes in the same
-// chunks as the client's side, and the link's cuts hold for it. All bytes in either direction are
-// added to `*crc`, which outlives it.
+// The accepting side of a link, for a server that is not a fake. One Readv takes at most
+// habits.write_chunk bytes, and the link ends here too where it is cut. All bytes in
+// either direction are added to `*crc`, which outlives it.
 std::unique_ptr<Transport> ServerEnd(ManualLoop* loop, std::shared_ptr<MemoryLink> link,
                                      uint32_t* crc);
 

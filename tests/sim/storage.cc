@@ -78,7 +78,7 @@ int SimBackend::Zero(const proxy::IoOp& op) {
   return op.fua ? Flush() : 0;
 }
 
-// A flush that fails leaves it open what is durable, as the kernel's does.
+// A flush that fails changes the generation, and none of the data becomes durable by it.
 int SimBackend::Flush() {
   if (medium_->flushes_to_fail > 0) {
     --medium_->flushes_to_fail;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// A storage of the simulation: operations end when and in which order the seed has it, what was not
-// flushed dies with the host, and nothing may touch it without its lock.
+// A storage of the simulation: the seed draws when and in which order operations end, what was not
+// flushed is lost with the host, and nothing may touch it without its lock.
 #ifndef CLOUDBLK_TESTS_SIM_STORAGE_H_
 #define CLOUDBLK_TESTS_SIM_STORAGE_H_
 

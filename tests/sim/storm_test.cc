@@ -16,7 +16,7 @@ constexpr size_t kSize = 64 << 10;
 
 class SimStorm : public ::testing::TestWithParam<uint32_t> {};
 
-// What happened, to be compared.
+// What happened in a run, to be compared with another run of the same seed.
 struct Story {
   std::string content;
   std::vector<int> results;
@@ -74,7 +74,7 @@ Story Live(uint32_t seed) {
       world.Boot();
     }
     if (world.Draw(40) == 0) {
-      // All is answered: what was written is there.
+      // With all requests answered, everything that was written is there.
       world.loop.Advance(600 * kSecond);
       Io* all = f.Read(0, kSize);
       world.loop.Advance(600 * kSecond);

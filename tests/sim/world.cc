@@ -11,8 +11,8 @@
 namespace cloudblk::testing {
 
 World::World(uint32_t seed, size_t size) : medium(size), random_(seed) {
-  // Thousands of lives, in each of which the log would say the same. Only this logger's own level:
-  // ThreadSanitizer cannot follow the lock that the one of all loggers takes.
+  // Thousands of servers would log the same. Only this logger's own level is set: setting that of
+  // all loggers takes a lock that ThreadSanitizer does not see.
   spdlog::default_logger_raw()->set_level(spdlog::level::off);
   loop.AddStep([this] { return Step(); });
   Boot();
@@ -42,7 +42,7 @@ void World::Boot() {
 
 void World::Kill() {
   if (server_ == nullptr) return;
-  // Whoever comes from here on finds nobody.
+  // Clients that connect from here on find no server.
   const std::unique_ptr<Server> dying = std::exchange(server_, nullptr);
   for (const auto& link : dying->links) {
     if (const auto alive = link.lock()) alive->server_closed = true;
@@ -53,7 +53,7 @@ void World::Kill() {
     dying->backend->DropAll();
   }
   EXPECT_EQ(dying->host->connections(), 0u);
-  // What it was about to do is never done.
+  // What its executors had not done is never done.
   for (ManualExecutor* executor : dying->executors) executor->Clear();
   medium.locked = false;
 }
@@ -82,7 +82,7 @@ void World::Accept(std::shared_ptr<MemoryLink> link) {
   server_->host->Adopt(ServerEnd(&loop, std::move(link), &crc), "client");
 }
 
-// One thing that storage or executors have to do, or none this time.
+// Does one or two of the things that storage and executors have to do, or none this time.
 bool World::Step() {
   if (server_ == nullptr || frozen) return false;
   std::vector<ManualExecutor*> busy;

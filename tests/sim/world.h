@@ -34,7 +34,7 @@ class World {
   // Kill, and the host with it: what was not flushed is lost.
   void Crash();
 
-  // For clients: FixtureOptions that lead to the server.
+  // Options of a ChannelFixture that is a client of the server.
   FixtureOptions Client();
   // A number below n.
   uint32_t Draw(uint32_t n) { return static_cast<uint32_t>(random_() % n); }

@@ -30,7 +30,7 @@ def make(path, marker):
 
 def make_efi(path, marker):
     """Writes an image for OVMF: a GPT, and an EFI system partition with systemd-boot, the guest's kernel
-    and initramfs. marker as above."""
+    and initramfs. marker: as of make()."""
     _make_partition(path, "type=uefi", "label: gpt\n")
     for folder in ("EFI", "EFI/BOOT", "loader", "loader/entries"):
         _run("mmd", "-i", _partition(path), f"::/{folder}")

@@ -24,8 +24,7 @@ SCRIPT_TIMEOUT = 120
 # IOThread would see. At depth 32 that lost one interrupt in some million requests (either device's: the guest
 # wrote which one it waits for and looked for more in one order, and the IOThread saw it in the other).
 TWO_PROCESSORS = ("-accel", "tcg,thread=single", "-smp", "2")
-# Where one is enough: a second one that could come makes QEMU keep the barriers, and none is there to be
-# overtaken.
+# Where one processor is enough. A second one that may be plugged in makes QEMU keep memory barriers.
 ONE_PROCESSOR = ("-accel", "tcg,thread=multi", "-smp", "1,maxcpus=2")
 
 
@@ -41,7 +40,7 @@ class Guest(Qemu):
     itself starts the kernel, with files (kernel and initramfs) if not those of guest_files().
     """
 
-    # What of its serial port is not read yet: bytes of memory, None for what sockets have
+    # Bytes that what the guest sent to its serial port and we have not read may take; None: a socket's default
     SERIAL_ROOM = None
 
     def __init__(
@@ -87,7 +86,7 @@ class Guest(Qemu):
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
     def errors(self):
-        """What it said of errors, but not that Linux from 6.12 on collects some: it names them at every start."""
+        """The console's lines with the word error, but for one that Linux from 6.12 on prints at every start."""
         return [
             line
             for line in self.console().splitlines()

@@ -125,7 +125,7 @@ class Relay:
             self.end(client, server)
 
     def forget(self, end):
-        """It has said all it had to say."""
+        """Reads no more from a connection whose peer has closed it."""
         self._selector.unregister(end)
 
     def end(self, *ends):

@@ -91,7 +91,7 @@ ChannelFixture::ChannelFixture(const FixtureOptions& options)
                     : nullptr),
       state(options.shared != nullptr ? *options.shared : *own_state),
       channel(&state, options.index, &connector) {
-  // Not where another one serves: the loop may outlive this fixture then.
+  // Not where `accept` has another server: then the loop may outlive this fixture.
   if (!options.accept) loop.AddStep([this] { return server.Step(); });
   channel.set_observer(this);
 }

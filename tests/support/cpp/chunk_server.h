@@ -14,12 +14,12 @@
 
 namespace cloudblk::testing {
 
+// What FakeServer is told in the native protocol's terms means here: open.status other than OK an
+// EBUSY, hello.max_frame_payload the most data of a request.
 class ChunkServer final : public FakeServer {
  public:
   using FakeServer::FakeServer;
 
-  // Of what FakeServer is told in the native protocol's terms: open.status other than OK is an
-  // EBUSY, hello.max_frame_payload the most data of a request.
   static std::string Chunk(chunk::Kind kind, uint64_t tag, uint64_t value, std::string_view data);
   // Answers a held READ with its first half, and an error after that.
   void AnswerHalf(size_t index, int error);

@@ -187,7 +187,7 @@ void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view paylo
 }
 
 void FakeServer::NoteOpen(const wire::Open& message) {
-  // SPEC.md 6.5, number 6.
+  // Else a server would answer STALE (SPEC.md 6.5, number 6).
   uint64_t& last = incarnations_[{message.session.bytes, message.channel}];
   EXPECT_GT(message.incarnation, last);
   last = message.incarnation;

@@ -56,7 +56,7 @@ class FakeServer {
   static std::string ReplyFrame(const std::vector<wire::Reply>& replies, std::string_view payload,
                                 bool crc);
 
-  // What it says. Change before a client connects.
+  // What it says in HELLO_REPLY and OPEN_REPLY. Change before a client connects.
   wire::HelloReply hello;
   wire::OpenReply open;
   std::string refusal;  // text with a status other than OK
@@ -99,7 +99,9 @@ class FakeServer {
     std::string data;  // of a READ
   };
 
-  // The protocol. A new link was accepted.
+  // --- The protocol.
+
+  // A new link was accepted.
   virtual void OnAccepted() {}
   // Takes a whole message from input(), if there is one.
   virtual bool ParseFrame();
@@ -128,7 +130,7 @@ class FakeServer {
   bool ready_ = false;
   uint32_t connections_ = 0;
   uint32_t frames_ = 0;
-  // The last one, by session and channel.
+  // The last incarnation, by session and channel.
   std::map<std::pair<std::array<uint8_t, 16>, uint32_t>, uint64_t> incarnations_;
 };
 

@@ -40,7 +40,7 @@ class ManualLoop final : public EventLoop {
   // How ready a descriptor is. It is asked in each turn while the descriptor is watched.
   void SetReadiness(int fd, std::function<Readiness()> readiness);
   void ForgetReadiness(int fd) { readiness_.erase(fd); }
-  // Knows the other loop's descriptors from here on: something moves over.
+  // Takes over the other loop's descriptors, for a channel that is attached here instead.
   void CopyReadiness(const ManualLoop& other) { readiness_ = other.readiness_; }
   // Something else that runs in each turn; returns whether it did anything.
   void AddStep(std::function<bool()> step) { steps_.push_back(std::move(step)); }

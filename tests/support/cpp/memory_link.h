@@ -20,7 +20,7 @@ struct LinkHabits {
   size_t read_chunk = SIZE_MAX;         // bytes that one Readv moves at most
   size_t write_chunk = SIZE_MAX;        // and one Writev
   size_t send_buffer = SIZE_MAX;        // bytes that wait for the server at most
-  size_t record_size = 0;               // not 0: decrypts records: bytes hide behind the descriptor
+  size_t record_size = 0;               // not 0: reads whole records, as TLS does (has_pending)
   bool scatters = true;                 // Readv takes several elements
   bool wants_other = false;             // every other call first wants the other readiness
   uint64_t cut_to_client = UINT64_MAX;  // the connection ends after so many bytes
@@ -31,7 +31,7 @@ struct LinkHabits {
 struct MemoryLink {
   LinkHabits habits;
   bool refuses = false;   // the connection attempt fails
-  bool hangs = false;     // it never ends
+  bool hangs = false;     // the connection attempt never ends
   std::string to_server;  // under way
   std::string to_client;
   uint64_t to_server_total = 0;  // ever sent

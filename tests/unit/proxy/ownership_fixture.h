@@ -25,7 +25,7 @@ inline constexpr int64_t kLeaseNs = 10'000'000'000;
 struct Disk {
   std::string record;
   bool keeps_record = true;
-  bool full = false;  // keeps no other record than none
+  bool full = false;  // a record can be removed, but none be kept
   bool readable = true;
   bool locked_elsewhere = false;
   int locks = 0;
@@ -170,7 +170,7 @@ class OwnershipTest : public ::testing::Test {
     while (!hangs_ && blocking_.Step()) {
     }
   }
-  // Claims and the like come second; the first answer was that of the open.
+  // The status of a peer's last answer: where it opened first, that of what it did then.
   static Code Last(const FakePeer& peer) { return peer.answers.back().status; }
 
   static constexpr uint32_t kActive = wire::OpenFlag::kActive;

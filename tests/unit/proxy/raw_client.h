@@ -172,7 +172,8 @@ class RawClient {
       if (frame->header.type == wire::FrameType::kReply) Keep(*frame);
     }
   }
-  // The status of HELLO_REPLY, OPEN_REPLY and all others begins their section. BAD_FEATURE without.
+  // The status code, with which the section of every answer but REPLY and PONG begins. BAD_FEATURE:
+  // there is no frame.
   static wire::StatusCode StatusOf(const std::optional<Received>& frame) {
     return frame ? static_cast<wire::StatusCode>(Load32(frame->section.data()))
                  : wire::StatusCode::kBadFeature;

@@ -59,7 +59,7 @@ class GatedBackend final : public Backend {
     changed_.wait(lock, [this] { return keeps_owners_; });
     return Status::Ok();
   }
-  // Whether owners' records are kept at once, or when this is said again.
+  // Whether StoreOwner returns at once, or waits until this is called with true.
   void KeepOwners(bool keep) {
     std::lock_guard lock(mutex_);
     keeps_owners_ = keep;
@@ -116,7 +116,8 @@ class TestServer {
       loops_.push_back(std::move(LoopThread::Create({&volumes_, RandomUuid()}).value()));
       EXPECT_TRUE(loops_[i]->host().Attach().ok());
     }
-    // The log makes itself on its first use, in a library that ThreadSanitizer does not look into.
+    // The log is made on its first use, by a library that ThreadSanitizer does not look into: so
+    // before there are threads.
     spdlog::default_logger();
     for (const auto& loop : loops_) loop->Start();
   }
