@@ -194,6 +194,7 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
     /* No handler is called when it wakes up */
     dev->running =
         runstate_is_running() || runstate_check(RUN_STATE_SUSPENDED);
+    dev->disposition = dev->running ? CLOUDBLK_ANSWER : CLOUDBLK_KEEP;
     dev->resume_bh = qemu_bh_new(cloudblk_resume, dev);
     dev->stop_timer =
         timer_new_ms(QEMU_CLOCK_REALTIME, cloudblk_retry_now, dev);
@@ -228,7 +229,7 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
     qemu_remove_exit_notifier(&dev->exit_notifier);
     cloudblk_compat_migration_unwatch(&dev->migration_watch);
     if (dev->running) {
-        cloudblk_settle(dev);
+        cloudblk_drain(dev);
     }
     close_session(dev, CLOSE_TIMEOUT_MS);
     cloudblk_memory_unwatch(dev);

@@ -31,6 +31,23 @@ typedef struct CloudblkReq CloudblkReq;
 typedef struct CloudblkRingScratch CloudblkRingScratch;
 typedef QSIMPLEQ_HEAD(CloudblkReqList, CloudblkReq) CloudblkReqList;
 
+/* What becomes of the completions that the engine delivers. */
+typedef enum CloudblkDisposition {
+    /* The VM runs: the guest gets its answer */
+    CLOUDBLK_ANSWER,
+    /*
+     * The disk is reset or removed: the buffers are given back and the guest
+     * is told nothing
+     */
+    CLOUDBLK_DROP,
+    /*
+     * The VM is stopped: a request that was taken back from the engine
+     * (-ECANCELED) is kept until the VM continues. One that the storage had
+     * answered by then is answered
+     */
+    CLOUDBLK_KEEP,
+} CloudblkDisposition;
+
 typedef struct CloudblkQueue {
     /* Constant after realize */
     CloudblkDevice *dev;
@@ -41,12 +58,13 @@ typedef struct CloudblkQueue {
     unsigned popped; /* requests that are not answered */
     struct CloudblkQueue *next_filled;
     /*
-     * Requests that wait until the VM continues, here or after a migration:
-     * those that the storage failed and that werror or rerror keeps, and those
-     * that it did not answer when the VM stopped
+     * Requests that wait until the VM continues, here or after a migration.
+     * The VM stopped before the storage answered them, or because it failed
+     * them
      */
-    CloudblkReqList failed;
-    CloudblkReqList retry; /* the VM has continued: to be submitted again */
+    CloudblkReqList kept;
+    /* Those for which it has: the next cloudblk_queue_run() submits them */
+    CloudblkReqList retry;
 } CloudblkQueue;
 
 struct CloudblkLoop {
@@ -130,9 +148,12 @@ struct CloudblkDevice {
 
     /* Big QEMU lock */
     QLIST_ENTRY(CloudblkDevice) next;
-    bool flush_wanted; /* by cloudblk_settle(), once nothing is in flight */
-    bool settled; /* with all others, for the present stop */
+    bool flush_wanted; /* by cloudblk_drain(), once nothing is in flight */
+    /* The present stop's time to wait was spent, on all disks together */
+    bool stop_drained;
     bool running; /* the VM runs: the device may touch guest memory */
+    /* Changes while nobody serves the queues */
+    CloudblkDisposition disposition;
     /* The loops read it too, but are told to start after it was set */
     bool ioeventfd_started;
     bool ioeventfd_starting;
@@ -141,8 +162,6 @@ struct CloudblkDevice {
     /* Migrating */
     CloudblkIdentity identity; /* as in the stream */
     bool leaving; /* the volume was given up, or may be, and not taken back */
-    bool revoking; /* completions give buffers up instead of returning them */
-    bool parking; /* completions keep requests until the VM continues */
     MemoryListener memory_listener;
     bool memory_watched; /* the loops read it too, atomic */
 
@@ -193,7 +212,7 @@ BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
                                        int error);
 /*
  * Tells the user of the error, and stops the VM if that is the action. Any
- * thread. A stopped request must be in queue->failed already.
+ * thread. The request was answered, or is in queue->kept, before.
  */
 void cloudblk_error_raise(CloudblkDevice *dev, BlockErrorAction action,
                           bool is_read, int error);
@@ -234,14 +253,17 @@ void cloudblk_reset(VirtIODevice *vdev);
 void cloudblk_vm_state_changed(void *opaque, bool running, RunState state);
 /* Serves what the guest queued while the VM was stopped. */
 void cloudblk_resume(void *opaque);
-/* Tries what failed again, unless the VM has stopped meanwhile. Main loop. */
+/* Tries what is kept again, unless the VM has stopped meanwhile. Main loop. */
 void cloudblk_retry_now(void *opaque);
-/* Gives every request up. Returns at once. */
+/*
+ * Gives every request up, without an answer: those in flight and those that
+ * are kept. Returns at once. Completions are dropped from here on.
+ */
 void cloudblk_revoke(CloudblkDevice *dev);
 /*
  * Waits for the requests in flight and flushes, within a bound. NULL: all
  * devices, whose waiting does not add up.
  */
-void cloudblk_settle(CloudblkDevice *dev);
+void cloudblk_drain(CloudblkDevice *dev);
 
 #endif

@@ -226,7 +226,7 @@ bool cloudblk_loops_init(CloudblkDevice *dev, Error **errp)
     dev->queues = g_new0(CloudblkQueue, num_queues);
     for (i = 0; i < num_queues; i++) {
         dev->queues[i].dev = dev;
-        QSIMPLEQ_INIT(&dev->queues[i].failed);
+        QSIMPLEQ_INIT(&dev->queues[i].kept);
         QSIMPLEQ_INIT(&dev->queues[i].retry);
         dev->queues[i].loop = find_loop(dev, iothreads[i]);
     }

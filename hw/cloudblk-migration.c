@@ -110,7 +110,7 @@ static int put_requests(QEMUFile *f, void *pv, size_t size,
 
     for (i = 0; i < dev->conf.num_queues; i++) {
         put_list(f, i, &dev->queues[i].retry);
-        put_list(f, i, &dev->queues[i].failed);
+        put_list(f, i, &dev->queues[i].kept);
     }
     qemu_put_byte(f, 0);
     return 0;
@@ -130,7 +130,7 @@ static int get_requests(QEMUFile *f, void *pv, size_t size,
                          dev->conf.server);
             return -EINVAL;
         }
-        QSIMPLEQ_INSERT_TAIL(&req->queue->failed, req, next);
+        QSIMPLEQ_INSERT_TAIL(&req->queue->kept, req, next);
     }
     return 0;
 }

@@ -129,7 +129,7 @@ static void answer(CloudblkReq *req, int result)
          * succeed, although what it was to make durable is lost
          */
         if (action == BLOCK_ERROR_ACTION_STOP && !req->is_flush) {
-            QSIMPLEQ_INSERT_TAIL(&req->queue->failed, req, next);
+            QSIMPLEQ_INSERT_TAIL(&req->queue->kept, req, next);
         } else {
             finish(req, action == BLOCK_ERROR_ACTION_IGNORE ? 0 : result);
         }
@@ -155,7 +155,7 @@ static void drop(CloudblkReq *req, size_t stored)
  * now, as unmapping would: their memory may be sent before the request is
  * answered elsewhere.
  */
-static void park(CloudblkReq *req, size_t stored)
+static void keep(CloudblkReq *req, size_t stored)
 {
     struct iovec *sg = req->elem.in_sg;
 
@@ -167,14 +167,24 @@ static void park(CloudblkReq *req, size_t stored)
         memory_region_set_dirty(mr, offset, length);
         stored -= length;
     }
-    QSIMPLEQ_INSERT_TAIL(&req->queue->failed, req, next);
+    QSIMPLEQ_INSERT_TAIL(&req->queue->kept, req, next);
+}
+
+/* The device's own flush, for which no guest waits, is over. */
+static void own_flush_done(CloudblkDevice *dev, int result)
+{
+    /* One that was given up is no news */
+    if (result < 0 && dev->disposition == CLOUDBLK_ANSWER) {
+        error_report("cloudblk: cannot flush %s: %s", dev->conf.server,
+                     strerror(-result));
+    }
 }
 
 void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
                        uint32_t count)
 {
     CloudblkLoop *loop = opaque;
-    CloudblkDevice *dev = loop->dev;
+    CloudblkDisposition disposition = loop->dev->disposition;
     uint32_t i;
 
     RCU_READ_LOCK_GUARD();
@@ -182,15 +192,12 @@ void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
         CloudblkReq *req = done[i].opaque;
 
         if (!req) {
-            /* The device's own flush when the VM stops */
-            if (done[i].result < 0 && !dev->revoking && !dev->parking) {
-                error_report("cloudblk: cannot flush %s: %s", dev->conf.server,
-                             strerror(-done[i].result));
-            }
-        } else if (dev->revoking) {
+            own_flush_done(loop->dev, done[i].result);
+        } else if (disposition == CLOUDBLK_DROP) {
             drop(req, done[i].bytes_stored);
-        } else if (dev->parking && done[i].result == -ECANCELED) {
-            park(req, done[i].bytes_stored);
+        } else if (disposition == CLOUDBLK_KEEP &&
+                   done[i].result == -ECANCELED) {
+            keep(req, done[i].bytes_stored);
         } else {
             answer(req, done[i].result);
         }
@@ -451,8 +458,7 @@ static bool in_ram(const struct iovec *sg, unsigned count)
 
 /*
  * If the driver broke the rules too badly for an answer, the device stops until
- * it is reset. `again`: it was given up when the VM stopped, or the storage
- * failed it.
+ * it is reset. `again`: it was submitted before and kept.
  */
 static void handle(CloudblkReq *req, bool again)
 {
@@ -482,7 +488,7 @@ static void handle(CloudblkReq *req, bool again)
 
 void cloudblk_queue_retry(CloudblkQueue *queue)
 {
-    QSIMPLEQ_CONCAT(&queue->retry, &queue->failed);
+    QSIMPLEQ_CONCAT(&queue->retry, &queue->kept);
 }
 
 static CloudblkReq *take(CloudblkReqList *list)

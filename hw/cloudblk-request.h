@@ -32,13 +32,11 @@ void cloudblk_request_init(CloudblkReq *req, CloudblkQueue *queue);
 void cloudblk_queue_run(CloudblkQueue *queue);
 
 /*
- * Lets the next cloudblk_queue_run() submit what failed again. Nobody serves
+ * Lets the next cloudblk_queue_run() submit what is kept. Nobody else serves
  * the queue.
  */
 void cloudblk_queue_retry(CloudblkQueue *queue);
-/*
- * Gives back what waits for a second try. Nobody serves the queue.
- */
+/* Gives back what is kept, without an answer. Nobody serves the queue. */
 void cloudblk_queue_forget(CloudblkQueue *queue);
 
 /* The engine's completions of a loop (`opaque`). */

@@ -21,10 +21,10 @@
 
 /*
  * How long a stop of the VM may wait for requests in flight and for the
- * flushes, all disks together. What is left then is parked: it goes on after
- * the VM continues, here or after a migration.
+ * flushes, all disks together. What is left then is kept: it goes on after the
+ * VM continues, here or after a migration.
  */
-#define SETTLE_NS (300 * SCALE_MS)
+#define DRAIN_NS (300 * SCALE_MS)
 
 struct CloudblkDeviceList cloudblk_devices =
     QLIST_HEAD_INITIALIZER(cloudblk_devices);
@@ -312,7 +312,7 @@ static void submit_own_flush(CloudblkDevice *dev)
 }
 
 /* Once nothing is in flight, flushes. Whether that is done too. */
-static bool is_settled(CloudblkDevice *dev)
+static bool is_drained(CloudblkDevice *dev)
 {
     assert(!dev->ioeventfd_started);
     if (!in_flight(dev) && dev->flush_wanted) {
@@ -323,23 +323,23 @@ static bool is_settled(CloudblkDevice *dev)
 }
 
 /* Whether that device is, or, if it is NULL, all are. */
-static bool are_settled(CloudblkDevice *only)
+static bool are_drained(CloudblkDevice *only)
 {
     CloudblkDevice *dev;
-    bool settled = true;
+    bool drained = true;
 
     QLIST_FOREACH(dev, &cloudblk_devices, next) {
         if (!only || dev == only) {
-            settled = is_settled(dev) && settled;
+            drained = is_drained(dev) && drained;
         }
     }
-    return settled;
+    return drained;
 }
 
-void cloudblk_settle(CloudblkDevice *only)
+void cloudblk_drain(CloudblkDevice *only)
 {
     AioContext *context = qemu_get_aio_context();
-    int64_t deadline = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + SETTLE_NS;
+    int64_t deadline = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + DRAIN_NS;
     CloudblkDevice *dev;
     QEMUTimer timer;
 
@@ -347,24 +347,28 @@ void cloudblk_settle(CloudblkDevice *only)
         /* At a migration the server does it, with the RELEASE */
         dev->flush_wanted = dev->info.write_cache && !dev->read_only &&
                             !runstate_check(RUN_STATE_FINISH_MIGRATE);
-        dev->settled = !only;
+        dev->stop_drained = !only;
     }
     aio_timer_init(context, &timer, QEMU_CLOCK_REALTIME, SCALE_NS, wake_up,
                    NULL);
     timer_mod_ns(&timer, deadline);
-    while (!are_settled(only) &&
+    while (!are_drained(only) &&
            qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < deadline) {
         aio_poll(context, true);
     }
     timer_del(&timer);
 }
 
-/* Takes what is in flight back from the engine. */
-static void take_back(CloudblkDevice *dev)
+/*
+ * Takes what is in flight back from the engine, and begins the disposition that
+ * says what becomes of it and of all that comes later.
+ */
+static void take_back(CloudblkDevice *dev, CloudblkDisposition disposition)
 {
     unsigned i;
 
     assert(!dev->ioeventfd_started);
+    dev->disposition = disposition;
     for (i = 0; i < dev->num_loops; i++) {
         cloudblk_channel_revoke(dev->loops[i].channel);
     }
@@ -374,9 +378,7 @@ void cloudblk_revoke(CloudblkDevice *dev)
 {
     unsigned i;
 
-    dev->revoking = true;
-    take_back(dev);
-    dev->revoking = false;
+    take_back(dev, CLOUDBLK_DROP);
     for (i = 0; i < dev->conf.num_queues; i++) {
         cloudblk_queue_forget(&dev->queues[i]);
     }
@@ -388,6 +390,8 @@ void cloudblk_reset(VirtIODevice *vdev)
 
     if (dev->session) {
         cloudblk_revoke(dev);
+        /* The reset is over, and what comes now is a new driver's */
+        dev->disposition = dev->running ? CLOUDBLK_ANSWER : CLOUDBLK_KEEP;
     }
     qatomic_set(&dev->write_cache, dev->default_write_cache);
 }
@@ -452,7 +456,8 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
     }
     dev->running = running;
     if (running) {
-        dev->settled = false;
+        dev->stop_drained = false;
+        dev->disposition = CLOUDBLK_ANSWER;
         cloudblk_migration_run(dev);
         qatomic_set(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK);
         for (i = 0; i < dev->conf.num_queues; i++) {
@@ -462,15 +467,13 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
         /* A size that the guest was told of by nobody, as of a migration */
         qemu_bh_schedule(dev->config_bh);
     } else {
-        if (!dev->settled) {
-            cloudblk_settle(NULL);
+        if (!dev->stop_drained) {
+            cloudblk_drain(NULL);
         }
         /*
          * The channels stay attached, to keep the session alive, but have no
          * guest memory to write
          */
-        dev->parking = true;
-        take_back(dev);
-        dev->parking = false;
+        take_back(dev, CLOUDBLK_KEEP);
     }
 }
