@@ -187,9 +187,6 @@ void cloudblk_device_error(CloudblkDevice *dev, const char *format, ...)
 /* All that are realized. Big QEMU lock. */
 extern QLIST_HEAD(CloudblkDeviceList, CloudblkDevice) cloudblk_devices;
 
-/* Registers the QOM types. Any number of times. */
-void cloudblk_register_types(void);
-
 /* cloudblk-config.c: limits, block sizes and the configuration space. */
 
 /* Checks the properties that can be judged without the volume. */
@@ -243,6 +240,21 @@ void cloudblk_migration_failed(CloudblkMigrationWatch *watch);
  * elsewhere. Any thread.
  */
 void cloudblk_stop_if_moved(CloudblkDevice *dev);
+
+/* cloudblk-properties.c: what a user sets. */
+
+/* Adds the properties and their descriptions to the class. */
+void cloudblk_properties_class_init(ObjectClass *klass);
+
+typedef struct CloudblkPropertyText {
+    const char *name;
+    const char *text;
+} CloudblkPropertyText;
+
+/* Describes those of the class's properties that exist in this release. */
+void cloudblk_set_property_texts(ObjectClass *klass,
+                                 const CloudblkPropertyText *texts,
+                                 size_t count);
 
 /* cloudblk-run.c: who serves the queues and when. Big QEMU lock held. */
 

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The PCI types, which drivers see as virtio-blk's. */
-#include "cloudblk-pci.h"
+/*
+ * The PCI form of the device, which drivers see as virtio-blk: cloudblk-pci,
+ * -transitional and -non-transitional.
+ */
+#include "cloudblk-device.h"
 
 #include "hw/pci/pci.h"
 #include "hw/virtio/virtio-pci.h"
+#include "qemu/module.h"
 
 #define TYPE_CLOUDBLK_PCI "cloudblk-pci-base"
 #define TYPE_CLOUDBLK_PCI_GENERIC "cloudblk-pci"
@@ -95,7 +99,9 @@ static const VirtioPCIDeviceTypeInfo cloudblk_pci_info = {
     .class_init = cloudblk_pci_class_init,
 };
 
-void cloudblk_pci_register_types(void)
+static void cloudblk_pci_register_types(void)
 {
     virtio_pci_types_register(&cloudblk_pci_info);
 }
+
+type_init(cloudblk_pci_register_types)

@@ -9,6 +9,7 @@ list(APPEND CLOUDBLK_DEVICE_SOURCES
   cloudblk-memory.c
   cloudblk-migration.c
   cloudblk-pci.c
+  cloudblk-properties.c
   cloudblk-request.c
   cloudblk-ring.c
   cloudblk-run.c)
