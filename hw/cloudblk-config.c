@@ -132,7 +132,6 @@ static void init_discard(CloudblkDevice *dev)
     uint64_t max_write_zeroes =
         dev->info.max_write_zeroes_bytes >> BDRV_SECTOR_BITS;
 
-    dev->max_ranges = MIN(MAX(dev->info.max_ranges, 1), CLOUDBLK_MAX_RANGES);
     conf->max_discard_sectors = MIN(conf->max_discard_sectors, max_discard);
     if (!conf->max_discard_sectors) {
         virtio_clear_feature(&dev->host_features, VIRTIO_BLK_F_DISCARD);
@@ -142,6 +141,28 @@ static void init_discard(CloudblkDevice *dev)
     if (!conf->max_write_zeroes_sectors) {
         virtio_clear_feature(&dev->host_features, VIRTIO_BLK_F_WRITE_ZEROES);
     }
+}
+
+/* What the data path needs of all this. */
+static void init_disk(CloudblkDevice *dev)
+{
+    CloudblkConf *conf = &dev->conf;
+    CloudblkDisk *disk = &dev->disk;
+
+    dev->default_write_cache = conf->write_cache == ON_OFF_AUTO_AUTO
+                                   ? dev->info.write_cache
+                                   : conf->write_cache == ON_OFF_AUTO_ON;
+    disk->server = conf->server;
+    disk->serial = conf->serial;
+    disk->queue_size = conf->queue_size;
+    disk->logical_block_size = conf->logical_block_size;
+    disk->max_ranges = MIN(MAX(dev->info.max_ranges, 1), CLOUDBLK_MAX_RANGES);
+    disk->max_discard_sectors = conf->max_discard_sectors;
+    disk->max_write_zeroes_sectors = conf->max_write_zeroes_sectors;
+    disk->read_only = conf->read_only || dev->info.read_only;
+    disk->volume_has_cache = dev->info.write_cache;
+    disk->capacity = dev->info.size_bytes;
+    disk->write_cache = dev->default_write_cache;
 }
 
 bool cloudblk_config_init(CloudblkDevice *dev, Error **errp)
@@ -163,13 +184,8 @@ bool cloudblk_config_init(CloudblkDevice *dev, Error **errp)
         return false;
     }
     init_discard(dev);
+    init_disk(dev);
     dev->config_size = virtio_get_config_size(&params, dev->host_features);
-    dev->read_only = dev->conf.read_only || dev->info.read_only;
-    dev->default_write_cache = dev->conf.write_cache == ON_OFF_AUTO_AUTO
-                                   ? dev->info.write_cache
-                                   : dev->conf.write_cache == ON_OFF_AUTO_ON;
-    dev->write_cache = dev->default_write_cache;
-    dev->capacity = dev->info.size_bytes;
     return true;
 }
 
@@ -201,14 +217,14 @@ static void config_discard(CloudblkDevice *dev,
 
         virtio_stl_p(vdev, &config->max_discard_sectors,
                      conf->max_discard_sectors);
-        virtio_stl_p(vdev, &config->max_discard_seg, dev->max_ranges);
+        virtio_stl_p(vdev, &config->max_discard_seg, dev->disk.max_ranges);
         virtio_stl_p(vdev, &config->discard_sector_alignment,
                      granularity >> BDRV_SECTOR_BITS);
     }
     if (virtio_has_feature(dev->host_features, VIRTIO_BLK_F_WRITE_ZEROES)) {
         virtio_stl_p(vdev, &config->max_write_zeroes_sectors,
                      conf->max_write_zeroes_sectors);
-        virtio_stl_p(vdev, &config->max_write_zeroes_seg, dev->max_ranges);
+        virtio_stl_p(vdev, &config->max_write_zeroes_seg, dev->disk.max_ranges);
         config->write_zeroes_may_unmap = 1;
     }
 }
@@ -217,7 +233,7 @@ void cloudblk_get_config(VirtIODevice *vdev, uint8_t *config)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
     CloudblkConf *conf = &dev->conf;
-    uint64_t capacity = qatomic_read(&dev->capacity);
+    uint64_t capacity = qatomic_read(&dev->disk.capacity);
     uint32_t block = conf->logical_block_size;
     struct virtio_blk_config filled = {};
 
@@ -232,7 +248,7 @@ void cloudblk_get_config(VirtIODevice *vdev, uint8_t *config)
     filled.physical_block_exp = ctz32(conf->physical_block_size) - ctz32(block);
     virtio_stw_p(vdev, &filled.min_io_size, conf->min_io_size / block);
     virtio_stl_p(vdev, &filled.opt_io_size, conf->opt_io_size / block);
-    filled.wce = qatomic_read(&dev->write_cache);
+    filled.wce = qatomic_read(&dev->disk.write_cache);
     virtio_stw_p(vdev, &filled.num_queues, conf->num_queues);
     config_discard(dev, &filled);
     memcpy(config, &filled, dev->config_size);
@@ -243,7 +259,7 @@ bool cloudblk_config_is_stale(CloudblkDevice *dev)
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     /* Filled at each read of the guest's, and carried over by a migration */
     struct virtio_blk_config *seen = vdev->config;
-    uint64_t capacity = qatomic_read(&dev->capacity) >> BDRV_SECTOR_BITS;
+    uint64_t capacity = qatomic_read(&dev->disk.capacity) >> BDRV_SECTOR_BITS;
 
     return virtio_ldq_p(vdev, &seen->capacity) != capacity;
 }
@@ -253,7 +269,7 @@ void cloudblk_set_config(VirtIODevice *vdev, const uint8_t *config)
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
 
     if (virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CONFIG_WCE)) {
-        qatomic_set(&dev->write_cache,
+        qatomic_set(&dev->disk.write_cache,
                     config[offsetof(struct virtio_blk_config, wce)] != 0);
     }
 }
@@ -279,7 +295,7 @@ uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features,
          virtio_has_feature(features, VIRTIO_BLK_F_CONFIG_WCE))) {
         virtio_add_feature(&features, VIRTIO_BLK_F_WCE);
     }
-    if (dev->read_only) {
+    if (dev->disk.read_only) {
         virtio_add_feature(&features, VIRTIO_BLK_F_RO);
     }
     if (dev->conf.num_queues > 1) {
@@ -308,7 +324,7 @@ CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev,
      */
     if ((status & VIRTIO_CONFIG_S_DRIVER_OK) &&
         !virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CONFIG_WCE)) {
-        qatomic_set(&dev->write_cache,
+        qatomic_set(&dev->disk.write_cache,
                     virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_WCE));
     }
     return CLOUDBLK_SET_STATUS_OK;

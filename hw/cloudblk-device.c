@@ -36,7 +36,7 @@ static void config_changed(void *opaque)
         return;
     }
     cloudblk_session_info(dev->session, &info);
-    qatomic_set(&dev->capacity, info.size_bytes);
+    qatomic_set(&dev->disk.capacity, info.size_bytes);
     stopped = vdev->broken && !(vdev->status & VIRTIO_CONFIG_S_NEEDS_RESET) &&
               virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1);
     if (stopped) {
@@ -47,7 +47,8 @@ static void config_changed(void *opaque)
     }
 }
 
-void cloudblk_device_error(CloudblkDevice *dev, const char *format, ...)
+static void G_GNUC_PRINTF(2, 3) disk_broken(CloudblkDisk *disk,
+                                            const char *format, ...)
 {
     va_list arguments;
 
@@ -55,9 +56,16 @@ void cloudblk_device_error(CloudblkDevice *dev, const char *format, ...)
     error_vreport(format, arguments);
     va_end(arguments);
     /* A reset, which undoes it, waits for whoever serves the queues */
-    cloudblk_vdev(dev)->broken = true;
-    qemu_bh_schedule(dev->config_bh);
+    disk->vdev->broken = true;
+    /* To tell the guest takes the big QEMU lock: the main loop does it */
+    qemu_bh_schedule(cloudblk_device_of(disk)->config_bh);
 }
+
+static const CloudblkDiskOps disk_ops = {
+    .broken = disk_broken,
+    .error_action = cloudblk_error_action,
+    .error_raise = cloudblk_error_raise,
+};
 
 /* From any of the loops. */
 static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value,
@@ -84,7 +92,7 @@ static bool open_session(CloudblkDevice *dev, Error **errp)
         .size = sizeof(options),
         .abi_version = CLOUDBLK_ABI_VERSION,
         .server = conf->server,
-        .channels = dev->num_loops,
+        .channels = dev->disk.num_loops,
         /* Until the migration stream says which session this continues */
         .observe = runstate_check(RUN_STATE_INMIGRATE),
         .read_only = conf->read_only,
@@ -105,8 +113,8 @@ static bool open_session(CloudblkDevice *dev, Error **errp)
     }
     dev->info.size = sizeof(dev->info);
     cloudblk_session_info(dev->session, &dev->info);
-    for (i = 0; i < dev->num_loops; i++) {
-        dev->loops[i].channel = cloudblk_session_channel(dev->session, i);
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        dev->disk.loops[i].channel = cloudblk_session_channel(dev->session, i);
     }
     return true;
 }
@@ -117,8 +125,8 @@ static void close_session(CloudblkDevice *dev, unsigned timeout_ms)
     unsigned i;
 
     cloudblk_revoke(dev);
-    for (i = 0; i < dev->num_loops; i++) {
-        cloudblk_loop_detach(&dev->loops[i]);
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_loop_detach(&dev->disk.loops[i]);
     }
     cloudblk_session_close(dev->session, timeout_ms);
     dev->session = NULL;
@@ -175,7 +183,10 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
                          "replay: what its server does is not recorded");
         return;
     }
-    if (!cloudblk_config_check(dev, errp) || !cloudblk_loops_init(dev, errp)) {
+    dev->disk.vdev = VIRTIO_DEVICE(dev);
+    dev->disk.ops = &disk_ops;
+    if (!cloudblk_config_check(dev, errp) ||
+        !cloudblk_iothreads_init(dev, errp)) {
         return;
     }
     dev->config_bh = qemu_bh_new(config_changed, dev);
@@ -186,21 +197,10 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
         close_session(dev, CLOSE_TIMEOUT_MS);
         goto fail;
     }
-    dev->ioeventfd_disabled =
-        !virtio_device_ioeventfd_enabled(VIRTIO_DEVICE(dev));
-    /* No handler is called when it wakes up */
-    dev->running =
-        runstate_is_running() || runstate_check(RUN_STATE_SUSPENDED);
-    dev->disposition = dev->running ? CLOUDBLK_ANSWER : CLOUDBLK_KEEP;
-    dev->resume_bh = qemu_bh_new(cloudblk_resume, dev);
-    dev->stop_timer =
-        timer_new_ms(QEMU_CLOCK_REALTIME, cloudblk_retry_now, dev);
-    /* In this place and without the device's depth in the tree: see there */
-    dev->vm_state =
-        qemu_add_vm_change_state_handler(cloudblk_vm_state_changed, dev);
+    cloudblk_run_init(dev);
     add_queues(dev);
-    for (i = 0; i < dev->num_loops; i++) {
-        cloudblk_loop_attach(&dev->loops[i], qemu_get_aio_context());
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_loop_attach(&dev->disk.loops[i], qemu_get_aio_context());
     }
     dev->migration_watch.failed = cloudblk_migration_failed;
     cloudblk_compat_migration_watch(&dev->migration_watch);
@@ -213,7 +213,7 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
 
 fail:
     qemu_bh_delete(dev->config_bh);
-    cloudblk_loops_cleanup(dev);
+    cloudblk_iothreads_cleanup(dev);
 }
 
 static void cloudblk_device_unrealize(DeviceState *qdev)
@@ -229,17 +229,15 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
         cloudblk_drain(dev);
     }
     close_session(dev, CLOSE_TIMEOUT_MS);
-    cloudblk_memory_unwatch(dev);
+    cloudblk_memory_unwatch(&dev->disk);
     QLIST_REMOVE(dev, next);
-    qemu_del_vm_change_state_handler(dev->vm_state);
+    cloudblk_run_cleanup(dev);
     for (i = 0; i < dev->conf.num_queues; i++) {
         virtio_del_queue(vdev, i);
     }
     virtio_cleanup(vdev);
-    qemu_bh_delete(dev->resume_bh);
-    timer_free(dev->stop_timer);
     qemu_bh_delete(dev->config_bh);
-    cloudblk_loops_cleanup(dev);
+    cloudblk_iothreads_cleanup(dev);
 }
 
 /* ---- Type ---- */

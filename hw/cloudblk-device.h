@@ -2,11 +2,9 @@
 /*
  * cloudblk: a virtio block device whose disk lives on a storage server.
  *
- * Each queue is served by one *loop*: an AioContext (an IOThread's or the main
- * loop's) with a channel of the session. While ioeventfd is on, everything
- * about a queue and its channel happens in that loop's thread without a lock.
- * Otherwise (ioeventfd off or stopped) it happens in the main loop's context,
- * that is on any thread that holds the big QEMU lock.
+ * This is the device as control sees it: the files that realize and configure
+ * it, and that say when its queues are served. What happens to requests is in
+ * the data path, which does not include this. See cloudblk-disk.h.
  */
 #ifndef CLOUDBLK_DEVICE_H
 #define CLOUDBLK_DEVICE_H
@@ -14,82 +12,12 @@
 #include "qemu-compat.h"
 
 #include "cloudblk.h"
+#include "cloudblk-disk.h"
 
 #define TYPE_CLOUDBLK_DEVICE "cloudblk-device"
 OBJECT_DECLARE_SIMPLE_TYPE(CloudblkDevice, CLOUDBLK_DEVICE)
 
 #define CLOUDBLK_AUTO_NUM_QUEUES UINT16_MAX
-/*
- * Ranges of one discard or write-zeroes that the device takes, however many the
- * server does.
- */
-#define CLOUDBLK_MAX_RANGES 64
-
-typedef struct CloudblkLoop CloudblkLoop;
-typedef struct CloudblkMemory CloudblkMemory;
-typedef struct CloudblkReq CloudblkReq;
-typedef struct CloudblkRingScratch CloudblkRingScratch;
-typedef QSIMPLEQ_HEAD(CloudblkReqList, CloudblkReq) CloudblkReqList;
-
-/* What becomes of the completions that the engine delivers. */
-typedef enum CloudblkDisposition {
-    /* The VM runs: the guest gets its answer */
-    CLOUDBLK_ANSWER,
-    /*
-     * The disk is reset or removed: the buffers are given back and the guest
-     * is told nothing
-     */
-    CLOUDBLK_DROP,
-    /*
-     * The VM is stopped: a request that was taken back from the engine
-     * (-ECANCELED) is kept until the VM continues. One that the storage had
-     * answered by then is answered
-     */
-    CLOUDBLK_KEEP,
-} CloudblkDisposition;
-
-typedef struct CloudblkQueue {
-    /* Constant after realize */
-    CloudblkDevice *dev;
-    VirtQueue *vq;
-    CloudblkLoop *loop;
-    /* The thread that serves the queue */
-    unsigned filled; /* used elements written, but not yet shown to the guest */
-    unsigned popped; /* requests that are not answered */
-    struct CloudblkQueue *next_filled;
-    /*
-     * Requests that wait until the VM continues, here or after a migration.
-     * The VM stopped before the storage answered them, or because it failed
-     * them
-     */
-    CloudblkReqList kept;
-    /* Those for which it has: the next cloudblk_queue_run() submits them */
-    CloudblkReqList retry;
-} CloudblkQueue;
-
-struct CloudblkLoop {
-    /* Constant after realize */
-    CloudblkDevice *dev;
-    AioContext *context;
-    /* A reference. NULL: the main loop, or held by iothread-vq-mapping */
-    IOThread *iothread;
-    CloudblkChannel *channel;
-    /*
-     * Where the channel is attached, NULL: parked. Changes under the big QEMU
-     * lock while nobody serves the loop's queues
-     */
-    AioContext *attached;
-    /* The thread that serves the loop's queues */
-    CloudblkQueue *filled; /* queues with used elements to be shown */
-    CloudblkReqList spare; /* requests to be used again */
-    CloudblkRingScratch *scratch; /* of cloudblk-ring.c */
-    /*
-     * Guest memory as it was looked up last. RCU; removed under the big QEMU
-     * lock when the memory map changes
-     */
-    CloudblkMemory *memory;
-};
-
 typedef struct CloudblkConf {
     /* Ours */
     char *server;
@@ -126,6 +54,9 @@ typedef struct CloudblkConf {
 struct CloudblkDevice {
     VirtIODevice parent_obj;
 
+    /* What the data path sees of it */
+    CloudblkDisk disk;
+
     /* Constant after realize */
     CloudblkConf conf;
     uint64_t host_features;
@@ -133,12 +64,8 @@ struct CloudblkDevice {
     CloudblkSession *session;
     CloudblkInfo info;
     CloudblkQueue *queues;
-    CloudblkLoop *loops;
-    unsigned num_loops;
     bool has_iothread;
-    bool read_only;
     bool default_write_cache;
-    uint32_t max_ranges;
     QEMUBH *resume_bh;
     QEMUTimer *stop_timer;
     QEMUBH *config_bh;
@@ -152,8 +79,6 @@ struct CloudblkDevice {
     /* The present stop's time to wait was spent, on all disks together */
     bool stop_drained;
     bool running; /* the VM runs: the device may touch guest memory */
-    /* Changes while nobody serves the queues */
-    CloudblkDisposition disposition;
     /* The loops read it too, but are told to start after it was set */
     bool ioeventfd_started;
     bool ioeventfd_starting;
@@ -162,27 +87,15 @@ struct CloudblkDevice {
     /* Migrating */
     CloudblkIdentity identity; /* as in the stream */
     bool leaving; /* the volume was given up, or may be, and not taken back */
-    MemoryListener memory_listener;
-    bool memory_watched; /* the loops read it too, atomic */
 
     /* Shared, atomic */
-    uint64_t capacity; /* bytes */
-    bool write_cache; /* completed writes may wait for a flush */
     int io_status; /* BlockDeviceIoStatus: why requests wait for a continue */
 };
 
-/* As VIRTIO_DEVICE(), without its check, which is too dear for each request. */
-static inline VirtIODevice *cloudblk_vdev(CloudblkDevice *dev)
+static inline CloudblkDevice *cloudblk_device_of(CloudblkDisk *disk)
 {
-    return &dev->parent_obj;
+    return container_of(disk, CloudblkDevice, disk);
 }
-
-/*
- * As virtio_error(), for whoever serves a queue: the device stops until it is
- * reset. Does not wait for the big QEMU lock, as telling the guest does.
- */
-void cloudblk_device_error(CloudblkDevice *dev, const char *format, ...)
-    G_GNUC_PRINTF(2, 3);
 
 /* All that are realized. Big QEMU lock. */
 extern QLIST_HEAD(CloudblkDeviceList, CloudblkDevice) cloudblk_devices;
@@ -204,17 +117,22 @@ CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev,
 
 /* cloudblk-error.c: werror and rerror. */
 
-/* What is to become of a request that the storage failed. Any thread. */
-BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
+/* Two of CloudblkDiskOps. Any thread. */
+BlockErrorAction cloudblk_error_action(CloudblkDisk *disk, bool is_read,
                                        int error);
-/*
- * Tells the user of the error, and stops the VM if that is the action. Any
- * thread. The request was answered, or is in queue->kept, before.
- */
-void cloudblk_error_raise(CloudblkDevice *dev, BlockErrorAction action,
+void cloudblk_error_raise(CloudblkDisk *disk, BlockErrorAction action,
                           bool is_read, int error);
 /* Adds the property io-status to the class. */
 void cloudblk_error_class_init(ObjectClass *klass);
+
+/* cloudblk-iothreads.c: which loop serves which queue. */
+
+/*
+ * Makes the disk's loops, one per AioContext in use, and the queues, from the
+ * properties iothread, iothreads and iothread-vq-mapping.
+ */
+bool cloudblk_iothreads_init(CloudblkDevice *dev, Error **errp);
+void cloudblk_iothreads_cleanup(CloudblkDevice *dev);
 
 /* cloudblk-machine.c: what differs between machine types. */
 
@@ -258,15 +176,13 @@ void cloudblk_set_property_texts(ObjectClass *klass,
 
 /* cloudblk-run.c: who serves the queues and when. Big QEMU lock held. */
 
+/* Follows the VM from now on. Before the device has queues. */
+void cloudblk_run_init(CloudblkDevice *dev);
+void cloudblk_run_cleanup(CloudblkDevice *dev);
 int cloudblk_start_ioeventfd(VirtIODevice *vdev);
 void cloudblk_stop_ioeventfd(VirtIODevice *vdev);
 void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq);
 void cloudblk_reset(VirtIODevice *vdev);
-void cloudblk_vm_state_changed(void *opaque, bool running, RunState state);
-/* Serves what the guest queued while the VM was stopped. */
-void cloudblk_resume(void *opaque);
-/* Tries what is kept again, unless the VM has stopped meanwhile. Main loop. */
-void cloudblk_retry_now(void *opaque);
 /*
  * Gives every request up, without an answer: those in flight and those that
  * are kept. Returns at once. Completions are dropped from here on.

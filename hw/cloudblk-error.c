@@ -11,14 +11,16 @@
  */
 #define STOP_TIMEOUT_MS 100
 
-BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
+BlockErrorAction cloudblk_error_action(CloudblkDisk *disk, bool is_read,
                                        int error)
 {
-    BlockdevOnError on_error = is_read ? dev->conf.rerror : dev->conf.werror;
+    CloudblkConf *conf = &cloudblk_device_of(disk)->conf;
+    BlockdevOnError on_error = is_read ? conf->rerror : conf->werror;
 
     if (on_error == BLOCKDEV_ON_ERROR_AUTO) {
         /* As QEMU's own disks: a full storage can be given more room */
-        on_error = is_read ? BLOCKDEV_ON_ERROR_REPORT : BLOCKDEV_ON_ERROR_ENOSPC;
+        on_error =
+            is_read ? BLOCKDEV_ON_ERROR_REPORT : BLOCKDEV_ON_ERROR_ENOSPC;
     }
     switch (on_error) {
     case BLOCKDEV_ON_ERROR_STOP:
@@ -33,9 +35,10 @@ BlockErrorAction cloudblk_error_action(CloudblkDevice *dev, bool is_read,
     }
 }
 
-void cloudblk_error_raise(CloudblkDevice *dev, BlockErrorAction action,
+void cloudblk_error_raise(CloudblkDisk *disk, BlockErrorAction action,
                           bool is_read, int error)
 {
+    CloudblkDevice *dev = cloudblk_device_of(disk);
     g_autofree char *path = object_get_canonical_path(OBJECT(dev));
     /* Releases without the path in the event know a disk by its name only */
     const char *id = qdev_get_parent_bus(DEVICE(dev))->parent->id;

@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/*
- * The device's loops: AioContext behind the engine's loop operations, and which
- * queue is served by which.
- */
+/* The device's loops: AioContext behind the engine's loop operations. */
 #ifndef CLOUDBLK_LOOP_H
 #define CLOUDBLK_LOOP_H
 
-#include "cloudblk-device.h"
+#include "cloudblk-disk.h"
 
 /*
- * Makes dev->loops, one per AioContext in use, and dev->queues, from the
- * properties iothread, iothreads and iothread-vq-mapping.
+ * Of a disk that is being realized: the loop of `iothread`, or, if that is
+ * NULL, of the main loop. The channel comes later.
  */
-bool cloudblk_loops_init(CloudblkDevice *dev, Error **errp);
-void cloudblk_loops_cleanup(CloudblkDevice *dev);
+void cloudblk_loop_init(CloudblkLoop *loop, CloudblkDisk *disk,
+                        IOThread *iothread);
+/* Nothing is in flight. */
+void cloudblk_loop_cleanup(CloudblkLoop *loop);
 
 /*
  * Binds the channel to the loop of the calling thread: `context` is the loop's
@@ -27,9 +26,9 @@ void cloudblk_loop_attach(CloudblkLoop *loop, AioContext *context);
 void cloudblk_loop_detach(CloudblkLoop *loop);
 
 /*
- * Shows the guest the used elements of all the loop's queues. RCU read lock
- * held.
+ * Sends a flush of the device's own. If it fails, the user is told, unless it
+ * was given up. In the context that the channel is attached to.
  */
-void cloudblk_loop_publish(CloudblkLoop *loop);
+void cloudblk_loop_flush(CloudblkLoop *loop);
 
 #endif

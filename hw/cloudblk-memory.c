@@ -126,12 +126,12 @@ static void forget(CloudblkLoop *loop)
 
 CloudblkMemory *cloudblk_memory_get(CloudblkLoop *loop)
 {
-    CloudblkDevice *dev = loop->dev;
-    AddressSpace *as = cloudblk_vdev(dev)->dma_as;
+    CloudblkDisk *disk = loop->disk;
+    AddressSpace *as = disk->vdev->dma_as;
     CloudblkMemory *memory = qatomic_rcu_read(&loop->memory);
     FlatView *view;
 
-    if (memory || !qatomic_read(&dev->memory_watched)) {
+    if (memory || !qatomic_read(&disk->memory_watched)) {
         return memory;
     }
     view = address_space_to_flatview(as);
@@ -146,42 +146,41 @@ CloudblkMemory *cloudblk_memory_get(CloudblkLoop *loop)
 
 /* ---- Following the memory map ---- */
 
-static void forget_all(CloudblkDevice *dev)
+static void forget_all(CloudblkDisk *disk)
 {
     unsigned i;
 
-    for (i = 0; i < dev->num_loops; i++) {
-        forget(&dev->loops[i]);
+    for (i = 0; i < disk->num_loops; i++) {
+        forget(&disk->loops[i]);
     }
 }
 
 static void map_changed(MemoryListener *listener)
 {
-    forget_all(container_of(listener, CloudblkDevice, memory_listener));
+    forget_all(container_of(listener, CloudblkDisk, memory_listener));
 }
 
-void cloudblk_memory_watch(CloudblkDevice *dev)
+void cloudblk_memory_watch(CloudblkDisk *disk)
 {
-    if (dev->memory_watched) {
+    if (disk->memory_watched) {
         return;
     }
-    dev->memory_listener = (MemoryListener){
+    disk->memory_listener = (MemoryListener){
         .name = "cloudblk",
         .commit = map_changed,
     };
-    memory_listener_register(&dev->memory_listener,
-                             cloudblk_vdev(dev)->dma_as);
-    qatomic_set(&dev->memory_watched, true);
+    memory_listener_register(&disk->memory_listener, disk->vdev->dma_as);
+    qatomic_set(&disk->memory_watched, true);
 }
 
-void cloudblk_memory_unwatch(CloudblkDevice *dev)
+void cloudblk_memory_unwatch(CloudblkDisk *disk)
 {
-    if (!dev->memory_watched) {
+    if (!disk->memory_watched) {
         return;
     }
-    qatomic_set(&dev->memory_watched, false);
-    memory_listener_unregister(&dev->memory_listener);
-    forget_all(dev);
+    qatomic_set(&disk->memory_watched, false);
+    memory_listener_unregister(&disk->memory_listener);
+    forget_all(disk);
 }
 
 /* ---- Using it ---- */

@@ -10,15 +10,15 @@
 #ifndef CLOUDBLK_MEMORY_H
 #define CLOUDBLK_MEMORY_H
 
-#include "cloudblk-device.h"
+#include "cloudblk-disk.h"
 
 /*
  * Follows the changes of the memory map from now on; until then there is no
  * CloudblkMemory. The device is on its bus. Any number of times. Big QEMU lock.
  */
-void cloudblk_memory_watch(CloudblkDevice *dev);
+void cloudblk_memory_watch(CloudblkDisk *disk);
 /* Big QEMU lock. Nobody serves the queues. */
-void cloudblk_memory_unwatch(CloudblkDevice *dev);
+void cloudblk_memory_unwatch(CloudblkDisk *disk);
 
 /*
  * The loop's memory as it is now, or NULL. Valid until the RCU read lock is

@@ -165,13 +165,13 @@ static int leave(void *opaque)
         return -ENOTSUP;
     }
     dev->leaving = true;
-    for (i = 0; i < dev->num_loops; i++) {
-        cloudblk_loop_detach(&dev->loops[i]);
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_loop_detach(&dev->disk.loops[i]);
     }
     ret = cloudblk_session_release(dev->session, RELEASE_TIMEOUT_MS, message,
                                    sizeof(message));
-    for (i = 0; i < dev->num_loops; i++) {
-        cloudblk_loop_attach(&dev->loops[i], qemu_get_aio_context());
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_loop_attach(&dev->disk.loops[i], qemu_get_aio_context());
     }
     if (ret < 0) {
         error_report("cloudblk: cannot give up %s, so it stays here: %s",
@@ -240,7 +240,15 @@ const VMStateDescription cloudblk_vmstate = {
     .post_load = arrive,
     .fields = (VMStateField[]){
         VMSTATE_VIRTIO_DEVICE,
-        VMSTATE_BOOL(write_cache, CloudblkDevice),
+        {
+            /* Named as it always was in the stream's description of itself */
+            .name = "write_cache",
+            .info = &vmstate_info_bool,
+            .size = sizeof(bool),
+            .flags = VMS_SINGLE,
+            .offset = vmstate_offset_value(CloudblkDevice, disk.write_cache,
+                                           bool),
+        },
         VMSTATE_UINT8_ARRAY(identity.session_uuid, CloudblkDevice, 16),
         VMSTATE_UINT8_ARRAY(identity.volume_uuid, CloudblkDevice, 16),
         VMSTATE_UINT8_ARRAY(identity.token, CloudblkDevice, 16),

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* From descriptor chains to the engine's requests and back to used elements. */
+/* From descriptor chains to the engine's requests. */
 #ifndef CLOUDBLK_REQUEST_H
 #define CLOUDBLK_REQUEST_H
 
-#include "cloudblk-device.h"
+#include "cloudblk-disk.h"
 
 /*
  * One element of a virtqueue, in memory that cloudblk_ring_pop() or
@@ -14,11 +14,11 @@ struct CloudblkReq {
     CloudblkQueue *queue;
     /* Where its buffers are, with a reference. NULL: QEMU has mapped them */
     CloudblkMemory *memory;
-    size_t in_bytes; /* that the device writes, of which the last is the status */
-    size_t out_bytes; /* that it reads, which begin with the header */
+    size_t in_bytes; /* that the device writes: the last one is the status */
+    size_t out_bytes; /* that it reads: they begin with the header */
     bool is_read;
     bool is_flush;
-    bool spare; /* to be kept when it is over, for the next one */
+    bool spare; /* to be used again when it is over */
     QSIMPLEQ_ENTRY(CloudblkReq) next; /* in one of the queue's lists */
 };
 
@@ -26,21 +26,11 @@ struct CloudblkReq {
 void cloudblk_request_init(CloudblkReq *req, CloudblkQueue *queue);
 
 /*
- * Takes all that the queue has and sends it. On the thread that serves the
- * queue.
+ * Does what the request asks for. It has a header and a status. -EINPROGRESS:
+ * the engine has it, and cloudblk_channel_kick() is to follow. Else the request
+ * is to be answered with that result. `again`: it was submitted before and
+ * kept.
  */
-void cloudblk_queue_run(CloudblkQueue *queue);
-
-/*
- * Lets the next cloudblk_queue_run() submit what is kept. Nobody else serves
- * the queue.
- */
-void cloudblk_queue_retry(CloudblkQueue *queue);
-/* Gives back what is kept, without an answer. Nobody serves the queue. */
-void cloudblk_queue_forget(CloudblkQueue *queue);
-
-/* The engine's completions of a loop (`opaque`). */
-void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
-                       uint32_t count);
+int cloudblk_request_start(CloudblkReq *req, bool again);
 
 #endif

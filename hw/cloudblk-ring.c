@@ -35,7 +35,7 @@ typedef struct Table {
 
 static VirtIODevice *device_of(const CloudblkRing *ring)
 {
-    return cloudblk_vdev(ring->queue->dev);
+    return ring->queue->disk->vdev;
 }
 
 /* ---- Batches ---- */
@@ -52,7 +52,8 @@ static const uint8_t *map_area(CloudblkMemory *memory, hwaddr address,
 
 bool cloudblk_ring_open(CloudblkRing *ring, CloudblkQueue *queue)
 {
-    VirtIODevice *vdev = cloudblk_vdev(queue->dev);
+    CloudblkDisk *disk = queue->disk;
+    VirtIODevice *vdev = disk->vdev;
     int index = virtio_get_queue_index(queue->vq);
     CloudblkMemory *memory;
 
@@ -94,7 +95,7 @@ bool cloudblk_ring_open(CloudblkRing *ring, CloudblkQueue *queue)
         return false;
     }
     if (!virtio_device_disabled(vdev)) {
-        cloudblk_device_error(queue->dev, "cloudblk: virtqueue outside memory");
+        disk->ops->broken(disk, "cloudblk: virtqueue outside memory");
     }
     ring->size = 0;
     return true;
@@ -308,8 +309,9 @@ CloudblkReq *cloudblk_ring_pop(CloudblkRing *ring)
         wrong = head < ring->size ? read_chain(ring, head) : "head of a chain";
     }
     if (wrong) {
-        cloudblk_device_error(ring->queue->dev,
-                              "cloudblk: wrong in the virtqueue: %s", wrong);
+        CloudblkDisk *disk = ring->queue->disk;
+
+        disk->ops->broken(disk, "cloudblk: wrong in the virtqueue: %s", wrong);
         return NULL;
     }
     ring->taken++;

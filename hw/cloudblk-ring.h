@@ -9,7 +9,7 @@
 #ifndef CLOUDBLK_RING_H
 #define CLOUDBLK_RING_H
 
-#include "cloudblk-device.h"
+#include "cloudblk-disk.h"
 
 typedef struct CloudblkRing {
     CloudblkQueue *queue;

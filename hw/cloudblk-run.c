@@ -17,7 +17,7 @@
 
 #include "cloudblk-loop.h"
 #include "cloudblk-memory.h"
-#include "cloudblk-request.h"
+#include "cloudblk-queue.h"
 
 /*
  * How long a stop of the VM may wait for requests in flight and for the
@@ -90,7 +90,7 @@ static int set_host_notifiers(CloudblkDevice *dev)
 static void start_loop(void *opaque)
 {
     CloudblkLoop *loop = opaque;
-    CloudblkDevice *dev = loop->dev;
+    CloudblkDevice *dev = cloudblk_device_of(loop->disk);
     unsigned i;
 
     if (!loop->attached) {
@@ -119,7 +119,7 @@ static void start_loop(void *opaque)
 static void stop_loop(void *opaque)
 {
     CloudblkLoop *loop = opaque;
-    CloudblkDevice *dev = loop->dev;
+    CloudblkDevice *dev = cloudblk_device_of(loop->disk);
     unsigned i;
 
     for (i = 0; i < dev->conf.num_queues; i++) {
@@ -197,7 +197,7 @@ int cloudblk_start_ioeventfd(VirtIODevice *vdev)
         virtio_error(vdev, "cloudblk: virtqueue outside memory");
         return 0;
     }
-    cloudblk_memory_watch(dev);
+    cloudblk_memory_watch(&dev->disk);
     dev->ioeventfd_starting = true;
     ret = set_guest_notifiers(dev, true);
     if (ret == 0) {
@@ -215,8 +215,8 @@ int cloudblk_start_ioeventfd(VirtIODevice *vdev)
         return -ENOSYS;
     }
     dev->ioeventfd_started = true;
-    for (i = 0; i < dev->num_loops; i++) {
-        CloudblkLoop *loop = &dev->loops[i];
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        CloudblkLoop *loop = &dev->disk.loops[i];
 
         if (loop->context != qemu_get_aio_context()) {
             cloudblk_loop_detach(loop);
@@ -235,17 +235,17 @@ void cloudblk_stop_ioeventfd(VirtIODevice *vdev)
         return;
     }
     dev->ioeventfd_stopping = true;
-    for (i = 0; i < dev->num_loops; i++) {
-        cloudblk_compat_run_in(dev->loops[i].context, stop_loop,
-                               &dev->loops[i]);
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_compat_run_in(dev->disk.loops[i].context, stop_loop,
+                               &dev->disk.loops[i]);
     }
     /* Before a kick that comes now is handed on: the channels are parked */
     dev->ioeventfd_started = false;
     clear_host_notifiers(dev, dev->conf.num_queues);
     set_guest_notifiers(dev, false);
-    for (i = 0; i < dev->num_loops; i++) {
-        if (!dev->loops[i].attached) {
-            cloudblk_loop_attach(&dev->loops[i], qemu_get_aio_context());
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        if (!dev->disk.loops[i].attached) {
+            cloudblk_loop_attach(&dev->disk.loops[i], qemu_get_aio_context());
         }
     }
     dev->ioeventfd_stopping = false;
@@ -274,7 +274,7 @@ void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq)
                 return;
             }
         }
-        cloudblk_memory_watch(dev);
+        cloudblk_memory_watch(&dev->disk);
     }
     cloudblk_queue_run(&dev->queues[virtio_get_queue_index(vq)]);
 }
@@ -286,8 +286,8 @@ static uint32_t in_flight(CloudblkDevice *dev)
     uint32_t count = 0;
     unsigned i;
 
-    for (i = 0; i < dev->num_loops; i++) {
-        count += cloudblk_channel_in_flight(dev->loops[i].channel);
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        count += cloudblk_channel_in_flight(dev->disk.loops[i].channel);
     }
     return count;
 }
@@ -296,28 +296,13 @@ static void wake_up(void *opaque)
 {
 }
 
-static void submit_own_flush(CloudblkDevice *dev)
-{
-    /* Without opaque, whereby cloudblk_complete() knows it */
-    CloudblkRequest flush = { .operation = CLOUDBLK_OP_FLUSH,
-                              .flags = CLOUDBLK_REQUEST_OWN };
-    int ret = cloudblk_channel_submit(dev->loops[0].channel, &flush);
-
-    if (ret < 0) {
-        warn_report("cloudblk: cannot flush %s: %s", dev->conf.server,
-                    strerror(-ret));
-        return;
-    }
-    cloudblk_channel_kick(dev->loops[0].channel);
-}
-
 /* Once nothing is in flight, flushes. Whether that is done too. */
 static bool is_drained(CloudblkDevice *dev)
 {
     assert(!dev->ioeventfd_started);
     if (!in_flight(dev) && dev->flush_wanted) {
         dev->flush_wanted = false;
-        submit_own_flush(dev);
+        cloudblk_loop_flush(&dev->disk.loops[0]);
     }
     return !in_flight(dev);
 }
@@ -345,7 +330,7 @@ void cloudblk_drain(CloudblkDevice *only)
 
     QLIST_FOREACH(dev, &cloudblk_devices, next) {
         /* At a migration the server does it, with the RELEASE */
-        dev->flush_wanted = dev->info.write_cache && !dev->read_only &&
+        dev->flush_wanted = dev->info.write_cache && !dev->disk.read_only &&
                             !runstate_check(RUN_STATE_FINISH_MIGRATE);
         dev->stop_drained = !only;
     }
@@ -368,9 +353,9 @@ static void take_back(CloudblkDevice *dev, CloudblkDisposition disposition)
     unsigned i;
 
     assert(!dev->ioeventfd_started);
-    dev->disposition = disposition;
-    for (i = 0; i < dev->num_loops; i++) {
-        cloudblk_channel_revoke(dev->loops[i].channel);
+    dev->disk.disposition = disposition;
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_channel_revoke(dev->disk.loops[i].channel);
     }
 }
 
@@ -384,6 +369,12 @@ void cloudblk_revoke(CloudblkDevice *dev)
     }
 }
 
+/* That of a disk which is neither being reset nor removed. */
+static CloudblkDisposition disposition_of_vm(CloudblkDevice *dev)
+{
+    return dev->running ? CLOUDBLK_ANSWER : CLOUDBLK_KEEP;
+}
+
 void cloudblk_reset(VirtIODevice *vdev)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
@@ -391,14 +382,15 @@ void cloudblk_reset(VirtIODevice *vdev)
     if (dev->session) {
         cloudblk_revoke(dev);
         /* The reset is over, and what comes now is a new driver's */
-        dev->disposition = dev->running ? CLOUDBLK_ANSWER : CLOUDBLK_KEEP;
+        dev->disk.disposition = disposition_of_vm(dev);
     }
-    qatomic_set(&dev->write_cache, dev->default_write_cache);
+    qatomic_set(&dev->disk.write_cache, dev->default_write_cache);
 }
 
 /* ---- Stop and continue ---- */
 
-void cloudblk_resume(void *opaque)
+/* Serves what the guest queued while the VM was stopped. */
+static void resume(void *opaque)
 {
     CloudblkDevice *dev = opaque;
     unsigned i;
@@ -414,7 +406,7 @@ void cloudblk_resume(void *opaque)
 static void retry_loop(void *opaque)
 {
     CloudblkLoop *loop = opaque;
-    CloudblkDevice *dev = loop->dev;
+    CloudblkDevice *dev = cloudblk_device_of(loop->disk);
     unsigned i;
 
     for (i = 0; i < dev->conf.num_queues; i++) {
@@ -425,7 +417,8 @@ static void retry_loop(void *opaque)
     }
 }
 
-void cloudblk_retry_now(void *opaque)
+/* Tries what is kept again, unless the VM has stopped meanwhile. Main loop. */
+static void retry_now(void *opaque)
 {
     CloudblkDevice *dev = opaque;
     unsigned i;
@@ -434,19 +427,15 @@ void cloudblk_retry_now(void *opaque)
         return;
     }
     qatomic_set(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK);
-    for (i = 0; i < dev->num_loops; i++) {
+    for (i = 0; i < dev->disk.num_loops; i++) {
         cloudblk_compat_run_in(dev->ioeventfd_started
-                                   ? dev->loops[i].context
+                                   ? dev->disk.loops[i].context
                                    : qemu_get_aio_context(),
-                               retry_loop, &dev->loops[i]);
+                               retry_loop, &dev->disk.loops[i]);
     }
 }
 
-/*
- * Registered before virtio's own handler, so that it is called before that one
- * starts the queues and after that one stopped them.
- */
-void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
+static void vm_state_changed(void *opaque, bool running, RunState state)
 {
     CloudblkDevice *dev = opaque;
     unsigned i;
@@ -457,7 +446,7 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
     dev->running = running;
     if (running) {
         dev->stop_drained = false;
-        dev->disposition = CLOUDBLK_ANSWER;
+        dev->disk.disposition = CLOUDBLK_ANSWER;
         cloudblk_migration_run(dev);
         qatomic_set(&dev->io_status, BLOCK_DEVICE_IO_STATUS_OK);
         for (i = 0; i < dev->conf.num_queues; i++) {
@@ -476,4 +465,30 @@ void cloudblk_vm_state_changed(void *opaque, bool running, RunState state)
          */
         take_back(dev, CLOUDBLK_KEEP);
     }
+}
+
+void cloudblk_run_init(CloudblkDevice *dev)
+{
+    dev->ioeventfd_disabled =
+        !virtio_device_ioeventfd_enabled(VIRTIO_DEVICE(dev));
+    /* No handler is called when it wakes up */
+    dev->running =
+        runstate_is_running() || runstate_check(RUN_STATE_SUSPENDED);
+    dev->disk.disposition = disposition_of_vm(dev);
+    dev->resume_bh = qemu_bh_new(resume, dev);
+    dev->stop_timer = timer_new_ms(QEMU_CLOCK_REALTIME, retry_now, dev);
+    /*
+     * It has to be called before virtio's own handler starts the queues, and
+     * after that one stopped them. So it is registered before virtio_init()
+     * registers that one, and without the device's depth in the tree, which
+     * would put it behind those of its parents
+     */
+    dev->vm_state = qemu_add_vm_change_state_handler(vm_state_changed, dev);
+}
+
+void cloudblk_run_cleanup(CloudblkDevice *dev)
+{
+    qemu_del_vm_change_state_handler(dev->vm_state);
+    qemu_bh_delete(dev->resume_bh);
+    timer_free(dev->stop_timer);
 }
