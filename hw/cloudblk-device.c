@@ -197,6 +197,8 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
         close_session(dev, CLOSE_TIMEOUT_MS);
         goto fail;
     }
+    dev->ioeventfd_disabled =
+        !virtio_device_ioeventfd_enabled(VIRTIO_DEVICE(dev));
     cloudblk_run_init(dev);
     add_queues(dev);
     for (i = 0; i < dev->disk.num_loops; i++) {

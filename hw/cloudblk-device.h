@@ -125,6 +125,13 @@ void cloudblk_error_raise(CloudblkDisk *disk, BlockErrorAction action,
 /* Adds the property io-status to the class. */
 void cloudblk_error_class_init(ObjectClass *klass);
 
+/* cloudblk-ioeventfd.c: who serves the queues. Big QEMU lock held. */
+
+int cloudblk_start_ioeventfd(VirtIODevice *vdev);
+void cloudblk_stop_ioeventfd(VirtIODevice *vdev);
+/* A kick. While ioeventfd is on, a loop calls it, without the lock. */
+void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq);
+
 /* cloudblk-iothreads.c: which loop serves which queue. */
 
 /*
@@ -154,8 +161,8 @@ void cloudblk_migration_run(CloudblkDevice *dev);
  */
 void cloudblk_migration_failed(CloudblkMigrationWatch *watch);
 /*
- * The volume is somebody else's for good. Stops the VM if that may be itself,
- * elsewhere. Any thread.
+ * The volume is somebody else's for good. Stops the VM if that may be the same
+ * VM, which runs elsewhere now. Any thread.
  */
 void cloudblk_stop_if_moved(CloudblkDevice *dev);
 
@@ -174,14 +181,11 @@ void cloudblk_set_property_texts(ObjectClass *klass,
                                  const CloudblkPropertyText *texts,
                                  size_t count);
 
-/* cloudblk-run.c: who serves the queues and when. Big QEMU lock held. */
+/* cloudblk-run.c: stop, continue and reset. Big QEMU lock held. */
 
-/* Follows the VM from now on. Before the device has queues. */
+/* Follows the VM's state from now on. */
 void cloudblk_run_init(CloudblkDevice *dev);
 void cloudblk_run_cleanup(CloudblkDevice *dev);
-int cloudblk_start_ioeventfd(VirtIODevice *vdev);
-void cloudblk_stop_ioeventfd(VirtIODevice *vdev);
-void cloudblk_handle_output(VirtIODevice *vdev, VirtQueue *vq);
 void cloudblk_reset(VirtIODevice *vdev);
 /*
  * Gives every request up, without an answer: those in flight and those that
@@ -189,8 +193,8 @@ void cloudblk_reset(VirtIODevice *vdev);
  */
 void cloudblk_revoke(CloudblkDevice *dev);
 /*
- * Waits for the requests in flight and flushes, within a bound. NULL: all
- * devices, whose waiting does not add up.
+ * Waits for the requests in flight and flushes, within a bound. NULL: for all
+ * devices at once, within the same bound.
  */
 void cloudblk_drain(CloudblkDevice *dev);
 

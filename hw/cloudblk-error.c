@@ -6,8 +6,9 @@
 #include "qemu/timer.h"
 
 /*
- * The machine stops long before. If not, a `cont` came first and undid it
- * without a word to anybody.
+ * The machine stops long before. If it does not, a `cont` came first and took
+ * the stop back, of which no handler is told. So the requests are tried again
+ * after this time.
  */
 #define STOP_TIMEOUT_MS 100
 

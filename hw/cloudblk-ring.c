@@ -40,7 +40,7 @@ static VirtIODevice *device_of(const CloudblkRing *ring)
 
 /* ---- Batches ---- */
 
-/* `size` bytes of guest memory that only lie together are of use. */
+/* Where `size` bytes of guest memory are. NULL: they lie not in one piece. */
 static const uint8_t *map_area(CloudblkMemory *memory, hwaddr address,
                                hwaddr size)
 {
@@ -106,9 +106,9 @@ void cloudblk_ring_close(CloudblkRing *ring)
     VirtQueue *vq = ring->queue->vq;
 
     /*
-     * Also if nothing was taken: QEMU remembers how far the driver was when it
-     * looked, and finds the queue not empty until that is taken. A driver that
-     * goes back would never let it look again
+     * Also if nothing was taken. QEMU remembers the driver's index as it saw it
+     * last, and takes the queue for not empty until we are there. With a driver
+     * that sets its index back that would be for ever. This makes QEMU forget
      */
     if (ring->size) {
         virtio_queue_set_last_avail_idx(

@@ -5,6 +5,7 @@ list(APPEND CLOUDBLK_DEVICE_SOURCES
   cloudblk-config.c
   cloudblk-device.c
   cloudblk-error.c
+  cloudblk-ioeventfd.c
   cloudblk-iothreads.c
   cloudblk-loop.c
   cloudblk-machine.c
