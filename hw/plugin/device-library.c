@@ -36,8 +36,10 @@ static void register_types(void)
 {
     static bool done;
 
-    /* Another copy of this file, or a QEMU with the device compiled in (maybe as a module, which
-       this loads), was first. */
+    /*
+     * Another copy of this file, or a QEMU with the device compiled in (maybe
+     * as a module, which this loads), was first.
+     */
     if (done || module_object_class_by_name("cloudblk-pci")) {
         return;
     }
@@ -60,8 +62,8 @@ static void check_release(void)
     }
     if (strcmp(built_for.file_part, here.file_part)) {
         fprintf(stderr,
-                "cloudblk: this device library was built for QEMU %s and does not fit "
-                "QEMU %s; make one with scripts/build-plugin\n",
+                "cloudblk: this device library was built for QEMU %s and does "
+                "not fit QEMU %s; make one with scripts/build-plugin\n",
                 built_for.shown, here.shown);
         exit(1);
     }
@@ -70,16 +72,23 @@ static void check_release(void)
 static void __attribute__((constructor)) start(void)
 {
     check_release();
-    /* Preloaded: QEMU's main() has not run, and its list of types is still to come. */
+    /*
+     * Preloaded: QEMU's main() has not run, and its list of types is still to
+     * come.
+     */
     if (!object_class_by_name(TYPE_OBJECT)) {
         register_module_init(register_types, MODULE_INIT_QOM);
-        /* The next stage after the types: all those to compare with are known then. */
+        /*
+         * The next stage after the types: all those to compare with are known
+         * then.
+         */
         register_module_init(cloudblk_check_layout, MODULE_INIT_MIGRATION);
     }
 }
 
-QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info,
-                                           int argc, char **argv)
+QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id,
+                                           const qemu_info_t *info, int argc,
+                                           char **argv)
 {
     cloudblk_check_layout();
     register_types();

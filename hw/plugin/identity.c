@@ -31,7 +31,8 @@ static int source_length(const char *package)
     while (end > 0 && isdigit((unsigned char)package[end - 1])) {
         end--;
     }
-    if (end < length && end >= 2 && package[end - 1] == 'b' && package[end - 2] == '+') {
+    if (end < length && end >= 2 && package[end - 1] == 'b' &&
+        package[end - 2] == '+') {
         return end - 2;
     }
     return length;
@@ -62,17 +63,20 @@ void cloudblk_identity_set(CloudblkQemuIdentity *identity, int major, int minor,
 bool cloudblk_identity_of_process(CloudblkQemuIdentity *identity)
 {
     /* The storage daemon answers query-version too, but has no PCI bus. */
-    QueryVersion *query = (QueryVersion *)dlsym(RTLD_DEFAULT, "qmp_query_version");
+    QueryVersion *query =
+        (QueryVersion *)dlsym(RTLD_DEFAULT, "qmp_query_version");
     FreeVersion *free_version =
         (FreeVersion *)dlsym(RTLD_DEFAULT, "qapi_free_VersionInfo");
     VersionInfo *info;
 
-    if (!query || !free_version || !dlsym(RTLD_DEFAULT, "virtio_pci_types_register")) {
+    if (!query || !free_version ||
+        !dlsym(RTLD_DEFAULT, "virtio_pci_types_register")) {
         return false;
     }
     info = query(NULL);
     cloudblk_identity_set(identity, info->qemu->major, info->qemu->minor,
-                          info->qemu->micro, info->package ? info->package : "");
+                          info->qemu->micro,
+                          info->package ? info->package : "");
     free_version(info);
     return true;
 }

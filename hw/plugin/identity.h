@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Which QEMU is this process? Needs no QEMU header and no QEMU symbol at link time.
+ * Which QEMU is this process? Needs no QEMU header and no QEMU symbol at link
+ * time.
  */
 #ifndef CLOUDBLK_PLUGIN_IDENTITY_H
 #define CLOUDBLK_PLUGIN_IDENTITY_H

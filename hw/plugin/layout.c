@@ -19,7 +19,8 @@ static const struct {
     const char *property;
     size_t offset;
 } known_fields[] = {
-    { TYPE_PCI_DEVICE, "failover_pair_id", offsetof(PCIDevice, failover_pair_id) },
+    { TYPE_PCI_DEVICE, "failover_pair_id",
+      offsetof(PCIDevice, failover_pair_id) },
     { TYPE_PCI_DEVICE, "acpi-index", offsetof(PCIDevice, acpi_index) },
     { TYPE_VIRTIO_PCI, "x-ignore-backend-features",
       offsetof(VirtIOPCIProxy, ignore_backend_features) },
@@ -39,9 +40,10 @@ static void check_offset(const char *what, size_t ours, size_t theirs)
 {
     if (ours != theirs) {
         fprintf(stderr,
-                "cloudblk: this QEMU has the version but not the structures that this device "
-                "library was built for (%s at %zu, not %zu); make one with "
-                "scripts/build-plugin from this QEMU's own build folder\n",
+                "cloudblk: this QEMU has the version but not the structures "
+                "that this device library was built for (%s at %zu, not %zu); "
+                "make one with scripts/build-plugin from this QEMU's own build "
+                "folder\n",
                 what, theirs, ours);
         exit(1);
     }
@@ -52,7 +54,8 @@ void cloudblk_check_layout(void)
     for (size_t i = 0; i < ARRAY_SIZE(known_fields); i++) {
         ObjectClass *klass = object_class_by_name(known_fields[i].type);
         ObjectProperty *found =
-            klass ? object_class_property_find(klass, known_fields[i].property) : NULL;
+            klass ? object_class_property_find(klass, known_fields[i].property)
+                  : NULL;
 
         if (found && found->opaque) {
             check_offset(known_fields[i].property, known_fields[i].offset,

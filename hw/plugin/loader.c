@@ -39,7 +39,8 @@ static void own_folder(char *folder, size_t size)
     char *slash;
 
     folder[0] = '\0';
-    if (!dladdr(&qemu_plugin_version, &here) || !realpath(here.dli_fname, path)) {
+    if (!dladdr(&qemu_plugin_version, &here) ||
+        !realpath(here.dli_fname, path)) {
         return;
     }
     slash = strrchr(path, '/');
@@ -47,7 +48,10 @@ static void own_folder(char *folder, size_t size)
     snprintf(folder, size, "%s", path);
 }
 
-/* Writes the releases that have a library in @folder: "7.2.22-…, 10.0.2-…" or "none". */
+/*
+ * Writes the releases that have a library in @folder: "7.2.22-…, 10.0.2-…" or
+ * "none".
+ */
 static void list_libraries(const char *folder, char *list, size_t size)
 {
     const size_t around = strlen(LIBRARY_PREFIX) + strlen(LIBRARY_SUFFIX);
@@ -62,30 +66,32 @@ static void list_libraries(const char *folder, char *list, size_t size)
 
         if (length <= around ||
             strncmp(entry->d_name, LIBRARY_PREFIX, strlen(LIBRARY_PREFIX)) ||
-            strcmp(entry->d_name + length - strlen(LIBRARY_SUFFIX), LIBRARY_SUFFIX)) {
+            strcmp(entry->d_name + length - strlen(LIBRARY_SUFFIX),
+                   LIBRARY_SUFFIX)) {
             continue;
         }
         part = length - around;
         if (used + part + 3 > size) {
             break;
         }
-        used += snprintf(list + used, size - used, "%s%.*s", used ? ", " : "", part,
-                         entry->d_name + strlen(LIBRARY_PREFIX));
+        used += snprintf(list + used, size - used, "%s%.*s", used ? ", " : "",
+                         part, entry->d_name + strlen(LIBRARY_PREFIX));
     }
     if (dir) {
         closedir(dir);
     }
 }
 
-static void missing_library(const CloudblkQemuIdentity *qemu, const char *folder,
-                            const char *path)
+static void missing_library(const CloudblkQemuIdentity *qemu,
+                            const char *folder, const char *path)
 {
     char list[2048];
 
     list_libraries(folder, list, sizeof(list));
     fprintf(stderr,
-            "cloudblk: no device library for this QEMU %s (there are: %s); make it with "
-            "scripts/build-plugin --qemu-source SRC --qemu-build BUILD --output %s\n",
+            "cloudblk: no device library for this QEMU %s (there are: %s); "
+            "make it with scripts/build-plugin --qemu-source SRC --qemu-build "
+            "BUILD --output %s\n",
             qemu->shown, list, path);
     exit(1);
 }
@@ -102,12 +108,13 @@ static void __attribute__((constructor)) open_device_library(void)
     compiled_in = dlsym(RTLD_DEFAULT, "cloudblk_compiled_in") != NULL;
     if (compiled_in || !cloudblk_identity_of_process(&qemu)) {
         /* QEMU 9.0 dropped this function together with API version 1. */
-        qemu_plugin_version = dlsym(RTLD_DEFAULT, "qemu_plugin_n_vcpus") ? 1 : 2;
+        qemu_plugin_version =
+            dlsym(RTLD_DEFAULT, "qemu_plugin_n_vcpus") ? 1 : 2;
         return;
     }
     own_folder(folder, sizeof(folder));
-    snprintf(path, sizeof(path), "%s" LIBRARY_PREFIX "%s" LIBRARY_SUFFIX, folder,
-             qemu.file_part);
+    snprintf(path, sizeof(path), "%s" LIBRARY_PREFIX "%s" LIBRARY_SUFFIX,
+             folder, qemu.file_part);
     library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         const char *error = dlerror();
@@ -117,19 +124,22 @@ static void __attribute__((constructor)) open_device_library(void)
             missing_library(&qemu, folder, path);
         }
         fclose(file);
-        fprintf(stderr, "cloudblk: cannot load the device library: %s\n", error);
+        fprintf(stderr, "cloudblk: cannot load the device library: %s\n",
+                error);
         exit(1);
     }
     version = dlsym(library, "qemu_plugin_version");
     device_install = (PluginInstall *)dlsym(library, "qemu_plugin_install");
     if (!version || !device_install) {
-        fprintf(stderr, "cloudblk: %s is no device library of cloudblk\n", path);
+        fprintf(stderr, "cloudblk: %s is no device library of cloudblk\n",
+                path);
         exit(1);
     }
     qemu_plugin_version = *version;
 }
 
-EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv);
+EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc,
+                               char **argv);
 
 int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
 {
@@ -138,8 +148,8 @@ int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
     }
     if (!device_install) {
         fprintf(stderr,
-                "cloudblk: this QEMU exports no device interface; use one that was configured "
-                "with --enable-modules\n");
+                "cloudblk: this QEMU exports no device interface; use one that "
+                "was configured with --enable-modules\n");
         exit(1);
     }
     return device_install(id, info, argc, argv);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What QEMU's list of modules says about the device, when it is a module: by which types it is
- * found and which targets have it.
+ * What QEMU's list of modules says about the device, when it is a module: by
+ * which types it is found and which targets have it.
  */
 #include "qemu/osdep.h"
 #include "qemu/module.h"
