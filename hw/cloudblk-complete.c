@@ -117,28 +117,32 @@ static bool storage_failed(int result)
            result != -EROFS && result != -ERANGE;
 }
 
-void cloudblk_answer(CloudblkReq *req, int result)
+/* Does with a request that the storage failed as werror or rerror wants it. */
+static void fail(CloudblkReq *req, int result)
 {
     CloudblkDisk *disk = req->queue->disk;
     bool is_read = req->is_read;
+    BlockErrorAction action = disk->ops->error_action(disk, is_read, -result);
 
-    if (storage_failed(result)) {
-        BlockErrorAction action =
-            disk->ops->error_action(disk, is_read, -result);
-
-        /*
-         * A flush that failed is not repeated when the VM continues: that could
-         * succeed, although what it was to make durable is lost
-         */
-        if (action == BLOCK_ERROR_ACTION_STOP && !req->is_flush) {
-            QSIMPLEQ_INSERT_TAIL(&req->queue->kept, req, next);
-        } else {
-            finish(req, action == BLOCK_ERROR_ACTION_IGNORE ? 0 : result);
-        }
-        disk->ops->error_raise(disk, action, is_read, -result);
-        return;
+    /*
+     * A flush that failed is not repeated when the VM continues: that could
+     * succeed, although what it was to make durable is lost
+     */
+    if (action == BLOCK_ERROR_ACTION_STOP && !req->is_flush) {
+        QSIMPLEQ_INSERT_TAIL(&req->queue->kept, req, next);
+    } else {
+        finish(req, action == BLOCK_ERROR_ACTION_IGNORE ? 0 : result);
     }
-    finish(req, result);
+    disk->ops->error_raise(disk, action, is_read, -result);
+}
+
+void cloudblk_answer(CloudblkReq *req, int result)
+{
+    if (storage_failed(result)) {
+        fail(req, result);
+    } else {
+        finish(req, result);
+    }
 }
 
 void cloudblk_drop(CloudblkReq *req, size_t stored)

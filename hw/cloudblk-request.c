@@ -7,6 +7,8 @@
 #include "qemu/iov.h"
 #include "standard-headers/linux/virtio_blk.h"
 
+#include "cloudblk-complete.h"
+
 void cloudblk_request_init(CloudblkReq *req, CloudblkQueue *queue)
 {
     req->queue = queue;
@@ -40,7 +42,7 @@ static uint32_t write_flags(CloudblkDisk *disk)
                : 0;
 }
 
-/* Returns as cloudblk_request_start(). */
+/* Returns as start(). */
 static int submit(CloudblkReq *req, CloudblkRequest *request)
 {
     int ret;
@@ -221,7 +223,44 @@ static int submit_ranges(CloudblkReq *req, bool discard)
 
 /* ---- All of them ---- */
 
-int cloudblk_request_start(CloudblkReq *req, bool again)
+/*
+ * Whether all of it is memory. For an address that is not, QEMU lends a buffer
+ * and copies when it is given back: into a device's registers, if the guest
+ * says so, and from any thread.
+ */
+static bool in_ram(const struct iovec *sg, unsigned count)
+{
+    unsigned i;
+
+    for (i = 0; i < count; i++) {
+        if (qemu_ram_addr_from_host(sg[i].iov_base) == RAM_ADDR_INVALID) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* NULL, or what is wrong with it: the driver gets no answer then. */
+static const char *find_fault(const CloudblkReq *req)
+{
+    const VirtQueueElement *elem = &req->elem;
+
+    if (!req->in_bytes) {
+        return "request without status";
+    }
+    if (req->out_bytes < sizeof(struct virtio_blk_outhdr)) {
+        return "request without header";
+    }
+    /* cloudblk-ring.c takes nothing but memory */
+    if (!req->memory && (!in_ram(elem->in_sg, elem->in_num) ||
+                         !in_ram(elem->out_sg, elem->out_num))) {
+        return "request with a buffer outside memory";
+    }
+    return NULL;
+}
+
+/* -EINPROGRESS: the engine has it. Else it is to be answered with that. */
+static int start(CloudblkReq *req, bool again)
 {
     VirtIODevice *vdev = req->queue->disk->vdev;
     VirtQueueElement *elem = &req->elem;
@@ -254,5 +293,23 @@ int cloudblk_request_start(CloudblkReq *req, bool again)
         return submit_ranges(req, false);
     default:
         return -ENOTSUP;
+    }
+}
+
+void cloudblk_request_start(CloudblkReq *req, bool again)
+{
+    const char *fault = find_fault(req);
+    int result;
+
+    if (fault) {
+        CloudblkDisk *disk = req->queue->disk;
+
+        disk->ops->broken(disk, "cloudblk: %s", fault);
+        cloudblk_drop(req, 0);
+        return;
+    }
+    result = start(req, again);
+    if (result != -EINPROGRESS) {
+        cloudblk_answer(req, result);
     }
 }

@@ -26,11 +26,11 @@ struct CloudblkReq {
 void cloudblk_request_init(CloudblkReq *req, CloudblkQueue *queue);
 
 /*
- * Does what the request asks for. It has a header and a status. -EINPROGRESS:
- * the engine has it, and cloudblk_channel_kick() is to follow. Else the request
- * is to be answered with that result. `again`: it was submitted before and
- * kept.
+ * Gives the request to the engine, for the next cloudblk_channel_kick(), or
+ * answers it, for the next cloudblk_publish(). Drops it if the driver broke the
+ * rules too badly for an answer. `again`: it was submitted before and kept. On
+ * the thread that serves the queue, RCU read lock held.
  */
-int cloudblk_request_start(CloudblkReq *req, bool again);
+void cloudblk_request_start(CloudblkReq *req, bool again);
 
 #endif

@@ -33,11 +33,6 @@ typedef struct Table {
     unsigned count;
 } Table;
 
-static VirtIODevice *device_of(const CloudblkRing *ring)
-{
-    return ring->queue->disk->vdev;
-}
-
 /* ---- Batches ---- */
 
 /* Where `size` bytes of guest memory are. NULL: they lie not in one piece. */
@@ -70,6 +65,7 @@ bool cloudblk_ring_open(CloudblkRing *ring, CloudblkQueue *queue)
      */
     *ring = (CloudblkRing){
         .queue = queue,
+        .vdev = vdev,
         .memory = memory,
         .size = virtio_queue_get_num(vdev, index),
         .next = virtio_queue_get_last_avail_idx(vdev, index),
@@ -112,7 +108,7 @@ void cloudblk_ring_close(CloudblkRing *ring)
      */
     if (ring->size) {
         virtio_queue_set_last_avail_idx(
-            device_of(ring), virtio_get_queue_index(vq), ring->next);
+            ring->vdev, virtio_get_queue_index(vq), ring->next);
     }
     if (ring->taken) {
         cloudblk_compat_count_popped(vq, ring->taken);
@@ -187,7 +183,7 @@ static const char *enter_indirect(CloudblkRing *ring, struct vring_desc *desc,
         return "indirect table outside memory";
     }
     table->count = desc->len / sizeof(*desc);
-    *desc = read_descriptor(device_of(ring), table, 0);
+    *desc = read_descriptor(ring->vdev, table, 0);
     return NULL;
 }
 
@@ -195,7 +191,7 @@ static const char *enter_indirect(CloudblkRing *ring, struct vring_desc *desc,
 static const char *read_chain(CloudblkRing *ring, uint16_t head)
 {
     CloudblkRingScratch *scratch = ring->queue->loop->scratch;
-    VirtIODevice *vdev = device_of(ring);
+    VirtIODevice *vdev = ring->vdev;
     Table table = { ring->descriptors, ring->size };
     struct vring_desc desc = read_descriptor(vdev, &table, head);
     const char *wrong = NULL;
@@ -275,7 +271,7 @@ static bool has_next(CloudblkRing *ring, const char **wrong)
     if (ring->next != ring->end) {
         return true;
     }
-    ring->end = virtio_lduw_p(device_of(ring),
+    ring->end = virtio_lduw_p(ring->vdev,
                               ring->available +
                                   offsetof(struct vring_avail, idx));
     if ((uint16_t)(ring->end - ring->next) > ring->size) {
@@ -288,7 +284,7 @@ static bool has_next(CloudblkRing *ring, const char **wrong)
 
 CloudblkReq *cloudblk_ring_pop(CloudblkRing *ring)
 {
-    VirtIODevice *vdev = device_of(ring);
+    VirtIODevice *vdev = ring->vdev;
     const char *wrong = NULL;
     uint16_t head;
 

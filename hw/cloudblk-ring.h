@@ -13,6 +13,7 @@
 
 typedef struct CloudblkRing {
     CloudblkQueue *queue;
+    VirtIODevice *vdev;
     CloudblkMemory *memory;
     const uint8_t *descriptors;
     const uint8_t *available;
