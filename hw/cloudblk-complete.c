@@ -43,8 +43,8 @@ static uint8_t status_of(int result)
 }
 
 /*
- * The first `stored` bytes of the buffers count as written. Those that QEMU has
- * mapped it unmaps itself, which does the same.
+ * The first `stored` bytes of the buffers count as written. Buffers that QEMU
+ * has mapped are left to QEMU, which does the same when it unmaps them.
  */
 static void unmap_buffers(CloudblkReq *req, size_t stored)
 {

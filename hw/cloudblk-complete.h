@@ -9,7 +9,8 @@
 #include "cloudblk-disk.h"
 
 /*
- * All on the thread that serves the queue or loop, with the RCU read lock held.
+ * All on the thread that serves the queue or loop. The first three want the RCU
+ * read lock held.
  */
 
 /*

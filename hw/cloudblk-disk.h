@@ -85,12 +85,15 @@ struct CloudblkQueue {
     unsigned popped; /* requests that are not answered */
     CloudblkQueue *next_filled;
     /*
-     * Requests that wait until the VM continues, here or after a migration.
-     * The VM stopped before the storage answered them, or because it failed
+     * Requests that wait until the VM continues, here or after a migration: it
+     * stopped before the storage answered them, or because the storage failed
      * them
      */
     CloudblkReqList kept;
-    /* Those for which it has: the next cloudblk_queue_run() submits them */
+    /*
+     * Requests that were kept until the VM continued: the next
+     * cloudblk_queue_run() submits them
+     */
     CloudblkReqList retry;
 };
 

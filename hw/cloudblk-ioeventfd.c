@@ -154,7 +154,7 @@ static bool area_in_ram(VirtIODevice *vdev, hwaddr address, hwaddr size,
 static bool rings_in_ram(CloudblkDevice *dev)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
-    /* Then answers go into the descriptors */
+    /* Used elements of a packed ring go where its descriptors are */
     bool packed = virtio_vdev_has_feature(vdev, VIRTIO_F_RING_PACKED);
     unsigned i;
 
@@ -231,7 +231,10 @@ void cloudblk_stop_ioeventfd(VirtIODevice *vdev)
         cloudblk_compat_run_in(dev->disk.loops[i].context, stop_loop,
                                &dev->disk.loops[i]);
     }
-    /* Before a kick that comes now is handed on: the channels are parked */
+    /*
+     * Now, as the notifiers hand on a last kick when they are cleared, and no
+     * loop is there to serve it: start_loop() looks at the queues anyway
+     */
     dev->ioeventfd_started = false;
     clear_host_notifiers(dev, dev->conf.num_queues);
     set_guest_notifiers(dev, false);

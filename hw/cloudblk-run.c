@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The VM stops and continues, and the disk is reset: what becomes of the
- * requests. All that is waited for and given up is so in the main loop, after
+ * What becomes of the requests when the VM stops and continues, and when the
+ * disk is reset. The main loop waits for them and gives them up, after
  * cloudblk-ioeventfd.c has brought the channels there. So no IOThread ever
  * waits for a server.
  */
@@ -220,8 +220,8 @@ void cloudblk_run_init(CloudblkDevice *dev)
     dev->resume_bh = qemu_bh_new(resume, dev);
     dev->stop_timer = timer_new_ms(QEMU_CLOCK_REALTIME, retry_now, dev);
     /*
-     * Without the device's depth in the tree, by which virtio's own handlers
-     * are ordered. So it is called before any of them starts queues, and after
+     * Its priority is 0, and that of virtio's own handlers the device's depth
+     * in the tree. So it is called before any of them starts queues, and after
      * all of them have stopped theirs: cloudblk_drain() waits for all disks
      */
     dev->vm_state = qemu_add_vm_change_state_handler(vm_state_changed, dev);
