@@ -25,6 +25,8 @@ class AsyncIoSink {
   ~AsyncIoSink() = default;
 };
 
+// A read or a write that the kernel does not wait for while it takes it (RWF_NOWAIT): one for which
+// it would have to ends with -EAGAIN, and one of a file that cannot say so with -EOPNOTSUPP.
 struct Transfer {
   int fd = -1;
   bool write = false;

@@ -60,6 +60,7 @@ struct IoOp {
   // The backend's own while the operation is under way.
   LoopContext* context = nullptr;
   uint32_t transferred = 0;  // bytes
+  bool delayed = false;      // the storage had no room for it once
   IoOp* next = nullptr;
 };
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <libaio.h>
 #include <sys/eventfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -117,6 +118,7 @@ class Libaio final : public AsyncIo, public FdHandler {
       } else {
         io_prep_pread(&slot->control, t.fd, t.data, t.length, offset);
       }
+      slot->control.aio_rw_flags = RWF_NOWAIT;
       io_set_eventfd(&slot->control, event_fd_);
       slot->control.data = slot;
       batch_[count++] = &slot->control;

@@ -8,20 +8,20 @@ namespace cloudblk::proxy {
 LoopContext::LoopContext(EventLoop* loop)
     : loop_(loop), idle_timer_(loop->NewTimer([this] { OnIdleTimer(); })) {}
 
-Status LoopContext::NeedLibaio() {
-  if (libaio_ != nullptr) return Status::Ok();
+Result<AsyncIo*> LoopContext::NeedLibaio() {
+  if (libaio_ != nullptr) return libaio_.get();
   Result<std::unique_ptr<AsyncIo>> made = NewLibaio(loop_);
   if (!made.ok()) return made.status();
   libaio_ = std::move(*made);
-  return Status::Ok();
+  return libaio_.get();
 }
 
-Status LoopContext::NeedUring() {
-  if (uring_ != nullptr) return Status::Ok();
+Result<AsyncIo*> LoopContext::NeedUring() {
+  if (uring_ != nullptr) return uring_.get();
   Result<std::unique_ptr<AsyncIo>> made = NewUring(loop_);
   if (!made.ok()) return made.status();
   uring_ = std::move(*made);
-  return Status::Ok();
+  return uring_.get();
 }
 
 void LoopContext::Kick() {

@@ -21,12 +21,10 @@ class LoopContext {
   EventLoop& loop() { return *loop_; }
   BufferPool& buffers() { return buffers_; }
 
-  // Makes that kind of I/O available on this loop. At start-up, on any one thread.
-  Status NeedLibaio();
-  Status NeedUring();
-  // Precondition: the matching Need call succeeded.
-  AsyncIo& libaio() { return *libaio_; }
-  AsyncIo& uring() { return *uring_; }
+  // That kind of I/O, made available on this loop, and lives as long as this object. At start-up,
+  // on any one thread.
+  Result<AsyncIo*> NeedLibaio();
+  Result<AsyncIo*> NeedUring();
 
   // Hands everything that is queued to the kernel: one system call per kind of I/O.
   void Kick();

@@ -121,7 +121,7 @@ Status Start(const Options& options, std::unique_ptr<Server>* server) {
     return Status::Ok();
   } catch (const std::system_error& error) {
     return Status(error.code().value(),
-                  fmt::format("cannot start a thread ({}); each volume has 2 to 5 at least: "
+                  fmt::format("cannot start a thread ({}); each volume has 2 to 6 at least: "
                               "allow this process more (ulimit -u, TasksMax=)",
                               error.code().message()));
   }

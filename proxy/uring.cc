@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <fmt/format.h>
 #include <liburing.h>
+#include <sys/uio.h>
 
 #include <cassert>
 #include <cerrno>
@@ -16,7 +17,8 @@ namespace {
 class Uring final : public AsyncIo, public FdHandler {
  public:
   // Takes the ring over.
-  Uring(EventLoop* loop, const io_uring& ring) : loop_(loop), ring_(ring), slots_(kDepth) {
+  Uring(EventLoop* loop, const io_uring& ring)
+      : loop_(loop), retry_(loop->NewTimer([this] { OnReadable(); })), ring_(ring), slots_(kDepth) {
     for (Slot& slot : slots_) free_.push_back(&slot);
     loop_->Watch(ring_.ring_fd, true, false, this);
   }
@@ -32,13 +34,13 @@ class Uring final : public AsyncIo, public FdHandler {
   void Kick() override {
     do {
       FillBatch();
-      // A refusal (out of memory, completions not reaped) leaves the entries in the ring: they are
-      // handed over in the next turn of the loop.
+      // A refusal (out of memory, completions not reaped) leaves the entries in the ring: the next
+      // kick hands them over, or the timer.
       while (io_uring_sq_ready(&ring_) != 0) {
         const int submitted = io_uring_submit(&ring_);
         if (submitted == -EINTR) continue;
         if (submitted <= 0) {
-          Retry();
+          retry_->Arm(loop_->NowNs() + kRetryNs);
           return;
         }
       }
@@ -63,6 +65,8 @@ class Uring final : public AsyncIo, public FdHandler {
   void OnWritable() override {}
 
  private:
+  static constexpr int64_t kRetryNs = 1'000'000;
+
   struct Slot {
     Transfer transfer;
   };
@@ -84,37 +88,45 @@ class Uring final : public AsyncIo, public FdHandler {
       } else {
         io_uring_prep_read(sqe, t.fd, t.data, t.length, t.offset);
       }
+      sqe->rw_flags = RWF_NOWAIT;
       io_uring_sqe_set_data(sqe, slot);
     }
   }
 
-  void Retry() {
-    if (retry_armed_) return;
-    retry_armed_ = true;
-    loop_->Defer([this] {
-      retry_armed_ = false;
-      OnReadable();
-    });
-  }
-
   EventLoop* const loop_;
+  const std::unique_ptr<Timer> retry_;
   // Loop thread only.
   io_uring ring_;
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
   std::deque<Transfer> waiting_;
-  bool retry_armed_ = false;
   bool more_ = false;  // the last turn left some that have ended
 };
+
+// Kernels before 5.6 know these operations by other names only.
+bool CanReadAndWrite(io_uring* ring) {
+  io_uring_probe* probe = io_uring_get_probe_ring(ring);
+  if (probe == nullptr) return false;
+  const bool can = io_uring_opcode_supported(probe, IORING_OP_READ) != 0 &&
+                   io_uring_opcode_supported(probe, IORING_OP_WRITE) != 0;
+  io_uring_free_probe(probe);
+  return can;
+}
 
 }  // namespace
 
 Result<std::unique_ptr<AsyncIo>> NewUring(EventLoop* loop) {
   io_uring ring{};
+  const auto refused = [](int error) {
+    return Status(error, fmt::format("io_uring is not to be had here ({}; see the sysctl "
+                                     "kernel.io_uring_disabled, and seccomp)",
+                                     strerror(error)));
+  };
   const int error = io_uring_queue_init(AsyncIo::kDepth, &ring, IORING_SETUP_CLAMP);
-  if (error != 0) {
-    return Status(-error, fmt::format("io_uring is not to be had here ({}); use aio=libaio",
-                                      strerror(-error)));
+  if (error != 0) return refused(-error);
+  if (!CanReadAndWrite(&ring)) {
+    io_uring_queue_exit(&ring);
+    return refused(EOPNOTSUPP);
   }
   // A child process must not have a share of the ring.
   io_uring_ring_dontfork(&ring);

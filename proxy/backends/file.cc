@@ -17,7 +17,7 @@
 #include <utility>
 
 #include "proxy/backends/backends.h"
-#include "proxy/backends/plain_queue.h"
+#include "proxy/backends/file_queue.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::proxy {
@@ -27,14 +27,8 @@ constexpr size_t kZeroes = 1 << 20;
 // Not const: zeros in .bss cost nothing on disk.
 alignas(4096) uint8_t zeroes[kZeroes];
 
-int64_t CoarseNowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
-}
-
-// Each buffered transfer blocks a thread. One sync serves all that wait for it. Ranges have threads
-// of their own, so that zeroing holds up neither.
+// A transfer that the kernel would have had to wait for blocks a thread. One sync serves all that
+// wait for it. Ranges have threads of their own, so that zeroing holds up neither.
 constexpr size_t kTransferThreads = 16;
 constexpr size_t kSyncThreads = 1;
 constexpr size_t kRangeThreads = 4;
@@ -45,10 +39,7 @@ File::File(const FileOptions& options, OpenedFile file)
     : name_(options.volume),
       options_(options),
       file_(std::move(file)),
-      engine_(options.uring  ? Engine::kUring
-              : file_.direct ? Engine::kLibaio
-                             : Engine::kThreads),
-      usable_size_(file_.size),
+      watch_(options.volume, options.path, file_.fd, file_.size),
       attributes_(file_.Attributes(options)),
       file_generation_(&attributes_),
       syncs_(
@@ -64,130 +55,38 @@ File::File(const FileOptions& options, OpenedFile file)
 }
 
 Result<std::unique_ptr<BackendQueue>> File::Attach(LoopContext& context) {
-  Status ready;
-  if (engine_ == Engine::kLibaio) ready = context.NeedLibaio();
-  if (engine_ == Engine::kUring) ready = context.NeedUring();
-  if (!ready.ok()) return ready;
-  return PlainQueue<File>::New(this, context);
+  Result<AsyncIo*> io = ChooseIo(context);
+  if (!io.ok()) return io.status();
+  return std::unique_ptr<BackendQueue>(std::make_unique<FileQueue>(this, &context, *io));
 }
 
-bool File::Submit(LoopContext& context, IoOp* op) {
-  op->context = &context;
-  op->transferred = 0;
-  op->result = 0;
-  switch (op->kind) {
-    case Operation::kRead:
-    case Operation::kWrite:
-      if (IsBeyondFile(op->offset + op->length)) {
-        op->result = -EIO;
-        return true;
-      }
-      if (op->kind == Operation::kRead) {
-        op->buffer = context.buffers().Get(op->length);
-        if (op->buffer.data == nullptr) {
-          op->result = -ENOMEM;
-          return true;
-        }
-        op->data = op->buffer.data;
-      }
-      QueueTransfer(op);
-      return false;
-    case Operation::kFlush:
-      syncs_.Add(op);
-      return false;
-    case Operation::kDiscard:
-    case Operation::kWriteZeroes:
-      // What is queued goes to the kernel first: once the range has the file's lock there,
-      // io_submit would wait for it, on the loop.
-      context.Kick();
-      ranges_under_way_.fetch_add(1, std::memory_order_relaxed);
-      range_threads_.Run([this, op] { RunRanges(op); });
-      return false;
+Result<AsyncIo*> File::ChooseIo(LoopContext& context) const {
+  if (options_.aio != FileOptions::Aio::kLibaio) {
+    Result<AsyncIo*> uring = context.NeedUring();
+    if (uring.ok() || options_.aio == FileOptions::Aio::kUring) return uring;
+    static std::atomic<bool> told{false};
+    if (!told.exchange(true)) {
+      spdlog::warn(
+          "{}; using libaio, with which a storage that hangs can keep the end of this "
+          "process waiting",
+          uring.status().message());
+    }
   }
-  op->result = -EINVAL;
-  return true;
+  // It would read and write the page cache on the loop.
+  if (!file_.direct) return nullptr;
+  return context.NeedLibaio();
 }
 
-void File::QueueTransfer(IoOp* op) {
-  // A range takes the file's lock in the kernel, and io_submit would wait for that, on the loop.
-  const bool blocks = engine_ == Engine::kLibaio && !file_.block_device &&
-                      ranges_under_way_.load(std::memory_order_relaxed) != 0;
-  if (engine_ == Engine::kThreads || blocks) {
-    transfer_threads_.Run([this, op] { RunTransfer(op); });
-    return;
-  }
-  Transfer transfer;
-  transfer.fd = file_.fd;
-  transfer.write = op->kind == Operation::kWrite;
-  transfer.data = op->buffer.data + op->transferred;
-  transfer.length = op->length - op->transferred;
-  transfer.offset = op->offset + op->transferred;
-  transfer.sink = this;
-  transfer.op = op;
-  AsyncIo& io = engine_ == Engine::kUring ? op->context->uring() : op->context->libaio();
-  io.Queue(transfer);
+void File::RunRangesOnThread(IoOp* op) {
+  range_threads_.Run([this, op] { RunRanges(op); });
 }
 
-void File::OnTransferred(IoOp* op, int64_t result) {
-  if (result == -EINTR || result == -EAGAIN)
-    result = 0;
-  else if (result == 0)
-    result = -ENODATA;
-  if (result < 0) {
-    Finish(op, static_cast<int>(result));
-    return;
-  }
-  op->transferred += static_cast<uint32_t>(result);
-  if (op->transferred == op->length) {
-    Finish(op, 0);
-    return;
-  }
-  // Short: go on behind it, but not where direct I/O cannot.
-  if (file_.direct && op->transferred % geometry_.logical_block_size != 0) {
-    Finish(op, -ENODATA);
-    return;
-  }
-  QueueTransfer(op);
-  op->context->Kick();
-}
-
-void File::Finish(IoOp* op, int result) {
-  if (result == -ENODATA) {
-    // The file ends before the volume does.
-    NoteSize();
-    result = -EIO;
-  }
-  if (result == -ENOSPC && IsBeyondDevice(op->offset + op->length)) result = -EIO;
-  op->result = result;
-  if (result != 0) LogFirst(-result, *op);
-  if (result == 0 && op->fua) {
-    syncs_.Add(op);
-    return;
-  }
-  op->sink->OnIoDone(op);
-}
-
-void File::RunTransfer(IoOp* op) {
-  const bool write = op->kind == Operation::kWrite;
-  int error = 0;
-  while (op->transferred < op->length && error == 0) {
-    uint8_t* const data = op->buffer.data + op->transferred;
-    const uint32_t length = op->length - op->transferred;
-    const auto offset = static_cast<off_t>(op->offset + op->transferred);
-    const ssize_t n =
-        write ? pwrite(file_.fd, data, length, offset) : pread(file_.fd, data, length, offset);
-    if (n > 0) op->transferred += static_cast<uint32_t>(n);
-    // Direct I/O cannot go on from here either.
-    const bool odd = file_.direct && op->transferred % geometry_.logical_block_size != 0;
-    if (n == 0 || odd) error = -ENODATA;
-    if (n < 0 && errno != EINTR) error = -errno;
-  }
-  op->context->loop().Post([this, op, error] { Finish(op, error); });
-}
+void File::RunTransferOnThread(std::function<void()> fn) { transfer_threads_.Run(std::move(fn)); }
 
 int File::RunRange(const IoOp& op, const Range& range) {
   if (op.given_up()) return -ECANCELED;
-  if (IsBeyondFile(range.offset + range.length)) return -EIO;
+  if (!file_.block_device) watch_.Look();
+  if (range.offset + range.length > usable_size()) return -EIO;
   const int result = op.kind == Operation::kDiscard ? Discard(range) : WriteZeroes(op, range);
   return result == -ENOSPC && IsBeyondDevice(range.offset + range.length) ? -EIO : result;
 }
@@ -197,7 +96,6 @@ void File::RunRanges(IoOp* op) {
     op->result = RunRange(*op, range);
     if (op->result != 0) break;
   }
-  ranges_under_way_.fetch_sub(1, std::memory_order_relaxed);
   if (op->result != 0 && op->result != -ECANCELED) LogFirst(-op->result, *op);
   if (op->result == 0 && op->fua) {
     syncs_.Add(op);
@@ -269,35 +167,10 @@ void File::Latch(int error) {
       name_, options_.path, strerror(-error));
 }
 
-// A write behind the end of a file that shrank would make it long again, with zeros where data was:
-// so the size is looked at now and then, and what lies beyond the least that was seen fails.
-bool File::IsBeyondFile(uint64_t end) {
-  if (!file_.block_device) {
-    const int64_t now = CoarseNowNs();
-    if (size_checked_.exchange(now, std::memory_order_relaxed) != now) NoteSize();
-  }
-  return end > usable_size_.load(std::memory_order_relaxed);
-}
-
 // A block device that shrank says that it is full.
 bool File::IsBeyondDevice(uint64_t end) const {
   uint64_t size = 0;
   return file_.block_device && ioctl(file_.fd, BLKGETSIZE64, &size) == 0 && end > size;
-}
-
-void File::NoteSize() {
-  struct stat info{};
-  if (file_.block_device || fstat(file_.fd, &info) != 0) return;
-  const auto size = static_cast<uint64_t>(info.st_size);
-  uint64_t known = usable_size_.load(std::memory_order_relaxed);
-  while (size < known) {
-    if (!usable_size_.compare_exchange_weak(known, size)) continue;
-    spdlog::error(
-        "volume '{}': {} shrank to {} bytes, below the volume's {}: requests beyond that "
-        "fail; restore the file and restart the proxy",
-        name_, options_.path, size, this->size());
-    return;
-  }
 }
 
 void File::LogFirst(int error, const IoOp& op) {

@@ -4,7 +4,9 @@
 #ifndef CLOUDBLK_PROXY_BACKENDS_FILE_H_
 #define CLOUDBLK_PROXY_BACKENDS_FILE_H_
 
+#include <array>
 #include <atomic>
+#include <functional>
 #include <mutex>
 #include <string>
 
@@ -13,16 +15,16 @@
 #include "proxy/async_io.h"
 #include "proxy/backend.h"
 #include "proxy/backends/file_store.h"
+#include "proxy/backends/size_watch.h"
 #include "proxy/backends/sync_queue.h"
 
 namespace cloudblk::proxy {
 
-class File final : public Backend, public AsyncIoSink {
+class File final : public Backend {
  public:
   File(const FileOptions& options, OpenedFile file);
 
   Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) override;
-  bool Submit(LoopContext& context, IoOp* op);
   Status Resize(uint64_t size) override;
   Status AcquireExclusive() override;
   void ReleaseExclusive() override;
@@ -30,18 +32,41 @@ class File final : public Backend, public AsyncIoSink {
   Status SyncAll() override;
   Result<std::string> LoadOwner() override;
 
-  void OnTransferred(IoOp* op, int64_t result) override;
+  // --- For its queues. Any thread.
+
+  int fd() const { return file_.fd; }
+  bool is_block_device() const { return file_.block_device; }
+  // Bytes: what lies beyond fails, though the volume may be larger.
+  uint64_t usable_size() const { return file_.block_device ? size() : watch_.usable(); }
+  // See SizeWatch::IsRecent.
+  bool SizeIsRecent(SizeWatch::Waiter* waiter) {
+    return file_.block_device || watch_.IsRecent(waiter);
+  }
+  // On a thread.
+  void LookAtSize() {
+    if (!file_.block_device) watch_.Look();
+  }
+  bool IsBeyondDevice(uint64_t end) const;
+  // Whether direct I/O is at its end after so many bytes of an operation.
+  bool CannotGoOnAt(uint32_t transferred) const {
+    return file_.direct && transferred % geometry_.logical_block_size != 0;
+  }
+  // Whether the kernel can be told to refuse a read or a write (RWF_NOWAIT) for which it would have
+  // to wait.
+  bool may_refuse_to_wait(bool write) const {
+    return may_refuse_[write].load(std::memory_order_relaxed);
+  }
+  void CannotRefuseToWait(bool write) { may_refuse_[write].store(false); }
+  void RunTransferOnThread(std::function<void()> fn);
+  void RunRangesOnThread(IoOp* op);
+  // Ends `op` after a sync.
+  void Flush(IoOp* op) { syncs_.Add(op); }
+  void LogFirst(int error, const IoOp& op);
 
  private:
-  // How reads and writes are done: the kernel's asynchronous I/O or, where it would block the loop
-  // (libaio on a buffered file), threads.
-  enum class Engine { kLibaio, kUring, kThreads };
-
-  void QueueTransfer(IoOp* op);
-  // One read or write went as far as it will.
-  void Finish(IoOp* op, int result);
-  void RunTransfer(IoOp* op);  // on a worker
-  void RunRanges(IoOp* op);    // on a worker
+  // Null: none, which leaves threads.
+  Result<AsyncIo*> ChooseIo(LoopContext& context) const;
+  void RunRanges(IoOp* op);  // on a worker
   // -ECANCELED: nobody waits for `op` any more.
   int RunRange(const IoOp& op, const Range& range);
   int Discard(const Range& range);
@@ -53,11 +78,7 @@ class File final : public Backend, public AsyncIoSink {
   // Makes it known that a sync failed with `error`: the generation changes. Under
   // generation_mutex_.
   void Latch(int error);
-  bool IsBeyondFile(uint64_t end);
-  bool IsBeyondDevice(uint64_t end) const;
   Status TakeDevice();
-  void NoteSize();
-  void LogFirst(int error, const IoOp& op);
   // For Resize: whether the volume may be given that size.
   Status CheckResize(uint64_t size, uint64_t file_size) const;
 
@@ -65,13 +86,11 @@ class File final : public Backend, public AsyncIoSink {
   const std::string name_;  // of the volume, for the log
   const FileOptions options_;
   const OpenedFile file_;
-  const Engine engine_;
   // Shared by all threads.
-  std::atomic<uint64_t> usable_size_;       // bytes; below size() if the file shrank
-  std::atomic<int64_t> size_checked_{0};    // coarse clock, nanoseconds
-  std::atomic<uint64_t> errors_logged_{0};  // a bit per errno below 64
+  SizeWatch watch_;                                          // of a file that is no block device
+  std::array<std::atomic<bool>, 2> may_refuse_{true, true};  // reads, writes
+  std::atomic<uint64_t> errors_logged_{0};                   // a bit per errno below 64
   std::atomic<bool> zero_range_works_{true};
-  std::atomic<int> ranges_under_way_{0};
   const FileAttributes attributes_;
   std::mutex generation_mutex_;
   FileGeneration file_generation_;  // under generation_mutex_

@@ -275,6 +275,10 @@ Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
   if (statx(file.fd, "", AT_EMPTY_PATH, mask, &info) != 0) {
     return FromErrno(options, "cannot look at", errno);
   }
+  // A file system in user space is told of each close, and the kernel waits for its answer, at the
+  // end of a process too, until one such call was answered that there is nothing to be told. Now it
+  // answers.
+  close(dup(file.fd));
   file.block_device = S_ISBLK(info.stx_mode);
   if (!file.block_device && !S_ISREG(info.stx_mode)) {
     return Bad(options, "is neither a regular file nor a block device");

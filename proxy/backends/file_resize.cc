@@ -35,7 +35,7 @@ Status File::CheckResize(uint64_t size, uint64_t file_size) const {
                                           "comes from, and then the volume to its new size",
                                           path, file_size));
   }
-  const uint64_t usable = std::min(file_size, usable_size_.load());
+  const uint64_t usable = std::min(file_size, watch_.usable());
   if (usable < this->size() && size > usable) {
     return Status(EIO, fmt::format("{} shrank to {} bytes: restore the file and restart the proxy, "
                                    "or shrink the volume to what is left",
@@ -60,12 +60,15 @@ Status File::Resize(uint64_t size) {
   if (!allowed.ok()) return allowed;
   if (!file_.block_device) {
     NoteResize(attributes_, this->size(), size);
+    watch_.BeginResize();
     if (ftruncate(file_.fd, static_cast<off_t>(size)) != 0) {
+      const int error = errno;
+      watch_.EndResize(watch_.usable(), this->size());
       return Status(
-          errno, fmt::format("cannot change the size of {}: {}", options_.path, strerror(errno)));
+          error, fmt::format("cannot change the size of {}: {}", options_.path, strerror(error)));
     }
+    watch_.EndResize(size, size);
   }
-  usable_size_ = size;
   size_ = size;
   Status synced = SyncAll();
   if (synced.ok()) return synced;

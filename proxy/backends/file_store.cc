@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -62,9 +63,10 @@ Result<FileOptions> ParseFileOptions(const std::string& volume, BackendUri uri) 
     const Status status = take(key, otherwise, out);
     if (!status.ok()) return status;
   }
-  const std::string aio = uri.Take("aio").value_or("libaio");
-  if (aio != "libaio" && aio != "io_uring") return bad("aio is libaio or io_uring");
-  options.uring = aio == "io_uring";
+  if (const std::optional<std::string> aio = uri.Take("aio")) {
+    if (*aio != "libaio" && *aio != "io_uring") return bad("aio is libaio or io_uring");
+    options.aio = *aio == "libaio" ? FileOptions::Aio::kLibaio : FileOptions::Aio::kUring;
+  }
   if (options.create && !options.size) return bad("create=on needs size=, for example size=10G");
   const Status status = uri.CheckAllTaken();
   if (!status.ok()) return status;
@@ -116,11 +118,18 @@ FileGeneration::FileGeneration(const FileAttributes* attributes) : attributes_(a
 
 void FileGeneration::Load() {
   const Result<std::string> read = attributes_->Get("sync-failures");
-  const std::string kept = read.ok() ? read.value() : std::string();
+  if (!read.ok()) {
+    spdlog::warn("{}: clients are told that a flush may have failed", read.status().message());
+    failures_ = std::max(failures_, Random64() >> 1);
+    Compute();
+    return;
+  }
+  const std::string& kept = read.value();
   const size_t space = kept.find(' ');
-  // Failures before the last boot are part of what that boot lost anyway.
+  // Failures before the last boot are part of what that boot lost anyway. What could not be kept
+  // counts all the same.
   if (space != std::string::npos && kept.substr(0, space) == boot_id_) {
-    failures_ = strtoull(kept.c_str() + space, nullptr, 10);
+    failures_ = std::max<uint64_t>(failures_, strtoull(kept.c_str() + space, nullptr, 10));
   }
   Compute();
 }

@@ -25,7 +25,9 @@ struct FileOptions {
   bool create = false;
   bool direct = true;
   bool read_only = false;
-  bool uring = false;
+  // How reads and writes are handed to the kernel; kAny: the best that this host has.
+  enum class Aio { kAny, kLibaio, kUring };
+  Aio aio = Aio::kAny;
   std::string state_dir;  // where a block device's attributes are kept
 };
 

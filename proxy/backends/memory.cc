@@ -49,6 +49,11 @@ class Memory final : public Backend {
   }
 
   Status Resize(uint64_t size) override;
+  Status StoreOwner(const std::string& text) override {
+    owner_ = text;
+    return Status::Ok();
+  }
+  Result<std::string> LoadOwner() override { return owner_; }
 
  private:
   static uint64_t HoleBlocks(uint64_t size) { return (size + kHoleBlock - 1) / kHoleBlock; }
@@ -60,6 +65,7 @@ class Memory final : public Backend {
   uint8_t* const base_;
   const uint64_t reserved_;
   uint64_t accessible_;  // bytes; replies may be on their way from what was cut off
+  std::string owner_;
   // Shared by all loops: whether a block may hold anything but zeros.
   std::vector<std::atomic<bool>> written_;
 };

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <condition_variable>
+#include <filesystem>
 #include <mutex>
 
 #include "proxy/backends/file_store.h"
@@ -135,6 +136,25 @@ TEST(FileGeneration, AFailedSyncIsRememberedAcrossRestarts) {
   EXPECT_EQ(storage.backend().generation(), first);
   ASSERT_TRUE(storage.backend().AcquireExclusive().ok());
   EXPECT_EQ(storage.backend().generation(), second);
+}
+
+TEST(FileGeneration, WhatCannotBeReadMayBeAFailure) {
+  TempFolder folder;
+  const FileAttributes attributes(-1, folder / "state", "disk");
+  FileGeneration file(&attributes);
+  const uint64_t first = file.value();
+  file.Load();
+  EXPECT_EQ(file.value(), first);
+  const std::string kept = folder / "state/disk.sync-failures";
+  std::filesystem::create_directories(kept);
+  file.Load();
+  const uint64_t unknown = file.value();
+  EXPECT_NE(unknown, first);
+  EXPECT_NE(FileGeneration(&attributes).value(), first);
+  // It is not taken back by an older count, which a failure that could not be kept left behind.
+  std::filesystem::remove(kept);
+  file.Load();
+  EXPECT_EQ(file.value(), unknown);
 }
 
 }  // namespace
