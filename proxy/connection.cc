@@ -13,6 +13,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/text.h"
 
 namespace cloudblk::proxy {
@@ -23,6 +24,8 @@ constexpr int64_t kHandshakeNs = 30'000'000'000;
 constexpr int kReadsPerTurn = 4;
 // Reads of what nobody wants any more, 64 KiB each: more than socket buffers hold as a rule.
 constexpr int kDrainReads = 128;
+// How long a client that holds a volume may be silent once another asks for it.
+constexpr int64_t kSilentNs = 6'000'000'000;
 // How long a client may take to read what was ready when the proxy was told to stop.
 constexpr int64_t kGoodbyeNs = 2'000'000'000;
 
@@ -70,10 +73,15 @@ void Connection::SetState(State next) {
   assert(legal());
   state_ = next;
   if (next == State::kReady || next == State::kStopping) timer_.reset();
+  if (next == State::kStopping) probe_.reset();
 }
 
 void Connection::OnReadable() {
   host_->context().WatchIdle();
+  if (probe_ != nullptr) {
+    probe_.reset();
+    NoteHeard(host_->loop().NowNs());
+  }
   for (int i = 0; i < kReadsPerTurn && reading_ && !paused_; ++i) {
     const FrameReader::Outcome outcome = reader_.Read(transport_.get());
     if (outcome == FrameReader::Outcome::kEnd) {
@@ -118,6 +126,36 @@ bool Connection::OnMessage(const wire::FrameHeader& header, std::span<const uint
 
 void Connection::Stop(const std::string& revoked) {
   host_->Post(id_, [revoked](Connection* connection) { connection->OnStopRequested(revoked); });
+}
+
+void Connection::Probe() {
+  host_->Post(id_, [](Connection* connection) { connection->OnProbe(); });
+}
+
+// Without a word from it: whatever the client says counts as an answer.
+void Connection::OnProbe() {
+  if (probe_ != nullptr || state_ != State::kReady) return;
+  if (writer_.control_size() <= kMaxControl) {
+    std::array<uint8_t, wire::kPingSize> out;
+    wire::Encode(wire::Ping{}, out);
+    writer_.AddMessage(wire::FrameType::kPing, out, {});
+    MarkDirty();
+  }
+  const int64_t now = host_->loop().NowNs();
+  NoteAsked(now);
+  probe_ = host_->loop().NewTimer([this] { OnProbeTimer(); });
+  probe_->Arm(now + kSilentNs);
+}
+
+void Connection::OnProbeTimer() {
+  if (state_ == State::kStopping) return;
+  // Nobody listens to it either.
+  if (paused_) {
+    probe_->Arm(host_->loop().NowNs() + kSilentNs);
+    return;
+  }
+  BeginStop(
+      fmt::format("silent for {} s while another client asks for the volume", kSilentNs / kNsPerS));
 }
 
 void Connection::OnStopRequested(const std::string& revoked) {

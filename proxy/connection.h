@@ -54,6 +54,7 @@ class Connection final : public FdHandler,
   // Peer: any thread.
   void Stop(const std::string& revoked) override;
   void Answer(const OwnershipAnswer& answer) override;
+  void Probe() override;
 
   // GateMember: any thread.
   void Pause() override;
@@ -115,6 +116,8 @@ class Connection final : public FdHandler,
   // SPEC.md 7.1; `why` is for the log and may be empty.
   void BeginStop(std::string_view why);
   void FinishStop();
+  void OnProbe();
+  void OnProbeTimer();
   void OnStopRequested(const std::string& revoked);
   void OnHandshakeTimer();
   void OnGoodbyeTimer();
@@ -136,6 +139,7 @@ class Connection final : public FdHandler,
   RequestStream requests_;
   ReplyWriter writer_;
   std::unique_ptr<Timer> timer_;  // for the handshake or the goodbye
+  std::unique_ptr<Timer> probe_;  // while it is to be found out whether the client is there
   bool reading_ = true;
   bool want_write_ = false;
   Interest watched_;  // what the loop was asked for last

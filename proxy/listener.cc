@@ -42,7 +42,15 @@ Listener::Listener(const Endpoint& endpoint, std::vector<UniqueFd> fds, EventLoo
   if (endpoint_.kind == Endpoint::Kind::kUnix) stat(endpoint_.path.c_str(), &file_);
 }
 
-Listener::~Listener() {
+Listener::~Listener() { RemoveFile(); }
+
+void Listener::Close() {
+  Stop();
+  RemoveFile();
+  fds_.clear();
+}
+
+void Listener::RemoveFile() {
   // Somebody may have removed it, and a successor may have made its own.
   struct stat now{};
   if (endpoint_.kind == Endpoint::Kind::kUnix && stat(endpoint_.path.c_str(), &now) == 0 &&

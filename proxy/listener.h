@@ -33,6 +33,8 @@ class Listener final : public FdHandler {
   // On the loop's thread, or before it runs.
   void Start();
   void Stop();
+  // For good: another process can listen there from now on.
+  void Close();
 
   void OnReadable() override;
   void OnWritable() override {}
@@ -40,13 +42,14 @@ class Listener final : public FdHandler {
  private:
   Listener(const Endpoint& endpoint, std::vector<UniqueFd> fds, EventLoop* loop, AcceptFn accept);
 
+  void RemoveFile();
   // Until there are no more, or none can be taken. Then false.
   bool AcceptAll(int listener);
 
   const Endpoint endpoint_;
   EventLoop* const loop_;
   const AcceptFn accept_;
-  const std::vector<UniqueFd> fds_;
+  std::vector<UniqueFd> fds_;
   std::unique_ptr<Timer> pause_;
   struct stat file_{};  // of a unix socket
 };

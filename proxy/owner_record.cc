@@ -55,12 +55,32 @@ bool AddSpent(std::istringstream* line, OwnerRecord* record) {
   return false;
 }
 
+std::string FormatOptional(const Uuid& uuid) { return uuid.IsNil() ? "-" : ToString(uuid); }
+
+std::optional<Uuid> ParseOptional(const std::string& text) {
+  return text == "-" ? Uuid{} : ParseUuid(text);
+}
+
 bool AddLast(std::istringstream* line, OwnerRecord* record) {
+  OwnerRecord::Former former;
   std::string session;
+  std::string claimer;
+  std::string spent;
   if (!(*line >> session)) return false;
   const std::optional<Uuid> uuid = ParseUuid(session);
-  if (uuid) record->last.push_back(*uuid);
-  return uuid.has_value();
+  if (!uuid) return false;
+  former.session = *uuid;
+  // Releases before it was kept wrote the line to here, and read it to here.
+  if (*line >> std::ws; !line->eof()) {
+    if (!(*line >> former.epoch >> claimer >> spent)) return false;
+    const std::optional<Uuid> id = ParseOptional(claimer);
+    const std::optional<Uuid> token = ParseOptional(spent);
+    if (!id || !token) return false;
+    former.claimer = *id;
+    former.spent = *token;
+  }
+  record->last.push_back(former);
+  return true;
 }
 
 }  // namespace
@@ -91,7 +111,14 @@ std::string Format(const OwnerRecord& record) {
     if (!holder.claimer.IsNil()) text += " " + ToString(holder.claimer);
     text += '\n';
   }
-  for (const Uuid& uuid : record.last) text += fmt::format("last {}\n", ToString(uuid));
+  for (const OwnerRecord::Former& former : record.last) {
+    text += "last " + ToString(former.session);
+    if (former.epoch != 0) {
+      text += fmt::format(" {} {} {}", former.epoch, FormatOptional(former.claimer),
+                          FormatOptional(former.spent));
+    }
+    text += '\n';
+  }
   return text;
 }
 

@@ -29,9 +29,17 @@ struct OwnerRecord {
 
     bool operator==(const Holder&) const = default;
   };
-  std::vector<Holder> holders;
   // Who held it last, when nobody does now.
-  std::vector<Uuid> last;
+  struct Former {
+    Uuid session;
+    uint64_t epoch = 0;  // 0: not known, nor is the claimer
+    Uuid claimer;        // of this epoch; nil: has no id
+    Uuid spent;          // the token that made this epoch active; nil: none did
+
+    bool operator==(const Former&) const = default;
+  };
+  std::vector<Holder> holders;
+  std::vector<Former> last;
 
   bool operator==(const OwnerRecord&) const = default;
 };

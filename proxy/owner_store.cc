@@ -11,7 +11,8 @@ namespace cloudblk::proxy {
 Result<OwnerRecord> OwnerStore::Acquire() {
   Status status = backend_->AcquireExclusive();
   if (!status.ok()) {
-    return Status(EBUSY, fmt::format("volume '{}' is in use: {}", volume_, status.message()));
+    return Status(status.error(),
+                  fmt::format("volume '{}' is in use: {}", volume_, status.message()));
   }
   const Result<std::string> text = backend_->LoadOwner();
   if (text.ok()) {
@@ -22,8 +23,8 @@ Result<OwnerRecord> OwnerStore::Acquire() {
     status = text.status();
   }
   Release();
-  return Status(EBUSY, fmt::format("volume '{}': it cannot be found out who holds it: {}", volume_,
-                                   status.message()));
+  return Status(EIO, fmt::format("volume '{}': it cannot be found out who holds it: {}", volume_,
+                                 status.message()));
 }
 
 OwnerStore::Kept OwnerStore::Keep(const OwnerRecord& record, bool wrong, bool sync) {

@@ -6,17 +6,28 @@
 
 #include <utility>
 
+#include "base/clock.h"
 #include "proxy-protocol/wire_errno.h"
 
 namespace cloudblk::proxy {
+namespace {
+
+// How long what is at the storage may hold up all that is to come after it.
+constexpr int64_t kQuietNs = 5 * kNsPerS;
+
+}  // namespace
 
 Resizer::Resizer(std::string volume, Backend* backend, Ownership* ownership, VolumeGate* gate,
-                 Executor* executor)
+                 std::function<int64_t()> clock, AlarmClock* alarm, Executor* executor)
     : volume_(std::move(volume)),
       backend_(backend),
       ownership_(ownership),
       gate_(gate),
+      clock_(std::move(clock)),
+      alarm_(alarm),
       executor_(executor) {}
+
+Resizer::~Resizer() { alarm_->Cancel(this); }
 
 void Resizer::Forget(ResizeAsker* asker) {
   std::lock_guard lock(mutex_);
@@ -41,10 +52,14 @@ void Resizer::Advance() {
       continue;
     }
     current_ = std::move(next);
-    gate_->Close([this, size = current_->request.size] {
-      // Nobody need be active for it, but nobody else's server may be either (SPEC.md 7.8).
-      ownership_->Hold([this, size](const OwnershipAnswer& held) {
-        executor_->Run([this, size, held] { CarryOut(size, held); });
+    // Nobody need be active for it, but nobody else's server may be either (SPEC.md 7.8).
+    ownership_->Hold([this, size = current_->request.size](const OwnershipAnswer& held) {
+      executor_->Run([this, size, held] {
+        if (held.status == wire::StatusCode::kOk) {
+          Close(size);
+        } else {
+          Refuse({held.status, held.text});
+        }
       });
     });
   }
@@ -63,37 +78,55 @@ ResizeAnswer Resizer::Judge(const wire::Resize& request) const {
   if (request.size < backend_->size() && (request.flags & wire::ResizeFlag::kForce) == 0) {
     return {wire::StatusCode::kInvalid,
             fmt::format("volume '{}' has {} bytes: a smaller size cuts off what lies beyond it; "
-                        "use force to do that",
+                        "add --force to do that nevertheless",
                         volume_, backend_->size())};
   }
   return {};
 }
 
-void Resizer::CarryOut(uint64_t size, const OwnershipAnswer& held) {
+void Resizer::Close(uint64_t size) {
+  gate_->Close([this, size] { executor_->Run([this, size] { CarryOut(size); }); });
+  alarm_->Set(this, clock_() + kQuietNs, [this] { OnAlarm(); });
+}
+
+void Resizer::OnAlarm() {
+  if (!gate_->GiveUp()) return;
+  ownership_->Unhold();
+  Refuse({wire::StatusCode::kBusy,
+          fmt::format("volume '{}' was not resized: its storage has not answered requests for {} s",
+                      volume_, kQuietNs / kNsPerS)});
+}
+
+void Resizer::CarryOut(uint64_t size) {
+  alarm_->Cancel(this);
   const uint64_t before = backend_->size();
-  ResizeAnswer answer{held.status, held.text};
-  if (held.status == wire::StatusCode::kOk) {
-    const Status status = backend_->Resize(size);
-    ownership_->Unhold();
-    if (!status.ok()) {
-      answer = {wire::StatusCodeOf(status.error()),
-                fmt::format("volume '{}': {}", volume_, status.message())};
-    }
+  const Status status = backend_->Resize(size);
+  ownership_->Unhold();
+  ResizeAnswer answer;
+  if (!status.ok()) {
+    answer = {wire::StatusCodeOf(status.error()),
+              fmt::format("volume '{}': {}", volume_, status.message())};
   }
+  const uint64_t after = backend_->size();
   std::lock_guard lock(mutex_);
-  Finish(before, answer);
+  if (after != before) {
+    spdlog::info("{}: resized from {} to {} bytes", current_->who, before, after);
+  }
+  gate_->Open(after != before ? after : 0);
+  Finish(answer);
   Advance();
 }
 
-void Resizer::Finish(uint64_t size_before, const ResizeAnswer& answer) {
-  const uint64_t size = backend_->size();
-  if (size != size_before) {
-    spdlog::info("{}: resized from {} to {} bytes", current_->who, size_before, size);
-  }
+void Resizer::Refuse(const ResizeAnswer& answer) {
+  std::lock_guard lock(mutex_);
+  Finish(answer);
+  Advance();
+}
+
+void Resizer::Finish(const ResizeAnswer& answer) {
   if (answer.status != wire::StatusCode::kOk) {
     spdlog::warn("{}: cannot resize: {}", current_->who, answer.text);
   }
-  gate_->Open(size != size_before ? size : 0);
   if (current_->asker != nullptr) current_->asker->AnswerResize(answer);
   current_.reset();
 }

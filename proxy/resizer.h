@@ -6,12 +6,14 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
 
 #include "base/executor.h"
 #include "proxy-protocol/wire.h"
+#include "proxy/alarm_clock.h"
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
 #include "proxy/volume_gate.h"
@@ -38,9 +40,11 @@ class ResizeAsker {
 // storage.
 class Resizer {
  public:
-  // All outlive the object, and what was given to `executor` must be done before it goes.
+  // `clock` is monotonic, in nanoseconds, and `alarm` goes by it. All outlive the object, and what
+  // was given to `executor` must be done before it goes.
   Resizer(std::string volume, Backend* backend, Ownership* ownership, VolumeGate* gate,
-          Executor* executor);
+          std::function<int64_t()> clock, AlarmClock* alarm, Executor* executor);
+  ~Resizer();
 
   // Followed by AnswerResize, unless Forget comes first. An asker has one under way. `who` is for
   // the log.
@@ -58,15 +62,21 @@ class Resizer {
   // Below: with mutex_ held.
   void Advance();
   ResizeAnswer Judge(const wire::Resize& request) const;
-  void Finish(uint64_t size_before, const ResizeAnswer& answer);
+  void Finish(const ResizeAnswer& answer);
 
-  // On the executor, with the gate closed and the storage's lock held, or refused.
-  void CarryOut(uint64_t size, const OwnershipAnswer& held);
+  // The storage's lock is held: with it, on the executor. Then the gate is closed, and the size
+  // changed; or the gate does not close.
+  void Close(uint64_t size);
+  void CarryOut(uint64_t size);
+  void OnAlarm();
+  void Refuse(const ResizeAnswer& answer);
 
   const std::string volume_;
   Backend* const backend_;
   Ownership* const ownership_;
   VolumeGate* const gate_;
+  const std::function<int64_t()> clock_;
+  AlarmClock* const alarm_;
   Executor* const executor_;
 
   std::mutex mutex_;

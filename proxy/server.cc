@@ -31,7 +31,7 @@ Server::~Server() {
 
 Status Server::OpenVolumes(const Options& options) {
   StartUp start_up{.state_dir = options.state_dir};
-  const VolumeTools tools{MonotonicNs, [] { return std::make_unique<WorkerPool>(1); }};
+  const VolumeTools tools{MonotonicNs, &alarm_, [] { return std::make_unique<WorkerPool>(1); }};
   for (const VolumeOptions& wanted : options.volumes) {
     Result<std::unique_ptr<Backend>> backend = OpenBackend(wanted.name, wanted.backend, &start_up);
     if (!backend.ok()) return backend.status();
@@ -90,11 +90,12 @@ bool Server::Shutdown(std::chrono::milliseconds patience) {
   // Waits for the first loop, so that a connection that was accepted before is handed out before.
   std::promise<void> stopped;
   loops_.front()->Post([this, &stopped] {
-    for (const auto& listener : listeners_) listener->Stop();
+    for (const auto& listener : listeners_) listener->Close();
     stopped.set_value();
   });
   stopped.get_future().wait();
   for (const auto& loop : loops_) loop->PostGoAway();
+  for (const auto& [name, volume] : volumes_) volume->ownership.Leave();
   const auto connected = [](const auto& loop) { return loop->connections() != 0; };
   // An executor may still work for a client that has gone, and the volume's destructor would wait.
   const auto busy = [](const auto& volume) { return !volume.second->idle(); };

@@ -41,6 +41,7 @@ class Server {
   Status MakeListeners(const Options& options);
   void HandOut(UniqueFd fd, std::string address);
 
+  ThreadAlarmClock alarm_;  // outlives the volumes
   VolumeMap volumes_;
   ServerInfo info_;
   std::vector<std::unique_ptr<LoopThread>> loops_;

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/executor.h"
+#include "proxy/alarm_clock.h"
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
 #include "proxy/resizer.h"
@@ -21,6 +22,7 @@ namespace cloudblk::proxy {
 // Clock and executors of a volume: real ones, or a simulation's.
 struct VolumeTools {
   std::function<int64_t()> clock;  // monotonic, nanoseconds
+  AlarmClock* alarm = nullptr;     // goes by it, and outlives the volume
   // Each does one thing after the other, in order.
   std::function<std::unique_ptr<Executor>()> new_executor;
 };
@@ -34,8 +36,8 @@ struct Volume {
         backend(std::move(storage)),
         keeper(tools.new_executor()),
         worker(tools.new_executor()),
-        ownership(name, backend.get(), lease * kNsPerMs, tools.clock, keeper.get()),
-        resizer(name, backend.get(), &ownership, &gate, worker.get()) {}
+        ownership(name, backend.get(), lease * kNsPerMs, tools.clock, tools.alarm, keeper.get()),
+        resizer(name, backend.get(), &ownership, &gate, tools.clock, tools.alarm, worker.get()) {}
   ~Volume() {
     // What these still do uses all the rest.
     worker.reset();

@@ -42,6 +42,16 @@ void VolumeGate::Open(uint64_t size) {
   for (GateMember* member : members_) member->Resume(size);
 }
 
+bool VolumeGate::GiveUp() {
+  std::lock_guard lock(mutex_);
+  if (on_quiet_ == nullptr) return false;
+  on_quiet_ = nullptr;
+  is_closed_ = false;
+  waiting_for_.clear();
+  for (GateMember* member : members_) member->Resume(0);
+  return true;
+}
+
 void VolumeGate::TellIfQuiet() {
   if (on_quiet_ == nullptr || !waiting_for_.empty()) return;
   std::exchange(on_quiet_, nullptr)();

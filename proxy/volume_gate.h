@@ -39,6 +39,8 @@ class VolumeGate {
   void Close(std::function<void()> on_quiet);
   // The members go on. Precondition: `on_quiet` was called.
   void Open(uint64_t size);
+  // Unless `on_quiet` was called, the members go on, and it is not called any more. False: it was.
+  bool GiveUp();
 
  private:
   void TellIfQuiet();  // with mutex_ held

@@ -77,6 +77,29 @@ def test_late_writes_of_a_fenced_client_never_land(net, proxy):
     assert new.read(0, 65536) == (wire.OK, data)
 
 
+def test_a_guest_starts_elsewhere_when_its_host_is_cut_off(net, proxy):
+    """Without a takeover: the holder is asked, is silent, and its lease runs out."""
+    old = connect(net, net.client, proxy)
+    old.open(name="old")
+    assert old.write(0, bytes(65536)) == wire.OK
+    net.cut()
+    before = time.monotonic()
+    status = subprocess.run([*net.command(net.server), str(CLIENT), "flush", proxy.uri("disk"), "--timeout", "20000"],
+                            capture_output=True, text=True, check=False)
+    assert status.returncode == 0, status.stderr + proxy.log()
+    # Not before: until then the holder might have come back.
+    assert 15 < time.monotonic() - before < 20
+    assert "silent for 6 s while another client asks for the volume" in proxy.log()
+    old.submit(wire.WRITE, 0, data=b"\xaa" * 4096)
+    net.heal()
+    with pytest.raises(wire.Disconnected):
+        while True:
+            old.receive()
+    new = connect(net, net.client, proxy)
+    new.open(name="new")
+    assert new.read(0, 65536) == (wire.OK, bytes(65536))
+
+
 def test_a_new_incarnation_settles_what_the_old_one_left(net, proxy):
     """The client gives its connection up; what it had sent arrives after its successor."""
     old = connect(net, net.client, proxy)

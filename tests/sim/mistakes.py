@@ -19,9 +19,9 @@ PARTS = ("CMakeLists.txt", "base", "proxy-protocol", "block", "hw", "proxy", "to
 MISTAKES = {
     "no incarnation fence": [
         (
-            "proxy/ownership_rules.cc",
-            "    operation->to_stop.insert(channel->second.peer);\n  }\n  return Ok();\n}\n\nOwnershipAnswer Ownership::JudgeOwnSession",
-            "  }\n  return Ok();\n}\n\nOwnershipAnswer Ownership::JudgeOwnSession",
+            "proxy/owner_rules.cc",
+            "    call->to_stop.insert(channel->second.peer);\n  }\n  return Ok();\n}\n\nOwnershipAnswer OwnerTable::JudgeOwnSession",
+            "  }\n  return Ok();\n}\n\nOwnershipAnswer OwnerTable::JudgeOwnSession",
         )
     ],
     "replay out of order": [
@@ -64,9 +64,9 @@ MISTAKES = {
     ],
     "a storage lock given back too early": [
         (
-            "proxy/ownership.h",
-            "return holds_ == 0 && sessions_.empty();",
-            "return holds_ == 0 && sessions_.size() < 2;",
+            "proxy/owner_table.cc",
+            "return std::ranges::any_of(sessions_, [](const auto& s) { return !s.second.token; });",
+            "return sessions_.size() > 1;",
         )
     ],
 }

@@ -22,10 +22,10 @@ World::~World() { Kill(); }
 
 void World::Boot() {
   EXPECT_EQ(server_, nullptr);
-  auto server = std::make_unique<Server>();
+  auto server = std::make_unique<Server>(&loop);
   auto backend = std::make_unique<SimBackend>(&medium, &random_);
   server->backend = backend.get();
-  const proxy::VolumeTools tools{[this] { return loop.NowNs(); },
+  const proxy::VolumeTools tools{[this] { return loop.NowNs(); }, &server->alarm,
                                  [raw = server.get()]() -> std::unique_ptr<Executor> {
                                    auto executor = std::make_unique<ManualExecutor>();
                                    raw->executors.push_back(executor.get());

@@ -7,6 +7,8 @@
 #define CLOUDBLK_TESTS_SIM_WORLD_H_
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -49,7 +51,26 @@ class World {
   std::shared_ptr<MemoryLink> last_link;
 
  private:
+  // On the loop, as everything is.
+  class LoopAlarmClock final : public proxy::AlarmClock {
+   public:
+    explicit LoopAlarmClock(ManualLoop* loop) : loop_(loop) {}
+    void Set(const void* owner, int64_t at_ns, std::function<void()> fn) override {
+      std::unique_ptr<Timer>& timer = timers_[owner];
+      timer = loop_->NewTimer(std::move(fn));
+      timer->Arm(at_ns);
+    }
+    void Cancel(const void* owner) override { timers_.erase(owner); }
+
+   private:
+    ManualLoop* const loop_;
+    std::map<const void*, std::unique_ptr<Timer>> timers_;
+  };
+
   struct Server {
+    explicit Server(ManualLoop* loop) : alarm(loop) {}
+
+    LoopAlarmClock alarm;
     proxy::VolumeMap volumes;
     SimBackend* backend = nullptr;
     std::vector<ManualExecutor*> executors;  // of the volumes

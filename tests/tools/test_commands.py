@@ -146,7 +146,7 @@ def test_resize(proxy, path):
     assert as_json("resize", uri, "16M") == {"size": 2 * SIZE, "size-before": SIZE}
     assert path.stat().st_size == as_json("info", uri)["size"] == 2 * SIZE
     refused = cloudblk("resize", uri, "4M")
-    assert refused.returncode == 1 and b"use force" in refused.stderr
+    assert refused.returncode == 1 and b"add --force" in refused.stderr
     assert path.stat().st_size == 2 * SIZE
     assert output("resize", "--force", uri, "4M") == b"%d bytes, was %d\n" % (SIZE // 2, 2 * SIZE)
     output("resize", uri, SIZE)

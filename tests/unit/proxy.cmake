@@ -16,8 +16,10 @@ target_compile_definitions(proxy_backend_test PRIVATE
 cloudblk_test(proxy_ownership_test
   SOURCES
     proxy/ownership_claimer_test.cc
+    proxy/ownership_lock_test.cc
     proxy/ownership_move_test.cc
     proxy/ownership_test.cc
+    proxy/resizer_test.cc
   LIBS cloudblk_proxy_lib
 )
 

@@ -427,11 +427,11 @@ TEST_F(SessionResizeTest, AsksForItAndKnowsTheNewSize) {
 TEST_F(SessionResizeTest, ARefusalSaysWhy) {
   server_.Do([](FakeServer* fake) {
     fake->resize_status = wire::StatusCode::kInvalid;
-    fake->refusal = "use force to do that";
+    fake->refusal = "add --force to do that";
   });
   const Status resized = session_->Resize(512, false, 10 * kSecond);
   EXPECT_EQ(resized.error(), EINVAL);
-  EXPECT_THAT(resized.message(), HasSubstr("use force to do that"));
+  EXPECT_THAT(resized.message(), HasSubstr("add --force to do that"));
   EXPECT_EQ(session_->state().size(), 1u << 20);
 }
 

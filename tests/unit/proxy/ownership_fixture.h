@@ -75,14 +75,41 @@ class FakePeer final : public Peer {
     revoked = why;
   }
   void Answer(const OwnershipAnswer& answer) override { answers.push_back(answer); }
+  void Probe() override { ++probes; }
+  using Peer::NoteAsked;
+  using Peer::NoteHeard;
 
   // The status of its only answer so far; BAD_FEATURE if there is none.
   Code status() const { return answers.size() == 1 ? answers[0].status : Code::kBadFeature; }
   bool waiting() const { return answers.empty(); }
 
   int stops = 0;
+  int probes = 0;
   std::string revoked;
   std::vector<OwnershipAnswer> answers;
+};
+
+class ManualAlarmClock final : public AlarmClock {
+ public:
+  void Set(const void* owner, int64_t at_ns, std::function<void()> fn) override {
+    alarms_.insert_or_assign(owner, std::pair(at_ns, std::move(fn)));
+  }
+  void Cancel(const void* owner) override { alarms_.erase(owner); }
+  void Ring(int64_t now) {
+    for (auto it = alarms_.begin(); it != alarms_.end();) {
+      if (it->second.first > now) {
+        ++it;
+        continue;
+      }
+      const std::function<void()> fn = std::move(it->second.second);
+      alarms_.erase(it);
+      fn();
+      it = alarms_.begin();
+    }
+  }
+
+ private:
+  std::map<const void*, std::pair<int64_t, std::function<void()>>> alarms_;
 };
 
 class OwnershipTest : public ::testing::Test {
@@ -95,7 +122,7 @@ class OwnershipTest : public ::testing::Test {
     blocking_.Clear();
     backend_ = std::make_unique<FakeBackend>(&disk_);
     ownership_ = std::make_unique<Ownership>(
-        "disk", backend_.get(), kLeaseNs, [this] { return now_; }, &blocking_);
+        "disk", backend_.get(), kLeaseNs, [this] { return now_; }, &alarm_, &blocking_);
     ownership_->Restore();
   }
 
@@ -157,6 +184,12 @@ class OwnershipTest : public ::testing::Test {
     Store();
     return held;
   }
+  // Time goes by, and what is due is done.
+  void Pass(int64_t ns) {
+    now_ += ns;
+    alarm_.Ring(now_);
+    Store();
+  }
   void Unhold() {
     ownership_->Unhold();
     Store();
@@ -184,6 +217,7 @@ class OwnershipTest : public ::testing::Test {
   Disk disk_;
   bool hangs_ = false;
   cloudblk::testing::ManualExecutor blocking_;
+  ManualAlarmClock alarm_;
   std::unique_ptr<FakeBackend> backend_;
   std::unique_ptr<Ownership> ownership_;
   FakePeer a_, b_, c_, d_;

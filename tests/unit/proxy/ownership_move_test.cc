@@ -292,6 +292,7 @@ TEST_F(MigrationTest, AClaimHoldsThoughTheChannelThatAskedIsGoneWhenItIsKept) {
   ObserveByTwoChannels();
   hangs_ = true;
   Claim(&d_, {Id(42), 2});
+  blocking_.Step();  // the lock, and then the record
   Gone(&a_);
   Gone(&d_);
   EXPECT_FALSE(c_.active());
@@ -308,6 +309,7 @@ TEST_F(MigrationTest, WhoClaimsAndLeavesBeforeItIsToldHasALease) {
   Open(&c_, Request(2, kObserve));
   hangs_ = true;
   Claim(&c_, {Id(42), 2});
+  blocking_.Step();  // the lock, and then the record
   Gone(&a_);
   Gone(&c_);
   hangs_ = false;

@@ -3,6 +3,9 @@
 // RESIZE at the server (SPEC.md 14).
 #include <gmock/gmock.h>
 
+#include <atomic>
+#include <thread>
+
 #include "proxy/connection.h"
 #include "tests/unit/proxy/test_server.h"
 
@@ -34,6 +37,22 @@ class ServerResizeTest : public testing::Test {
   Code Resize(RawClient* client, uint64_t size, uint32_t flags = 0) {
     EXPECT_TRUE(client->Send(ResizeFrame(size, flags)));
     return Answer(client);
+  }
+  // Returns when all connections of the volume were told to pause. They are once each loop has
+  // served somebody new.
+  void BeginResize(const std::string& volume, RawClient* client, uint64_t size,
+                   uint32_t flags = 0) {
+    class Member final : public GateMember {
+     public:
+      void Pause() override { paused = true; }
+      void Resume(uint64_t) override {}
+      std::atomic<bool> paused{false};
+    } member;
+    VolumeGate& gate = server_.volume(volume).gate;
+    gate.Join(&member);
+    ASSERT_TRUE(client->Send(ResizeFrame(size, flags)));
+    while (!member.paused) std::this_thread::yield();
+    gate.Leave(&member);
   }
   // The size in the next EVENT RESIZED.
   uint64_t Told(RawClient* client) {
@@ -116,9 +135,7 @@ TEST_F(ServerResizeTest, WaitsForWhatIsAtTheStorageAndHoldsBackTheRest) {
   const uint64_t end = holder->info.size;
   ASSERT_TRUE(holder->Send(RequestFrame({WriteOf(1, end - 512, 512)}, Bytes(512))));
   server_.gated->WaitUntilHeld(1);
-  ASSERT_TRUE(admin->Send(ResizeFrame(end / 2, wire::ResizeFlag::kForce)));
-  // Both loops have done all they had to do once they have served somebody new, twice: the one
-  // tells the other to pause.
+  BeginResize("gated", admin.get(), end / 2, wire::ResizeFlag::kForce);
   for (uint8_t i = 0; i < 4; ++i) Opened(OpenOf(10 + i, kObserve), "disk");
   const Bytes later = RequestFrame({WriteOf(2, end - 512, 512), WriteOf(3, 0, 512)}, Bytes(1024));
   ASSERT_TRUE(holder->Send(later));
@@ -143,7 +160,7 @@ TEST_F(ServerResizeTest, AFrameThatIsHalfReceivedIsJudgedByTheNewSize) {
   const Bytes frame = RequestFrame({WriteOf(1, 0, 512), WriteOf(2, end - 512, 512)}, Bytes(1024));
   ASSERT_TRUE(holder->Send(std::span(frame).first(frame.size() - 512)));
   server_.gated->WaitUntilHeld(1);
-  ASSERT_TRUE(admin->Send(ResizeFrame(end / 2, wire::ResizeFlag::kForce)));
+  BeginResize("gated", admin.get(), end / 2, wire::ResizeFlag::kForce);
   for (uint8_t i = 0; i < 4; ++i) Opened(OpenOf(10 + i, kObserve), "disk");
   ASSERT_TRUE(holder->Send(std::span(frame).last(512)));
   server_.gated->Let();
@@ -158,7 +175,7 @@ TEST_F(ServerResizeTest, ACutConnectionIsWaitedForToo) {
   ASSERT_TRUE(holder->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
   server_.gated->WaitUntilHeld(1);
   holder->Close();
-  ASSERT_TRUE(admin->Send(ResizeFrame(2 << 20)));
+  BeginResize("gated", admin.get(), 2 << 20);
   for (uint8_t i = 0; i < 4; ++i) Opened(OpenOf(10 + i, kObserve), "disk");
   EXPECT_FALSE(admin->HasData());
   server_.gated->Let();
@@ -171,7 +188,7 @@ TEST_F(ServerResizeTest, WhoComesMeanwhileIsToldTheNewSize) {
   const auto admin = Opened(OpenOf(2, kObserve), "gated");
   ASSERT_TRUE(holder->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
   server_.gated->WaitUntilHeld(1);
-  ASSERT_TRUE(admin->Send(ResizeFrame(2 << 20)));
+  BeginResize("gated", admin.get(), 2 << 20);
   for (uint8_t i = 0; i < 4; ++i) Opened(OpenOf(10 + i, kObserve), "disk");
   const auto late = Opened(OpenOf(3, kObserve), "gated");
   EXPECT_EQ(late->info.size, 1u << 20);
@@ -187,7 +204,7 @@ TEST_F(ServerResizeTest, WhoComesMeanwhileIsHeldBackToo) {
   const uint64_t end = holder->info.size;
   ASSERT_TRUE(holder->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
   server_.gated->WaitUntilHeld(1);
-  ASSERT_TRUE(admin->Send(ResizeFrame(end / 2, wire::ResizeFlag::kForce)));
+  BeginResize("gated", admin.get(), end / 2, wire::ResizeFlag::kForce);
   for (uint8_t i = 0; i < 4; ++i) Opened(OpenOf(10 + i, kObserve), "disk");
   const auto late = Opened(OpenOf(3, kShared), "gated");
   ASSERT_TRUE(late->Send(RequestFrame({WriteOf(1, end - 512, 512)}, Bytes(512))));
@@ -202,7 +219,7 @@ TEST_F(ServerResizeTest, ItGoesOnWithoutWhoAskedForIt) {
   auto admin = Opened(OpenOf(2, kObserve), "gated");
   ASSERT_TRUE(holder->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));
   server_.gated->WaitUntilHeld(1);
-  ASSERT_TRUE(admin->Send(ResizeFrame(2 << 20)));
+  BeginResize("gated", admin.get(), 2 << 20);
   for (uint8_t i = 0; i < 4; ++i) Opened(OpenOf(10 + i, kObserve), "disk");
   admin->Close();
   server_.gated->Let();

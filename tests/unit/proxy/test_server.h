@@ -153,10 +153,11 @@ class TestServer {
 
  private:
   void Add(const std::string& name, std::unique_ptr<Backend> backend) {
-    const VolumeTools tools{MonotonicNs, [] { return std::make_unique<WorkerPool>(1); }};
+    const VolumeTools tools{MonotonicNs, &alarm_, [] { return std::make_unique<WorkerPool>(1); }};
     volumes_.emplace(name, std::make_unique<Volume>(name, std::move(backend), 10'000, tools));
   }
 
+  ThreadAlarmClock alarm_;
   VolumeMap volumes_;
   std::vector<std::unique_ptr<LoopThread>> loops_;
   size_t next_ = 0;
