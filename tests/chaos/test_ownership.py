@@ -9,6 +9,7 @@ import pytest
 
 from tests.chaos import wire_client as wire
 from tests.chaos.daemon import Daemon, client, file_uri, run_client, wait_for
+from tests.chaos.wire_client import opened
 from tests.support.standstill import hanging
 
 WRITES = ("--pattern", "randwrite")
@@ -71,16 +72,27 @@ def test_a_takeover_ends_the_holder_and_it_stays_ended(proxy):
 
 
 def test_sharers_write_side_by_side(proxy):
-    both = [client("bench", proxy.uri("disk"), "--share-rw", *WRITES, "--count", "20000") for _ in range(2)]
-    for sharer in both:
-        output, _ = sharer.communicate(timeout=60)
-        assert sharer.returncode == 0, output
+    """Each writes to its half, all the time, and sees what the other has written to its own."""
+    ours, theirs = (opened(proxy, flags=wire.ACTIVE | wire.SHARE_RW) for _ in range(2))
+    for round_ in range(200):
+        written = {}
+        for one, start in (ours, 0), (theirs, 1 << 20):
+            for i in range(8):
+                offset = start + (round_ * 8 + i) % 256 * 4096
+                written[offset] = (one.submit(wire.WRITE, offset, data=bytes([round_, i]) * 2048), one, bytes([round_, i]) * 2048)
+        for tag, one, _ in written.values():
+            assert one.wait(tag)[0] == wire.OK
+        for offset, (_, one, data) in written.items():
+            other = theirs if one is ours else ours
+            assert other.read(offset, 4096) == (wire.OK, data)
 
 
-def test_an_orderly_end_frees_the_volume_at_once(proxy):
-    for _ in range(5):
-        status, output = run_client("bench", proxy.uri("disk"), *WRITES, "--count", "10")
-        assert status == 0, output
+def test_an_orderly_end_frees_the_volume_at_once(tmp_path):
+    """The lease is longer than any of them waits."""
+    with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")}, "--lease", "60") as proxy:
+        for _ in range(5):
+            status, output = run_client("bench", proxy.uri("disk"), *WRITES, "--count", "10", "--timeout", "5000")
+            assert status == 0, output
 
 
 def test_who_gave_up_waiting_does_not_hold_the_volume(tmp_path):

@@ -98,7 +98,8 @@ def test_proxy_is_killed_and_comes_back(qemu, loops, tmp_path):
 def test_quit_frees_the_volume(bench, loops):
     works(two_queues(bench, loops))
     bench.quit()
-    works(two_queues(bench, loops))
+    # Sooner than the lease of a holder that did not say goodbye ends.
+    works(two_queues(bench, loops, open_timeout=5000))
 
 
 def test_unplug_and_plug(bench, loops):

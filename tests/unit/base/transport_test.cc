@@ -46,6 +46,7 @@ class NameService {
       shared->changed.wait(lock, [&] { return shared->answer.has_value(); });
       const Answer answer = *shared->answer;
       shared->answer.reset();
+      ++shared->answered;
       return answer;
     };
   }
@@ -62,6 +63,10 @@ class NameService {
     const std::lock_guard lock(shared_->mutex);
     return shared_->asked;
   }
+  int answered() const {
+    const std::lock_guard lock(shared_->mutex);
+    return shared_->answered;
+  }
   bool signals_blocked() const {
     const std::lock_guard lock(shared_->mutex);
     return shared_->signals_blocked;
@@ -73,6 +78,7 @@ class NameService {
     std::condition_variable changed;
     std::optional<Answer> answer;
     int asked = 0;
+    int answered = 0;
     bool signals_blocked = false;
   };
   const std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
@@ -164,7 +170,9 @@ TEST(SocketConnector, DoesNotWaitForALookupWhenItGoes) {
     connector.Refresh(0);
     names.WaitUntilAsked(1);
   }
+  EXPECT_EQ(names.answered(), 0) << "the connector went before";
   names.Reply(Addresses({"tcp://127.0.0.2:1"}));
+  WaitFor([&] { return names.answered() == 1; });
 }
 
 TEST(SocketConnector, WithoutALookupNothingIsDone) {
