@@ -43,6 +43,13 @@ bool cloudblk_config_check(CloudblkDevice *dev, Error **errp)
                    (int)BDRV_REQUEST_MAX_SECTORS);
         return false;
     }
+    if ((conf->cyls || conf->heads || conf->secs) &&
+        (!conf->cyls || conf->cyls > 65535 || !conf->heads ||
+         conf->heads > 255 || !conf->secs || conf->secs > 255)) {
+        error_setg(errp, "set cyls (1 to 65535), heads and secs (1 to 255 "
+                         "each), or none of them");
+        return false;
+    }
     return true;
 }
 
@@ -103,7 +110,7 @@ static bool init_block_sizes(CloudblkDevice *dev, Error **errp)
 }
 
 /* The geometry for boot loaders that still ask: as ATA disks make it up. */
-static bool init_geometry(CloudblkDevice *dev, Error **errp)
+static void init_geometry(CloudblkDevice *dev)
 {
     CloudblkConf *conf = &dev->conf;
 
@@ -115,13 +122,6 @@ static bool init_geometry(CloudblkDevice *dev, Error **errp)
         conf->heads = 16;
         conf->secs = 63;
     }
-    if (!conf->cyls || conf->cyls > 65535 || !conf->heads ||
-        conf->heads > 255 || !conf->secs || conf->secs > 255) {
-        error_setg(errp, "set cyls (1 to 65535), heads and secs (1 to 255 "
-                         "each), or none of them");
-        return false;
-    }
-    return true;
 }
 
 /* What the volume cannot do is not offered. */
@@ -180,9 +180,10 @@ bool cloudblk_config_init(CloudblkDevice *dev, Error **errp)
         .feature_sizes = sizes,
     };
 
-    if (!init_block_sizes(dev, errp) || !init_geometry(dev, errp)) {
+    if (!init_block_sizes(dev, errp)) {
         return false;
     }
+    init_geometry(dev);
     init_discard(dev);
     init_disk(dev);
     dev->config_size = virtio_get_config_size(&params, dev->host_features);

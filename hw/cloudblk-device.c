@@ -16,6 +16,10 @@
 #define CLOSE_TIMEOUT_MS 200
 /* What a disk gets at least, after others have used up the time at exit. */
 #define CLOSE_MIN_MS 5
+/* Of libcloudblk, for open-timeout=0. */
+#define DEFAULT_OPEN_TIMEOUT_MS 15000
+/* What the second opening gets at least. */
+#define OPEN_MIN_MS 1000
 
 #define BOOT_SUFFIX "/disk@0,0"
 
@@ -85,7 +89,9 @@ static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value,
     }
 }
 
-static bool open_session(CloudblkDevice *dev, Error **errp)
+/* To observe, or to be active. NULL: error is set. */
+static CloudblkSession *open_session(CloudblkDevice *dev, bool observe,
+                                     uint32_t timeout_ms, Error **errp)
 {
     CloudblkConf *conf = &dev->conf;
     CloudblkOptions options = {
@@ -93,30 +99,126 @@ static bool open_session(CloudblkDevice *dev, Error **errp)
         .abi_version = CLOUDBLK_ABI_VERSION,
         .server = conf->server,
         .channels = dev->disk.num_loops,
-        /* Until the migration stream says which session this continues */
-        .observe = runstate_check(RUN_STATE_INMIGRATE),
+        .observe = observe,
         .read_only = conf->read_only,
         .share_rw = conf->share_rw,
         .takeover = conf->takeover,
         .payload_crc = conf->payload_crc,
-        .open_timeout_ms = conf->open_timeout_ms,
+        .open_timeout_ms = timeout_ms,
         .event = session_event,
         .event_opaque = dev,
     };
+    CloudblkSession *session;
     char message[512];
+
+    if (cloudblk_session_open(&options, &session, message, sizeof(message)) <
+        0) {
+        error_setg(errp, "%s", message);
+        return NULL;
+    }
+    return session;
+}
+
+static void set_session(CloudblkDevice *dev, CloudblkSession *session)
+{
     unsigned i;
 
-    if (cloudblk_session_open(&options, &dev->session, message,
-                              sizeof(message)) < 0) {
-        error_setg(errp, "%s", message);
+    dev->session = session;
+    dev->info.size = sizeof(dev->info);
+    cloudblk_session_info(session, &dev->info);
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        dev->disk.loops[i].channel = cloudblk_session_channel(session, i);
+    }
+}
+
+/*
+ * Opens the volume to observe, which disturbs nobody who has it: what it is
+ * like is needed to judge the properties.
+ */
+static bool observe(CloudblkDevice *dev, Error **errp)
+{
+    int64_t began = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    CloudblkSession *session =
+        open_session(dev, true, dev->conf.open_timeout_ms, errp);
+
+    if (!session) {
         return false;
     }
-    dev->info.size = sizeof(dev->info);
-    cloudblk_session_info(dev->session, &dev->info);
-    for (i = 0; i < dev->disk.num_loops; i++) {
-        dev->disk.loops[i].channel = cloudblk_session_channel(dev->session, i);
-    }
+    set_session(dev, session);
+    dev->open_took_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - began;
     return true;
+}
+
+/* What is left of the time that both openings together may take. */
+static uint32_t open_time_left(CloudblkDevice *dev)
+{
+    uint32_t all = dev->conf.open_timeout_ms ?: DEFAULT_OPEN_TIMEOUT_MS;
+    uint32_t least = MIN(all, OPEN_MIN_MS);
+
+    return MAX(all - MIN(dev->open_took_ms, all), least);
+}
+
+/* Whether the properties were judged by this volume. Its size may change. */
+static bool is_as_judged(const CloudblkInfo *judged, const CloudblkInfo *now)
+{
+    return !memcmp(judged->volume_uuid, now->volume_uuid,
+                   sizeof(now->volume_uuid)) &&
+           judged->logical_block_size == now->logical_block_size &&
+           judged->physical_block_size == now->physical_block_size &&
+           judged->optimal_io_size == now->optimal_io_size &&
+           judged->discard_granularity == now->discard_granularity &&
+           judged->max_ranges == now->max_ranges &&
+           judged->max_discard_bytes == now->max_discard_bytes &&
+           judged->max_write_zeroes_bytes == now->max_write_zeroes_bytes &&
+           judged->read_only == now->read_only &&
+           judged->write_cache == now->write_cache;
+}
+
+bool cloudblk_activate(CloudblkDevice *dev, Error **errp)
+{
+    CloudblkInfo judged = dev->info;
+    CloudblkSession *observer = dev->session;
+    CloudblkSession *session;
+    unsigned i;
+
+    /* It observes until the stream says which session this continues */
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        return true;
+    }
+    session = open_session(dev, false, open_time_left(dev), errp);
+    if (!session) {
+        return false;
+    }
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_loop_detach(&dev->disk.loops[i]);
+    }
+    cloudblk_session_close(observer, CLOSE_TIMEOUT_MS);
+    set_session(dev, session);
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_loop_attach(&dev->disk.loops[i], qemu_get_aio_context());
+    }
+    if (!is_as_judged(&judged, &dev->info)) {
+        error_setg(errp, "%s has changed while it was being opened, try again",
+                   dev->conf.server);
+        return false;
+    }
+    qatomic_set(&dev->disk.capacity, dev->info.size_bytes);
+    return true;
+}
+
+/*
+ * The last thing before the machine is reset for the first time: all devices
+ * are there, and none of their properties ends QEMU any more.
+ */
+static void machine_done(Notifier *notifier, void *data)
+{
+    CloudblkDevice *dev = container_of(notifier, CloudblkDevice, machine_done);
+    Error *err = NULL;
+
+    if (!DEVICE(dev)->hotplugged && !cloudblk_activate(dev, &err)) {
+        error_reportf_err(err, "cloudblk: ");
+        exit(1);
+    }
 }
 
 /* Nothing may be served any more. */
@@ -190,7 +292,7 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
         return;
     }
     dev->config_bh = qemu_bh_new(config_changed, dev);
-    if (!open_session(dev, errp)) {
+    if (!observe(dev, errp)) {
         goto fail;
     }
     if (!cloudblk_config_init(dev, errp)) {
@@ -209,6 +311,8 @@ static void cloudblk_device_realize(DeviceState *qdev, Error **errp)
     dev->exit_notifier.notify = close_at_exit;
     qemu_add_exit_notifier(&dev->exit_notifier);
     QLIST_INSERT_HEAD(&cloudblk_devices, dev, next);
+    dev->machine_done.notify = machine_done;
+    qemu_add_machine_init_done_notifier(&dev->machine_done);
     add_boot_device_lchs(qdev, BOOT_SUFFIX, dev->conf.lcyls, dev->conf.lheads,
                          dev->conf.lsecs);
     return;
@@ -225,6 +329,7 @@ static void cloudblk_device_unrealize(DeviceState *qdev)
     unsigned i;
 
     del_boot_device_lchs(qdev, BOOT_SUFFIX);
+    qemu_remove_machine_init_done_notifier(&dev->machine_done);
     qemu_remove_exit_notifier(&dev->exit_notifier);
     cloudblk_compat_migration_unwatch(&dev->migration_watch);
     if (dev->running) {

@@ -72,6 +72,8 @@ struct CloudblkDevice {
     VMChangeStateEntry *vm_state;
     CloudblkMigrationWatch migration_watch;
     Notifier exit_notifier;
+    Notifier machine_done;
+    uint32_t open_took_ms; /* to observe */
 
     /* Big QEMU lock */
     QLIST_ENTRY(CloudblkDevice) next;
@@ -114,6 +116,15 @@ uint64_t cloudblk_get_features(VirtIODevice *vdev, uint64_t features,
                                Error **errp);
 CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev,
                                                uint8_t status);
+
+/* cloudblk-device.c: its session, realize and unrealize. */
+
+/*
+ * A disk that observes takes the volume, from its holder if takeover says so.
+ * The last thing: nothing may come after it that can fail. At start the device
+ * does it by itself. Big QEMU lock.
+ */
+bool cloudblk_activate(CloudblkDevice *dev, Error **errp);
 
 /* cloudblk-error.c: werror and rerror. */
 

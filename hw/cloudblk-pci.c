@@ -49,6 +49,26 @@ static void cloudblk_pci_realize(VirtIOPCIProxy *proxy, Error **errp)
     qdev_realize(DEVICE(&pci->vdev), BUS(&proxy->bus), errp);
 }
 
+/* virtio-pci's, which realizes the PCI device and what is in it. */
+static DeviceRealize parent_realize;
+
+/*
+ * The disk that is plugged takes its volume here, as romfile and
+ * failover_pair_id are judged behind the virtio device.
+ */
+static void cloudblk_pci_realize_all(DeviceState *qdev, Error **errp)
+{
+    CloudblkPCI *pci = CLOUDBLK_PCI(qdev);
+    ERRP_GUARD();
+
+    parent_realize(qdev, errp);
+    if (*errp || !qdev->hotplugged || cloudblk_activate(&pci->vdev, errp)) {
+        return;
+    }
+    qdev_unrealize(DEVICE(&pci->vdev));
+    DEVICE_GET_CLASS(qdev)->unrealize(qdev);
+}
+
 static void cloudblk_pci_class_init(ObjectClass *klass,
                                     CLOUDBLK_CLASS_DATA *data)
 {
@@ -62,6 +82,8 @@ static void cloudblk_pci_class_init(ObjectClass *klass,
     dc->desc = "block device on a storage server, for virtio-blk drivers";
     set_bit(DEVICE_CATEGORY_STORAGE, dc->categories);
     k->realize = cloudblk_pci_realize;
+    device_class_set_parent_realize(dc, cloudblk_pci_realize_all,
+                                    &parent_realize);
     pci->vendor_id = PCI_VENDOR_ID_REDHAT_QUMRANET;
     pci->device_id = PCI_DEVICE_ID_VIRTIO_BLOCK;
     pci->revision = VIRTIO_PCI_ABI_VERSION;

@@ -204,6 +204,9 @@ Result<BenchResult> RunBench(Client* client, const BenchOptions& options) {
                                       "randwrite or randrw",
                                       options.pattern));
   }
+  if (info.read_only && !options.pattern.ends_with("read")) {
+    return Status(EROFS, "the volume is read-only");
+  }
   if (options.size == 0 || options.size % info.logical_block_size != 0) {
     return Status(EINVAL, fmt::format("size {} is not a multiple of the volume's block size of {}",
                                       options.size, info.logical_block_size));
@@ -230,6 +233,8 @@ Result<BenchResult> RunBench(Client* client, const BenchOptions& options) {
     return Status(EINVAL, fmt::format("depth {} of {} bytes takes more than {} MiB of memory",
                                       options.depth, options.size, kMaxBuffers >> 20));
   }
+  const Status active = client->Activate();
+  if (!active.ok()) return active;
   return Bench(client, options, *pattern, slots).Run();
 }
 

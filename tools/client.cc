@@ -4,6 +4,7 @@
 #include <poll.h>
 
 #include <array>
+#include <utility>
 
 #include "block/epoll_ops.h"
 #include "tools/interrupt.h"
@@ -26,36 +27,46 @@ struct OneResult final : Waiter {
 
 }  // namespace
 
-Client::Client(std::unique_ptr<EpollLoop> loop) : loop_(std::move(loop)) {}
+Client::Client(std::unique_ptr<EpollLoop> loop, const ClientOptions& options)
+    : loop_(std::move(loop)), options_(options) {}
 
 Result<std::unique_ptr<Client>> Client::Open(const ClientOptions& options) {
   auto loop = EpollLoop::Create();
   if (!loop.ok()) return loop.status();
-  std::unique_ptr<Client> client(new Client(std::move(*loop)));
+  std::unique_ptr<Client> client(new Client(std::move(*loop), options));
+  const Status opened = client->OpenSession(true);
+  if (!opened.ok()) return opened;
+  return client;
+}
+
+Status Client::Activate() {
+  CloseSession();
+  const Status opened = OpenSession(false);
+  if (!opened.ok()) return opened;
+  auto interrupt = CatchInterrupt();
+  if (!interrupt.ok()) return interrupt.status();
+  interrupt_ = std::move(*interrupt);
+  loop_->Watch(interrupt_.get(), true, false, this);
+  return Status::Ok();
+}
+
+Status Client::OpenSession(bool observe) {
   CloudblkOptions open{};
   open.size = sizeof(open);
   open.abi_version = CLOUDBLK_ABI_VERSION;
-  open.server = options.server.c_str();
+  open.server = options_.server.c_str();
   open.channels = 1;
-  open.observe = options.observe;
-  open.read_only = options.read_only;
-  open.share_rw = options.share_rw;
-  open.takeover = options.takeover;
-  open.payload_crc = options.payload_crc;
-  open.open_timeout_ms = options.open_timeout_ms;
+  open.observe = observe;
+  open.read_only = options_.read_only;
+  open.share_rw = options_.share_rw;
+  open.takeover = options_.takeover;
+  open.payload_crc = options_.payload_crc;
+  open.open_timeout_ms = options_.open_timeout_ms;
   char error[512];
-  const int result = cloudblk_session_open(&open, &client->session_, error, sizeof(error));
+  const int result = cloudblk_session_open(&open, &session_, error, sizeof(error));
   if (result < 0) return Status(-result, error);
-  client->channel_ = cloudblk_session_channel(client->session_, 0);
-  const Status attached = client->Attach();
-  if (!attached.ok()) return attached;
-  // An observer holds nothing that others wait for.
-  if (options.observe) return client;
-  auto interrupt = CatchInterrupt();
-  if (!interrupt.ok()) return interrupt.status();
-  client->interrupt_ = std::move(*interrupt);
-  client->loop_->Watch(client->interrupt_.get(), true, false, client.get());
-  return client;
+  channel_ = cloudblk_session_channel(session_, 0);
+  return Attach();
 }
 
 Status Client::Attach() {
@@ -66,10 +77,14 @@ Status Client::Attach() {
 
 Client::~Client() {
   loop_->Unwatch(interrupt_.get());
+  CloseSession();
+}
+
+void Client::CloseSession() {
   if (session_ == nullptr) return;
   if (cloudblk_channel_in_flight(channel_) > 0) cloudblk_channel_revoke(channel_);
   cloudblk_channel_detach(channel_);
-  cloudblk_session_close(session_, kCloseTimeoutMs);
+  cloudblk_session_close(std::exchange(session_, nullptr), kCloseTimeoutMs);
 }
 
 void Client::OnComplete(void*, const CloudblkCompletion* done, uint32_t count) {

@@ -18,7 +18,6 @@ namespace cloudblk {
 
 struct ClientOptions {
   std::string server;
-  bool observe = false;
   bool read_only = false;
   bool share_rw = false;
   bool takeover = false;
@@ -40,7 +39,11 @@ class Waiter {
 // then, and what is submitted later is refused with it.
 class Client : private FdHandler {
  public:
+  // Opens the volume to observe, which disturbs nobody who has it.
   static Result<std::unique_ptr<Client>> Open(const ClientOptions& options);
+  // Makes the session active, with the options that Open had. The last thing before requests: it
+  // may take the volume from its holder, so that all that can be wrong is to be judged before.
+  Status Activate();
   // Gives up what is in flight and tells the server that the session is over.
   ~Client();
   Client(const Client&) = delete;
@@ -70,7 +73,9 @@ class Client : private FdHandler {
   Status Resize(uint64_t size, bool force);
 
  private:
-  explicit Client(std::unique_ptr<EpollLoop> loop);
+  Client(std::unique_ptr<EpollLoop> loop, const ClientOptions& options);
+  Status OpenSession(bool observe);
+  void CloseSession();
   int Await(CloudblkRequest request);
   Status Attach();
   void OnReadable() override;
@@ -78,6 +83,7 @@ class Client : private FdHandler {
   static void OnComplete(void* opaque, const CloudblkCompletion* done, uint32_t count);
 
   std::unique_ptr<EpollLoop> loop_;
+  const ClientOptions options_;
   UniqueFd interrupt_;  // of an active session; readable: interrupted
   CloudblkSession* session_ = nullptr;
   CloudblkChannel* channel_ = nullptr;

@@ -94,12 +94,24 @@ Result<size_t> ReadUpTo(Client* client, int fd, std::span<uint8_t> data, const s
   return done;
 }
 
+// An output file keeps what it has until Truncate.
 Result<UniqueFd> OpenFile(const std::string& path, bool output) {
   if (path == "-") return UniqueFd(dup(output ? STDOUT_FILENO : STDIN_FILENO));
-  UniqueFd fd(output ? open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)
+  UniqueFd fd(output ? open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)
                      : open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return FromErrno(errno, "cannot open " + path);
+  struct stat info{};
+  if (fstat(fd.get(), &info) == 0 && S_ISDIR(info.st_mode)) {
+    return FromErrno(EISDIR, "cannot read " + path);
+  }
   return fd;
+}
+
+Status Truncate(int fd, const std::string& path) {
+  struct stat info{};
+  // What stdout has is its opener's.
+  if (path == "-" || fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return Status::Ok();
+  return ftruncate(fd, 0) == 0 ? Status::Ok() : FromErrno(errno, "cannot write to " + path);
 }
 
 // What is left of a regular file; UINT64_MAX of anything else.
@@ -154,6 +166,9 @@ Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length,
   }
   auto file = OpenFile(path, true);
   if (!file.ok()) return file.status();
+  Status ready = client->Activate();
+  if (ready.ok()) ready = Truncate(file->get(), path);
+  if (!ready.ok()) return ready;
   Progress progress(length);
   Ring ring(client);
   uint64_t started = 0;
@@ -203,6 +218,8 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
     if (fits.ok() && length != UINT64_MAX && left < length) fits = InputEnded(left, length);
     if (!fits.ok()) return Status(fits.error(), fits.message() + "; nothing was written");
   }
+  const Status active = client->Activate();
+  if (!active.ok()) return active;
   Progress progress(expected != UINT64_MAX ? expected : 0);
   Ring ring(client);
   uint64_t done = 0;

@@ -12,6 +12,8 @@
 
 namespace cloudblk {
 
+// Both make the client active, once range and file are known to be right.
+
 // Copies volume[offset, offset+length) to the file `path` ("-": stdout), which is created or
 // truncated. Returns the bytes copied. Any offset and length within the volume.
 Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length, const std::string& path);

@@ -156,7 +156,8 @@ Status CheckDiscard(const CloudblkInfo& info, uint64_t offset, uint64_t length) 
 }
 
 int Discard(Client* client, const Options& options) {
-  const Status status = CheckDiscard(client->info(), options.offset, options.length);
+  Status status = CheckDiscard(client->info(), options.offset, options.length);
+  if (status.ok()) status = client->Activate();
   if (!status.ok()) return Fail(status);
   const int result = client->Discard(options.offset, options.length);
   if (result < 0) return FailErrno(result, "the discard failed");
@@ -165,6 +166,8 @@ int Discard(Client* client, const Options& options) {
 }
 
 int Flush(Client* client, const Options& options) {
+  const Status status = client->Activate();
+  if (!status.ok()) return Fail(status);
   const int result = client->Flush();
   if (result < 0) return FailErrno(result, "the flush failed");
   Print(options, {{"flushed", true}}, "flushed\n");
@@ -365,7 +368,6 @@ int Main(int argc, char** argv) {
   }
   CLI::App* command = app.get_subcommands().front();
   const std::string name = command->get_name();
-  o.client.observe = name == "info" || name == "ping" || name == "resize";
   o.client.read_only = command == read || (command == bench && o.bench.pattern.ends_with("read"));
   if (command == discard && o.length == UINT64_MAX) {
     return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));

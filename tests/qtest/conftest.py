@@ -87,6 +87,7 @@ UNDERSCORED = {
     "in_order",
     "iommu_platform",
     "indirect_desc",
+    "failover_pair_id",
 }
 
 

@@ -251,6 +251,44 @@ def test_mistakes_are_one_line(proxy, mistake):
     assert lines[0].startswith("cloudblk: ") and says in lines[0]
 
 
+@contextlib.contextmanager
+def holding(uri, path):
+    """A client that has the volume of that file, and still has it at the end."""
+    chunk = b"h" * (256 << 10)
+    holder = subprocess.Popen([CLIENT, "write", uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        holder.stdin.write(chunk)
+        holder.stdin.flush()
+        while not path.read_bytes().startswith(chunk):
+            assert holder.poll() is None
+        yield
+        said, errors = holder.communicate(chunk)
+        assert holder.returncode == 0 and said == b"%d bytes written and flushed\n" % (2 * len(chunk)), errors
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+WRITABLE = {name: case for name, case in MISTAKES.items() if "{reader}" not in case[0]}
+TAKERS = [name for name, case in WRITABLE.items() if case[0][0] in ("read", "write", "discard", "bench")]
+
+
+@pytest.mark.parametrize("mistake", [*TAKERS, "a folder", "no room for the output"])
+def test_a_mistake_costs_the_holder_nothing(proxy, path, tmp_path, mistake):
+    others = {
+        "a folder": (["write", "{uri}", str(tmp_path)], b"", "Is a directory"),
+        "no room for the output": (["read", "{uri}", "/nonexistent/file"], b"", "cannot open"),
+    }
+    arguments, data, says = {**MISTAKES, **others}[mistake]
+    if data:  # of a file it is known before
+        source = tmp_path / "source"
+        source.write_bytes(data)
+        arguments = [*arguments, source]
+    with holding(proxy.uri("d0"), path):
+        result = cloudblk(*(str(word).format(uri=proxy.uri("d0")) for word in arguments), "--takeover")
+        assert result.returncode == 1 and says in result.stderr.decode(), result
+
+
 def test_an_unknown_command_is_named():
     assert cloudblk("--json", "resise", "x").stderr == b"cloudblk: there is no command 'resise'; see --help\n"
 
