@@ -201,6 +201,10 @@ uint32_t cloudblk_channel_in_flight(CloudblkChannel* channel) noexcept {
 
 void cloudblk_channel_revoke(CloudblkChannel* channel) noexcept { channel->channel->Revoke(); }
 
+void cloudblk_channel_set_request_timeout(CloudblkChannel* channel, uint32_t seconds) noexcept {
+  channel->channel->SetRequestTimeout(seconds * cloudblk::kNsPerS);
+}
+
 void cloudblk_channel_stats(CloudblkChannel* channel, CloudblkStats* stats) noexcept {
   CloudblkStats full{};
   full.size = stats->size;

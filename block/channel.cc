@@ -29,7 +29,7 @@ int Channel::Submit(const CloudblkRequest& request) {
 }
 
 void Channel::Revoke() {
-  link_.GiveUp();
+  link_.GiveUp({.error = ECANCELED, .text = "requests were given up"});
   queue_.FailAll(ECANCELED);
   link_.Deliver();
 }

@@ -72,6 +72,7 @@ class Channel final : private LinkObserver {
   void FillStats(CloudblkStats* stats) const;
 
   // As Link has them.
+  void SetRequestTimeout(int64_t ns) { link_.SetRequestTimeout(ns); }
   void Start() { link_.Start(); }
   void Close(bool end_session) { link_.Close(end_session); }
   void Release() { link_.Release(); }

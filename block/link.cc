@@ -66,6 +66,8 @@ void Link::Attach(EventLoop* loop, LogFn log) {
   loop_ = loop;
   log_ = log;
   timer_ = loop_->NewTimer([this] { OnTimer(); });
+  age_timer_ = loop_->NewTimer([this] { OnAgeTimer(); });
+  StartAging();
   // Time-outs begin anew: while it was detached, nothing was received.
   ArmForState();
   UpdateWatch();
@@ -77,6 +79,8 @@ void Link::Detach() {
   if (watching_) loop_->Unwatch(transport_->fd());
   watching_ = watching_read_ = watching_write_ = false;
   timer_.reset();
+  age_timer_.reset();
+  aging_ = false;
   timer_armed_ = false;
   if (turn_ != nullptr) turn_->link = nullptr;
   turn_.reset();
@@ -125,7 +129,7 @@ void Link::Abandon() {
   if (state_ != State::kIdle && state_ != State::kEnded) SetState(State::kIdle);
 }
 
-void Link::GiveUp() {
+void Link::GiveUp(const Failure& why) {
   const bool exposed = queue_->has_unanswered();
   // Without a connection that is ready, an earlier one may have sent them.
   const bool may_be_exposed =
@@ -134,7 +138,7 @@ void Link::GiveUp() {
     unsettled_ = true;
     session_->NoteGivenUp();
   }
-  if (exposed) Cut({.error = ECANCELED, .text = "requests were given up"});
+  if (exposed) Cut(why);
 }
 
 void Link::Settle() {

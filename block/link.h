@@ -94,9 +94,13 @@ class Link final : public FdHandler {
   void ForgetResize();
   // Gives up the connection, without a word to the server. Precondition: nothing in flight.
   void Abandon();
-  // All requests in flight are about to be given up (RequestQueue::FailAll). If the server may
-  // still be working on some, ends the connection: the next one fences them (SPEC.md 8.15).
-  void GiveUp();
+  // Requests in flight are about to be given up (RequestQueue::FailAll, FailOld), for that reason.
+  // If the server may still be working on some, ends the connection: the next one fences them
+  // (SPEC.md 8.15).
+  void GiveUp(const Failure& why);
+  // Requests fail with ETIMEDOUT that have no answer after so long, or up to a tenth longer. 0:
+  // they wait.
+  void SetRequestTimeout(int64_t ns);
 
   // Sends what waits, as far as it may be sent.
   void Pump();
@@ -160,6 +164,8 @@ class Link final : public FdHandler {
   bool BuildFrame();
   void NoteWaiting();
   void CheckLiveness();
+  void StartAging();
+  void OnAgeTimer();
   void RunTurn();
   void UpdateWatch();
   bool write_waits_for_read() const;
@@ -174,6 +180,7 @@ class Link final : public FdHandler {
   EventLoop* loop_ = nullptr;
   LogFn log_ = nullptr;
   std::unique_ptr<Timer> timer_;
+  std::unique_ptr<Timer> age_timer_;
   std::shared_ptr<Turn> turn_;  // null: none is scheduled
   LinkState state_ = LinkState::kIdle;
 
@@ -187,6 +194,10 @@ class Link final : public FdHandler {
   bool release_wanted_ = false;
   bool close_wanted_ = false;
   bool close_ends_session_ = false;
+  int64_t age_step_ns_ = 0;  // of RequestQueue::Age; 0: requests may wait for ever
+  bool aging_ = false;       // age_timer_ is armed
+  std::optional<uint64_t>
+      timeout_told_at_;  // the queue's answers when it was told that some failed
   Backoff backoff_;
   bool stayed_ = false;  // with a server that fell silent, because other channels heard from it
   std::optional<uint64_t> reopened_for_;  // of MustReopen: the generation of its last time

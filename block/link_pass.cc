@@ -233,7 +233,11 @@ bool Link::Send() {
 }
 
 void Link::Pump() {
-  if (!attached() || state_ != State::kReady) return;
+  if (!attached()) return;
+  if (state_ != State::kReady) {
+    if (queue_->in_flight() > 0) StartAging();
+    return;
+  }
   // A batch that waits for the transport goes first; until then nothing more is built.
   while (!send_blocked_ && Send() && BuildFrames()) {
   }
@@ -248,6 +252,7 @@ bool Link::BuildFrames() {
     if (queue_->has_unsent()) {
       timer_armed_ = true;
       timer_->Arm(loop_->NowNs() + kSettledPoll);
+      StartAging();
     }
     return !outbox_.empty();
   }
@@ -280,6 +285,7 @@ void Link::NoteWaiting() {
   if (timer_armed_) return;
   timer_armed_ = true;
   timer_->Arm(silent_since_ns_ + session_->config().answer_timeout_ns / 2);
+  StartAging();
 }
 
 void Link::CheckLiveness() {
@@ -300,6 +306,38 @@ void Link::CheckLiveness() {
   if (!codec_->Send({.kind = Command::Kind::kPing}, &outbox_)) return;
   pinged_ = true;
   Pump();
+}
+
+void Link::SetRequestTimeout(int64_t ns) {
+  age_step_ns_ = ns / (RequestQueue::kMaxAge - 1);
+  if (!attached()) return;
+  age_timer_->Disarm();
+  aging_ = false;
+  StartAging();
+}
+
+// Whatever makes requests wait calls it, but not each time: while timer_armed_, it goes on by
+// itself.
+void Link::StartAging() {
+  if (aging_ || age_step_ns_ == 0) return;
+  aging_ = true;
+  age_timer_->Arm(loop_->NowNs() + age_step_ns_);
+}
+
+void Link::OnAgeTimer() {
+  aging_ = false;
+  if (queue_->in_flight() == 0 && !timer_armed_) return;
+  StartAging();
+  if (!queue_->Age()) return;
+  const int64_t seconds = age_step_ns_ * (RequestQueue::kMaxAge - 1) / kNsPerS;
+  const std::string why = "no answer to a request for " + std::to_string(seconds) + " s";
+  if (timeout_told_at_ != queue_->answers()) {
+    Log(CLOUDBLK_LOG_ERROR, server_name_ + ": " + why + "; requests fail until it answers");
+    timeout_told_at_ = queue_->answers();
+  }
+  GiveUp({.error = ETIMEDOUT, .text = why});
+  queue_->FailOld(ETIMEDOUT);
+  Deliver();
 }
 
 void Link::ScheduleTurn() {

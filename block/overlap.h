@@ -59,6 +59,8 @@ class OverlapGuard {
     }
   }
 
+  // The request that has waited longest, or null.
+  const Request* first_waiting() const { return waiting_.front(); }
   // Takes out the waiting requests, one after the other; null when there is none.
   Request* TakeWaiting();
 

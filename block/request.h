@@ -28,7 +28,8 @@ struct Request {
   std::vector<iovec> iov;             // READ, WRITE
   std::vector<CloudblkRange> ranges;  // DISCARD, WRITE_ZEROES
   void* opaque = nullptr;
-  Since since;  // FLUSH: when it was submitted for the first time
+  Since since;       // FLUSH: when it was submitted for the first time
+  uint32_t age = 0;  // the queue's (RequestQueue::Age) when it was submitted
 
   uint32_t pieces = 0;  // not finished
   int result = 0;       // the first error of a piece

@@ -36,6 +36,7 @@ int RequestQueue::Submit(const CloudblkRequest& request) {
   mine->offset = request.offset;
   mine->length = length;
   mine->opaque = request.opaque;
+  mine->age = age_;
   mine->own = (request.flags & CLOUDBLK_REQUEST_OWN) != 0;
   mine->since = (request.flags & CLOUDBLK_REQUEST_AGAIN) != 0 ? given_up_since_ : session_->Now();
   flushes_given_up_ = false;
@@ -224,12 +225,7 @@ void RequestQueue::CompleteRequest(Request* request) {
 void RequestQueue::FailAll(int error) {
   assert(sent_.empty());
   // Waiting ones first, so that the completion of others does not set them going.
-  while (Request* request = overlaps_.TakeWaiting()) {
-    request->result = -error;
-    done_.push_back({request->opaque, request->result, request->bytes_stored});
-    ++stats_.requests;
-    requests_.Give(request);
-  }
+  while (overlaps_.first_waiting() != nullptr) FailWaiting(error);
   queue_.Prepend(&bulk_queue_);
   NoteFlushesGivenUp();
   while (!queue_.empty()) {
@@ -237,6 +233,46 @@ void RequestQueue::FailAll(int error) {
     // Also where another piece has failed before: given up is what counts.
     piece->request->result = -error;
     FinishPiece(piece, error);
+  }
+}
+
+// The first of those that wait for overlapping ones.
+void RequestQueue::FailWaiting(int error) {
+  Request* request = overlaps_.TakeWaiting();
+  request->result = -error;
+  done_.push_back({request->opaque, request->result, request->bytes_stored});
+  ++stats_.requests;
+  requests_.Give(request);
+}
+
+bool RequestQueue::AnyOld(const LinkedList<Piece>& pieces) const {
+  for (const Piece* piece = pieces.front(); piece != nullptr; piece = piece->next) {
+    if (IsOld(*piece->request)) return true;
+  }
+  return false;
+}
+
+bool RequestQueue::Age() {
+  ++age_;
+  // One that waits for an overlapping one is younger than that.
+  return AnyOld(sent_) || AnyOld(queue_) || AnyOld(bulk_queue_);
+}
+
+void RequestQueue::FailOld(int error) {
+  assert(sent_.empty());
+  // Waiting ones first, as in FailAll. They wait in the order of their submission.
+  while (overlaps_.first_waiting() != nullptr && IsOld(*overlaps_.first_waiting())) {
+    FailWaiting(error);
+  }
+  for (LinkedList<Piece>* pieces : {&bulk_queue_, &queue_}) {
+    for (Piece* next = pieces->front(); next != nullptr;) {
+      Piece* piece = next;
+      next = piece->next;
+      if (!IsOld(*piece->request)) continue;
+      pieces->Remove(piece);
+      piece->request->result = -error;
+      FinishPiece(piece, error);
+    }
   }
 }
 

@@ -51,6 +51,13 @@ class RequestQueue final {
 
   // Completes everything with the error. Precondition: nothing is sent and unanswered.
   void FailAll(int error);
+  // Time goes on: all requests in flight are a step older. True: some have reached kMaxAge steps.
+  bool Age();
+  // Completes these with the error. Precondition: as FailAll.
+  void FailOld(int error);
+  // A request that is submitted between two steps reaches it after kMaxAge steps, and not a whole
+  // one more.
+  static constexpr uint32_t kMaxAge = 11;
   // Whether a FLUSH that FailAll gave up would fail if it were submitted again
   // (CLOUDBLK_REQUEST_AGAIN), as writes that it has to tell of were lost. False once something else
   // was submitted.
@@ -135,6 +142,9 @@ class RequestQueue final {
   void SendPiece(Piece* piece);
   void FinishPiece(Piece* piece, int error);
   void CompleteRequest(Request* request);
+  void FailWaiting(int error);
+  bool IsOld(const Request& request) const { return age_ - request.age >= kMaxAge; }
+  bool AnyOld(const LinkedList<Piece>& pieces) const;
   void NoteFlushesGivenUp();
 
   SessionState* const session_;
@@ -154,6 +164,7 @@ class RequestQueue final {
   LinkedList<Piece> sent_;         // not answered, in the order of sending
   Since given_up_since_;           // of the flushes that were given up last, the earliest
   bool flushes_given_up_ = false;  // and nothing was submitted since
+  uint32_t age_ = 0;
   BulkWindow bulk_window_;
   // Since BeginSending: the time that bulk pieces are stamped with; 0: the window is not in force.
   int64_t bulk_now_ns_ = 0;

@@ -128,6 +128,8 @@ static void set_session(CloudblkDevice *dev, CloudblkSession *session)
     cloudblk_session_info(session, &dev->info);
     for (i = 0; i < dev->disk.num_loops; i++) {
         dev->disk.loops[i].channel = cloudblk_session_channel(session, i);
+        cloudblk_channel_set_request_timeout(dev->disk.loops[i].channel,
+                                             dev->conf.request_timeout_s);
     }
 }
 

@@ -23,6 +23,7 @@ typedef struct CloudblkConf {
     char *server;
     char *iothreads;
     uint32_t open_timeout_ms;
+    uint32_t request_timeout_s; /* big QEMU lock: may change later */
     bool takeover;
     bool payload_crc;
     bool read_only;
@@ -133,7 +134,7 @@ BlockErrorAction cloudblk_error_action(CloudblkDisk *disk, bool is_read,
                                        int error);
 void cloudblk_error_raise(CloudblkDisk *disk, BlockErrorAction action,
                           bool is_read, int error);
-/* Adds the property io-status to the class. */
+/* Adds the properties io-status and request-timeout to the class. */
 void cloudblk_error_class_init(ObjectClass *klass);
 
 /* cloudblk-ioeventfd.c: who serves the queues. Big QEMU lock held. */

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What becomes of requests that the storage failed: werror and rerror. */
+/*
+ * When requests fail, and what becomes of those that did: request-timeout,
+ * werror and rerror.
+ */
 #include "cloudblk-device.h"
 
 #include "qapi/qapi-types-block-core.h"
+#include "qapi/visitor.h"
+#include "qemu/main-loop.h"
 #include "qemu/timer.h"
 
 /*
@@ -69,9 +74,50 @@ static int get_io_status(Object *obj, Error **errp)
     return qatomic_read(&CLOUDBLK_DEVICE(obj)->io_status);
 }
 
+static void get_request_timeout(Object *obj, Visitor *v, const char *name,
+                                void *opaque, Error **errp)
+{
+    visit_type_uint32(v, name, &CLOUDBLK_DEVICE(obj)->conf.request_timeout_s,
+                      errp);
+}
+
+static void set_channel_timeout(void *opaque)
+{
+    CloudblkLoop *loop = opaque;
+
+    cloudblk_channel_set_request_timeout(
+        loop->channel, cloudblk_device_of(loop->disk)->conf.request_timeout_s);
+}
+
+static void set_request_timeout(Object *obj, Visitor *v, const char *name,
+                                void *opaque, Error **errp)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(obj);
+    uint32_t seconds;
+    unsigned i;
+
+    if (!visit_type_uint32(v, name, &seconds, errp)) {
+        return;
+    }
+    dev->conf.request_timeout_s = seconds;
+    if (!dev->session) {
+        return;
+    }
+    for (i = 0; i < dev->disk.num_loops; i++) {
+        cloudblk_compat_run_in(dev->ioeventfd_started
+                                   ? dev->disk.loops[i].context
+                                   : qemu_get_aio_context(),
+                               set_channel_timeout, &dev->disk.loops[i]);
+    }
+}
+
 void cloudblk_error_class_init(ObjectClass *klass)
 {
     object_class_property_add_enum(klass, "io-status", "BlockDeviceIoStatus",
                                    &BlockDeviceIoStatus_lookup, get_io_status,
                                    NULL);
+    /* Not among the others, as it can be set while the disk is in use */
+    object_class_property_add(klass, "request-timeout", "uint32",
+                              get_request_timeout, set_request_timeout, NULL,
+                              NULL);
 }

@@ -92,17 +92,20 @@ static void cloudblk_pci_class_init(ObjectClass *klass,
 
 static void cloudblk_pci_instance_init(Object *obj)
 {
+    /* Those of the virtio device that are no qdev properties */
+    static const char *const own[] = { "bootindex", "io-status",
+                                       "request-timeout" };
     CloudblkPCI *pci = CLOUDBLK_PCI(obj);
     g_autofree char *virtio_type = NULL;
+    unsigned i;
 
     virtio_instance_init_common(obj, &pci->vdev, sizeof(pci->vdev),
                                 TYPE_CLOUDBLK_DEVICE);
-    object_property_add_alias(obj, "bootindex", OBJECT(&pci->vdev),
-                              "bootindex");
-    /* Some releases have made an alias of it already */
-    if (!object_property_find(obj, "io-status")) {
-        object_property_add_alias(obj, "io-status", OBJECT(&pci->vdev),
-                                  "io-status");
+    for (i = 0; i < ARRAY_SIZE(own); i++) {
+        /* Some releases have made aliases of some already */
+        if (!object_property_find(obj, own[i])) {
+            object_property_add_alias(obj, own[i], OBJECT(&pci->vdev), own[i]);
+        }
     }
     /* The suffix, if any, is -transitional or -non-transitional */
     virtio_type = g_strconcat(

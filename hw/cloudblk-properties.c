@@ -74,6 +74,9 @@ static const CloudblkPropertyText cloudblk_texts[] = {
     { "iothreads", "IOThreads that serve the queues in turn, as in io0:io1" },
     { "open-timeout",
       "milliseconds that opening the volume may take (0: 15000)" },
+    { "request-timeout",
+      "seconds without an answer until a request fails as rerror or werror "
+      "say (0: wait for ever); may be set at any time" },
     { "takeover", "fence the volume's present holder and take its place" },
     { "payload-crc", "checksum the data on the wire, not only the headers" },
     { "read-only", "refuse writes" },

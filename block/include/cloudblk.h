@@ -284,6 +284,14 @@ uint32_t cloudblk_channel_in_flight(CloudblkChannel *channel) CLOUDBLK_NOEXCEPT;
  */
 void cloudblk_channel_revoke(CloudblkChannel *channel) CLOUDBLK_NOEXCEPT;
 
+/*
+ * From now on a request fails with -ETIMEDOUT that has no answer after so many seconds, or up to a
+ * tenth longer, and is given up as by cloudblk_channel_revoke(). 0, as at first: requests wait for
+ * their server however long it takes. Those in flight count from the call.
+ */
+void cloudblk_channel_set_request_timeout(CloudblkChannel *channel,
+                                          uint32_t seconds) CLOUDBLK_NOEXCEPT;
+
 typedef struct CloudblkStats {
     uint32_t size;     /* in: sizeof(CloudblkStats) */
     uint32_t reserved;

@@ -21,6 +21,7 @@ cloudblk_test(block_test
     block/channel_hostile_test.cc
     block/channel_reconnect_test.cc
     block/channel_test.cc
+    block/channel_timeout_test.cc
     block/chunk_test.cc
     block/codec_test.cc
     block/header_c99.c
