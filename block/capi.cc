@@ -128,6 +128,7 @@ void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcep
   full.read_only = state.read_only();
   full.write_cache = state.write_cache();
   full.rotational = volume.rotational;
+  full.lost = state.revoked();
   std::ranges::copy(volume.uuid.bytes, full.volume_uuid);
   std::ranges::copy(state.uuid().bytes, full.session_uuid);
   full.generation = state.generation();
@@ -156,6 +157,8 @@ int cloudblk_session_adopt(CloudblkSession* session, const CloudblkIdentity* ide
 int cloudblk_session_claim(CloudblkSession* session, char* error, size_t error_size) noexcept {
   return cloudblk::Report(session->session->Claim(), error, error_size);
 }
+
+void cloudblk_session_reopen(CloudblkSession* session) noexcept { session->session->Reopen(); }
 
 CloudblkChannel* cloudblk_session_channel(CloudblkSession* session, uint32_t index) noexcept {
   assert(index < session->channels.size());

@@ -74,6 +74,7 @@ class Channel final : private LinkObserver {
   // As Link has them.
   void SetRequestTimeout(int64_t ns) { link_.SetRequestTimeout(ns); }
   void Start() { link_.Start(); }
+  void Reopen() { link_.Reopen(); }
   void Close(bool end_session) { link_.Close(end_session); }
   void Release() { link_.Release(); }
   void Resize(uint64_t size, bool force) { link_.Resize(size, force); }

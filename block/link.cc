@@ -15,7 +15,7 @@
 namespace cloudblk {
 namespace {
 
-// How often a channel looks whether channel 0 knows who holds the volume.
+// How often a channel looks whether channel 0 has the volume, or knows who has.
 constexpr int64_t kClaimPoll = 10 * kNsPerMs;
 
 using State = LinkState;
@@ -32,7 +32,7 @@ constexpr std::array<uint32_t, 7> kNext = {
         Bit(State::kEnded),
     /* kBackoff */ Bit(State::kConnecting) | Bit(State::kIdle) | Bit(State::kEnded),
     /* kClosing */ Bit(State::kIdle),
-    /* kEnded */ 0,
+    /* kEnded */ Bit(State::kIdle),
 };
 
 }  // namespace
@@ -94,6 +94,14 @@ void Link::Start() {
   Connect();
 }
 
+void Link::Reopen() {
+  Abandon();
+  if (state_ == State::kEnded) SetState(State::kIdle);
+  opened_ = false;
+  reopened_for_.reset();
+  Start();
+}
+
 void Link::Close(bool end_session) {
   assert(attached() && queue_->in_flight() == 0);
   close_wanted_ = true;
@@ -150,9 +158,10 @@ void Link::Connect() {
   if (session_->revoked()) {
     return EndSession({.error = EIO, .text = "the session was revoked", .final = true});
   }
-  if (index_ != 0 && session_->claim_unsure()) {
-    // The RELEASE may still be on its way, over the connection of channel 0. That channel's OPEN
-    // stops it, and until then the others would open what is about to be released.
+  if (index_ != 0 && (session_->claim_unsure() || session_->renewing())) {
+    // The first channel decides, as at the first opening. The RELEASE may still be on its way, over
+    // the connection of channel 0. That channel's OPEN stops it, and until then the others would
+    // open what is about to be released.
     SetState(State::kConnecting);
     SetState(State::kBackoff);
     return timer_->Arm(loop_->NowNs() + kClaimPoll);
@@ -230,10 +239,17 @@ void Link::Cut(const Failure& failure) {
     return observer_->OnClosed();
   }
   if (failure.final && opened_) return EndSession(failure);
+  // A lost volume that cannot be had stays lost.
+  if (session_->renewing() && failure.refused() && !failure.may_pass()) return EndSession(failure);
   if (was == State::kReady) {
     NoteLost(failure, now);
   } else {
     Log(CLOUDBLK_LOG_DEBUG, server_name_ + ": " + failure.text);
+    if (failure.refusal == Refusal::kOtherVolume && opened_ &&
+        !std::exchange(other_volume_told_, true)) {
+      Log(CLOUDBLK_LOG_ERROR, server_name_ + ": " + failure.text +
+                                  "; requests wait until the name stands for ours again");
+    }
     // A server that tells when a lease ends has the volume: no other one could let us in meanwhile.
     if (failure.error != EBUSY || failure.retry_ms == 0) TryNextAddress();
   }
@@ -297,7 +313,7 @@ void Link::EndSession(const Failure& failure) {
   if (timer_ != nullptr) timer_->Disarm();
   if (session_->Revoke()) {
     Log(CLOUDBLK_LOG_ERROR, "volume " + session_->config().volume + " is lost: " + failure.text);
-    QueueEvent(CLOUDBLK_EVENT_REVOKED, 0, failure.text);
+    QueueEvent(CLOUDBLK_EVENT_REVOKED, session_->moved() ? 1 : 0, failure.text);
   }
   queue_->FailAll(EIO);
   ScheduleTurn();

@@ -81,6 +81,9 @@ class Link final : public FdHandler {
   // if SessionState::claim() says so.
   // Preconditions: idle, attached.
   void Start();
+  // As Start, whatever it was before, for a session that was renewed. Preconditions: attached,
+  // nothing in flight.
+  void Reopen();
   // Tells the server as soon as it is connected, then is idle. Preconditions: attached, nothing in
   // flight.
   void Close(bool end_session);
@@ -199,6 +202,7 @@ class Link final : public FdHandler {
   std::optional<uint64_t>
       timeout_told_at_;  // the queue's answers when it was told that some failed
   Backoff backoff_;
+  bool other_volume_told_ = false;  // since it was ready
   bool stayed_ = false;  // with a server that fell silent, because other channels heard from it
   std::optional<uint64_t> reopened_for_;  // of MustReopen: the generation of its last time
   Capabilities capabilities_;

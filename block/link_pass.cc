@@ -138,8 +138,7 @@ bool Link::OnOpened() {
     if (found.uuid != volume.uuid || found.logical_block_size != volume.logical_block_size) {
       Cut({.error = ESTALE,
            .text = "the volume of this name is another one now",
-           .refusal = Refusal::kLost,
-           .final = true});
+           .refusal = Refusal::kOtherVolume});
       return false;
     }
     if (found.write_cache && !session_->write_cache()) {
@@ -171,6 +170,8 @@ void Link::BecomeReady() {
   }
   opened_ = true;
   claimed_ = true;
+  other_volume_told_ = false;
+  session_->NoteRenewed();
   Settle();
   if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
   // What is asked for now only goes to the outbox: the pass that we are in ends with a send.

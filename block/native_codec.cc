@@ -72,8 +72,9 @@ Refusal RefusalOf(wire::StatusCode status) {
     case wire::StatusCode::kBadToken:
       return Refusal::kBadToken;
     case wire::StatusCode::kFenced:
-    case wire::StatusCode::kVolumeChanged:
       return Refusal::kLost;
+    case wire::StatusCode::kVolumeChanged:
+      return Refusal::kOtherVolume;
     default:
       return Refusal::kOther;
   }

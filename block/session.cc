@@ -160,6 +160,9 @@ void Session::Export(CloudblkIdentity* identity) const {
 }
 
 Status Session::Claim() {
+  if (state_.revoked() && state_.moved()) {
+    return Status(ESTALE, "another client has continued the session");
+  }
   if (state_.revoked()) return Lost();
   if (!state_.released()) {
     return state_.observe() ? Status(EPERM, "no migration stream brought the session")
@@ -169,6 +172,12 @@ Status Session::Claim() {
   state_.BeginClaim();
   for (Channel* channel : all_) channel->Start();
   return Status::Ok();
+}
+
+void Session::Reopen() {
+  if (!state_.revoked()) return;
+  state_.Renew();
+  for (Channel* channel : all_) channel->Reopen();
 }
 
 void Session::Close(int64_t timeout_ns) {

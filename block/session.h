@@ -48,6 +48,11 @@ class Session {
   // channel is attached and on this thread, and nothing is in flight.
   Status Claim();
 
+  // If the volume was lost, opens it anew as a session that nobody knows, without taking it from
+  // anybody: every channel connects, and requests wait. If it is refused, it stays lost.
+  // Preconditions: as Claim.
+  void Reopen();
+
   // Tells the server that the session is over, and waits for its answer, but at most timeout_ns.
   // Same preconditions as the destructor, which is all that may follow.
   void Close(int64_t timeout_ns);

@@ -18,6 +18,7 @@ void SessionState::BeginRelease() {
 
 void SessionState::NoteReleased(bool confirmed) {
   released_ = true;
+  moved_ = true;
   release_confirmed_ = confirmed;
   claim_epoch_ = epoch_ + kReclaimEpochStep;
 }
@@ -31,6 +32,7 @@ void SessionState::Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, ui
   token_ = token;
   observe_ = false;
   released_ = true;
+  moved_ = true;
   release_confirmed_ = true;
   // Flushes that the source gave up are submitted again with Since{}, so that each fails if
   // anything was lost.
@@ -56,8 +58,27 @@ void SessionState::CancelClaim() {
 }
 
 void SessionState::ClaimGranted(ClaimMode mode) {
+  if (mode != ClaimMode::kNone) moved_ = false;
   if (mode == ClaimMode::kTryToken) claim_.compare_exchange_strong(mode, ClaimMode::kToken);
   if (mode == ClaimMode::kTryNone) claim_.compare_exchange_strong(mode, ClaimMode::kNone);
+}
+
+void SessionState::Renew() {
+  assert(revoked());
+  uuid_ = RandomUuid();
+  epoch_ = config_.epoch;
+  epoch_claimed_ = false;
+  claimer_ = {};
+  token_ = {};
+  observe_ = false;
+  released_ = false;
+  moved_ = false;
+  claim_ = ClaimMode::kNone;
+  // Whoever is told of losses by a flush is gone.
+  written_ = flushed_ = losses_ = told_ = 0;
+  lost_mark_ = 0;
+  renewing_ = true;
+  revoked_ = false;
 }
 
 bool SessionState::ClaimRefused(ClaimMode mode, Refusal refusal) {

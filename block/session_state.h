@@ -112,6 +112,14 @@ class SessionState {
   // Becomes the session that another client released.
   void Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, uint64_t generation,
              bool unflushed, bool lost);
+  // Another client may have continued the session, and its VM with it: the volume was released, and
+  // no claim of ours was granted since. Any thread.
+  bool moved() const { return moved_.load(); }
+  // Begins another life, with nothing of the old one but the volume. Precondition: revoked.
+  void Renew();
+  // Renew was called, and no channel was let in since. Any thread.
+  bool renewing() const { return renewing_.load(); }
+  void NoteRenewed() { renewing_ = false; }
   // From now on the session wants to be active again.
   void BeginClaim();
   // Undoes BeginClaim, which may follow again. Precondition: every channel is idle.
@@ -219,6 +227,8 @@ class SessionState {
   bool released_ = false;
   bool release_confirmed_ = false;
   std::atomic<ClaimMode> claim_{ClaimMode::kNone};
+  std::atomic<bool> moved_{false};
+  std::atomic<bool> renewing_{false};
 
   bool has_volume_ = false;
   VolumeInfo volume_;

@@ -10,15 +10,6 @@
 namespace cloudblk {
 namespace {
 
-// Whether asking again soon may end otherwise.
-bool MayPass(const Failure& failure) {
-  if (failure.refused()) {
-    return (failure.error == EBUSY && failure.retry_ms > 0) || failure.error == ECONNREFUSED;
-  }
-  return failure.error == ETIMEDOUT || failure.error == ECONNRESET || failure.error == EPIPE ||
-         failure.error == EAGAIN;
-}
-
 bool Ready(const Channel* channel) { return channel->state() == Channel::State::kReady; }
 
 Status Lost() { return Status(EIO, "the volume was lost to another client"); }
@@ -81,7 +72,7 @@ void OpenStep::OnFailure(Channel* channel, const Failure& failure) {
     last_server_ = server;
   }
   // Every address gets its chance, and one that may take us later is waited for.
-  if (MayPass(failure)) return exhausted_.clear();
+  if (failure.may_pass()) return exhausted_.clear();
   exhausted_.insert(channel->link().address());
   if (exhausted_.size() < channel->link().connector().count()) return;
   Done(Status(last_.error, Describe(last_)));

@@ -73,7 +73,8 @@ class OpenStep final : public SessionStep {
   std::string Describe(const Failure& failure) const;
 
   bool started_others_ = false;
-  // Addresses that failed for good since one last failed in a way that may pass (MayPass).
+  // Addresses that failed for good since one last failed in a way that may pass
+  // (Failure::may_pass).
   std::set<size_t> exhausted_;
   Failure last_;
   std::string last_server_;

@@ -5,6 +5,7 @@
 #ifndef CLOUDBLK_BLOCK_TYPES_H_
 #define CLOUDBLK_BLOCK_TYPES_H_
 
+#include <cerrno>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -64,10 +65,11 @@ struct Capabilities {
 // Why a server does not let a session in, where it matters to the session.
 enum class Refusal : uint8_t {
   kNone,
-  kBusy,      // somebody else has the volume
-  kStale,     // a newer life of this session or channel is known
-  kBadToken,  // the volume is not reserved for the token
-  kLost,      // somebody else was given the volume meanwhile, or it is another one
+  kBusy,         // somebody else has the volume
+  kStale,        // a newer life of this session or channel is known
+  kBadToken,     // the volume is not reserved for the token
+  kLost,         // somebody else was given the volume meanwhile
+  kOtherVolume,  // the name stands for another volume now
   kOther,
 };
 
@@ -81,6 +83,11 @@ struct Failure {
   bool final = false;                // a session that was open before is over
 
   bool refused() const { return refusal != Refusal::kNone; }
+  // Whether asking again soon may end otherwise.
+  bool may_pass() const {
+    if (refused()) return (error == EBUSY && retry_ms > 0) || error == ECONNREFUSED;
+    return error == ETIMEDOUT || error == ECONNRESET || error == EPIPE || error == EAGAIN;
+  }
 };
 
 // What a session asks its server for, over one channel.

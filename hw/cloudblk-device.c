@@ -84,8 +84,8 @@ static void session_event(void *opaque, CloudblkEventKind kind, uint64_t value,
     if (kind == CLOUDBLK_EVENT_RESIZED) {
         qemu_bh_schedule(dev->config_bh);
     }
-    if (kind == CLOUDBLK_EVENT_REVOKED) {
-        cloudblk_stop_if_moved(dev);
+    if (kind == CLOUDBLK_EVENT_REVOKED && value) {
+        cloudblk_stop_moved();
     }
 }
 

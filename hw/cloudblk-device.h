@@ -172,11 +172,8 @@ void cloudblk_migration_run(CloudblkDevice *dev);
  * so here, as nobody else will.
  */
 void cloudblk_migration_failed(CloudblkMigrationWatch *watch);
-/*
- * The volume is somebody else's for good. Stops the VM if that may be the same
- * VM, which runs elsewhere now. Any thread.
- */
-void cloudblk_stop_if_moved(CloudblkDevice *dev);
+/* Stops the VM, as it may run elsewhere now, with the volume. Any thread. */
+void cloudblk_stop_moved(void);
 
 /* cloudblk-properties.c: what a user sets. */
 

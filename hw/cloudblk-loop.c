@@ -128,6 +128,10 @@ void cloudblk_loop_flush(CloudblkLoop *loop)
                               .flags = CLOUDBLK_REQUEST_OWN };
     int ret = cloudblk_channel_submit(loop->channel, &flush);
 
+    /* Of a volume that is lost the user was told when that happened */
+    if (ret == -EIO) {
+        return;
+    }
     if (ret < 0) {
         warn_report("cloudblk: cannot flush %s: %s", loop->disk->server,
                     strerror(-ret));

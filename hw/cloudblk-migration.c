@@ -204,14 +204,18 @@ static int arrive(void *opaque, int version_id)
 void cloudblk_migration_run(CloudblkDevice *dev)
 {
     char message[512];
+    int ret;
 
     dev->leaving = false;
-    if (cloudblk_session_claim(dev->session, message, sizeof(message)) == 0) {
+    ret = cloudblk_session_claim(dev->session, message, sizeof(message));
+    if (ret == 0) {
         return;
     }
     error_report("cloudblk: %s is not ours, its requests fail: %s",
                  dev->conf.server, message);
-    cloudblk_stop_if_moved(dev);
+    if (ret == -ESTALE) {
+        cloudblk_stop_moved();
+    }
 }
 
 void cloudblk_migration_failed(CloudblkMigrationWatch *watch)
@@ -223,13 +227,11 @@ void cloudblk_migration_failed(CloudblkMigrationWatch *watch)
     }
 }
 
-void cloudblk_stop_if_moved(CloudblkDevice *dev)
+void cloudblk_stop_moved(void)
 {
     /* With a disk that is out of date it must not go on here */
-    if (dev->identity.size) {
-        qemu_system_vmstop_request_prepare();
-        qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
-    }
+    qemu_system_vmstop_request_prepare();
+    qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
 }
 
 const VMStateDescription cloudblk_vmstate = {

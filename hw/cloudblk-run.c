@@ -7,6 +7,7 @@
  */
 #include "cloudblk-device.h"
 
+#include "hw/virtio/virtio-bus.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 
@@ -119,16 +120,88 @@ static CloudblkDisposition disposition_of_vm(CloudblkDevice *dev)
     return dev->running ? CLOUDBLK_ANSWER : CLOUDBLK_KEEP;
 }
 
+/* As cloudblk_revoke(). What comes afterwards is a new driver's. */
+static void revoke_for_reset(CloudblkDevice *dev)
+{
+    cloudblk_revoke(dev);
+    dev->disk.disposition = disposition_of_vm(dev);
+}
+
 void cloudblk_reset(VirtIODevice *vdev)
 {
     CloudblkDevice *dev = CLOUDBLK_DEVICE(vdev);
 
     if (dev->session) {
-        cloudblk_revoke(dev);
-        /* The reset is over, and what comes now is a new driver's */
-        dev->disk.disposition = disposition_of_vm(dev);
+        revoke_for_reset(dev);
     }
     qatomic_set(&dev->disk.write_cache, dev->default_write_cache);
+}
+
+/* ---- Reset of the machine ---- */
+
+/*
+ * One for all disks, and for good: a disk that goes with a reset could not
+ * unregister a handler of its own then, as QEMU is going through them.
+ */
+static bool asleep;
+
+static void fall_asleep(Notifier *notifier, void *data)
+{
+    asleep = true;
+}
+
+static void wake_up_machine(Notifier *notifier, void *data)
+{
+    asleep = false;
+}
+
+/* Opens a volume that was lost anew, if it may be had. */
+static void reopen(CloudblkDevice *dev)
+{
+    CloudblkInfo info = { .size = sizeof(info) };
+
+    cloudblk_session_info(dev->session, &info);
+    if (!info.lost) {
+        return;
+    }
+    /* It may come before the reset of the buses, which does the same */
+    virtio_bus_stop_ioeventfd(VIRTIO_BUS(qdev_get_parent_bus(DEVICE(dev))));
+    revoke_for_reset(dev);
+    cloudblk_session_reopen(dev->session);
+}
+
+/*
+ * The guest is gone, with all that it knew of a disk that somebody else has
+ * written to meanwhile. Not so one that wakes up, for which QEMU resets the
+ * devices too: it runs already then.
+ */
+static void machine_reset(void *opaque)
+{
+    CloudblkDevice *dev;
+
+    if (asleep && runstate_is_running()) {
+        return;
+    }
+    asleep = false;
+    QLIST_FOREACH(dev, &cloudblk_devices, next) {
+        reopen(dev);
+    }
+}
+
+static void watch_machine(void)
+{
+    static Notifier suspend = { .notify = fall_asleep };
+    static Notifier wakeup = { .notify = wake_up_machine };
+    static bool watched;
+
+    if (watched) {
+        return;
+    }
+    watched = true;
+    asleep = runstate_check(RUN_STATE_SUSPENDED);
+    qemu_register_suspend_notifier(&suspend);
+    qemu_register_wakeup_notifier(&wakeup);
+    qemu_register_reset(machine_reset, NULL);
 }
 
 /* ---- Stop and continue ---- */
@@ -217,6 +290,7 @@ void cloudblk_run_init(CloudblkDevice *dev)
     dev->running =
         runstate_is_running() || runstate_check(RUN_STATE_SUSPENDED);
     dev->disk.disposition = disposition_of_vm(dev);
+    watch_machine();
     dev->resume_bh = qemu_bh_new(resume, dev);
     dev->stop_timer = timer_new_ms(QEMU_CLOCK_REALTIME, retry_now, dev);
     /*

@@ -32,12 +32,14 @@
 #if CLOUDBLK_QEMU_AT_LEAST(10, 0)
 #include "system/iothread.h"
 #include "system/replay.h"
+#include "system/reset.h"
 #include "system/runstate.h"
 #include "system/system.h"
 #include "system/xen.h"
 #else
 #include "sysemu/iothread.h"
 #include "sysemu/replay.h"
+#include "sysemu/reset.h"
 #include "sysemu/runstate.h"
 #include "sysemu/sysemu.h"
 #include "sysemu/xen.h"

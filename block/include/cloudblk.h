@@ -76,7 +76,8 @@ typedef enum CloudblkEventKind {
     CLOUDBLK_EVENT_LOST,         /* a channel lost its server and reconnects; text: why */
     CLOUDBLK_EVENT_RESTORED,     /* every channel is connected again */
     CLOUDBLK_EVENT_REVOKED,      /* the volume was taken over or is gone for good; text: why.
-                                    Every request fails with -EIO from here on */
+                                    Every request fails with -EIO from here on, until a reopen.
+                                    value 1: another client may have continued the session */
 } CloudblkEventKind;
 
 /* Called on the loop of the channel that learned of it. */
@@ -114,6 +115,7 @@ typedef struct CloudblkInfo {
     bool read_only;
     bool write_cache;                /* a FLUSH is needed for durability */
     bool rotational;
+    bool lost; /* as of CLOUDBLK_EVENT_REVOKED. Not constant */
     uint8_t volume_uuid[16];
     uint8_t session_uuid[16];
     uint64_t generation;
@@ -174,10 +176,19 @@ int cloudblk_session_adopt(CloudblkSession *session, const CloudblkIdentity *ide
 /*
  * Makes a released or adopted session active again. Returns at once: requests are accepted, and
  * wait until the server has agreed; if it does not, CLOUDBLK_EVENT_REVOKED. 0 too if the session is
- * active already. Every channel must be attached, to loops of this thread.
+ * active already. Every channel must be attached, to loops of this thread. -ESTALE: a claim was
+ * refused before, as another client has continued the session.
  */
 int cloudblk_session_claim(CloudblkSession *session, char *error,
                            size_t error_size) CLOUDBLK_NOEXCEPT;
+
+/*
+ * Opens a volume that was lost anew, as a session that knows nothing of what was before: for a guest
+ * that starts anew. Nobody is fenced for it. Returns at once: requests wait until the server has
+ * agreed; if it does not, CLOUDBLK_EVENT_REVOKED. Does nothing to a session that is not lost.
+ * Every channel must be attached, to loops of this thread, with nothing in flight.
+ */
+void cloudblk_session_reopen(CloudblkSession *session) CLOUDBLK_NOEXCEPT;
 
 /* Channel 0 <= index < options.channels. It starts detached: accepts requests only when attached. */
 CloudblkChannel *cloudblk_session_channel(CloudblkSession *session,

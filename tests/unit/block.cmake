@@ -20,6 +20,7 @@ cloudblk_test(block_test
     block/channel_host_test.cc
     block/channel_hostile_test.cc
     block/channel_reconnect_test.cc
+    block/channel_reopen_test.cc
     block/channel_test.cc
     block/channel_timeout_test.cc
     block/chunk_test.cc
