@@ -5,7 +5,9 @@
 #define CLOUDBLK_BLOCK_CODEC_H_
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,8 +53,9 @@ class Codec {
   virtual void Begin(const OpenParams& params, Outbox* outbox) = 0;
 
   // Encodes pieces that the queue has admitted by limits(): they fit. Data is borrowed from the
-  // requests. Sets stream_end of each piece. Not before kOpened.
-  virtual void Append(const std::vector<Piece*>& pieces, Outbox* outbox) = 0;
+  // requests. Sets stream_end of each piece. Returns how many it has encoded: the first ones. The
+  // others, moved behind them, have data in memory that cannot be read. Not before kOpened.
+  virtual size_t Append(std::span<Piece*> pieces, Outbox* outbox) = 0;
 
   // One pass: takes what the transport has, up to a bound that keeps others from starving. Stores
   // data through the queue, which is told of each answer; adds to `facts`. False: the connection is

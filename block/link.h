@@ -163,6 +163,7 @@ class Link final : public FdHandler {
   void SendClose();
   // False: the connection is gone, or waits.
   bool Send();
+  void CutUnreadable();
   bool BuildFrames();
   bool BuildFrame();
   void NoteWaiting();
@@ -204,6 +205,7 @@ class Link final : public FdHandler {
   Backoff backoff_;
   bool other_volume_told_ = false;  // since it was ready
   bool stayed_ = false;  // with a server that fell silent, because other channels heard from it
+  bool unreadable_told_ = false;          // CutUnreadable has warned
   std::optional<uint64_t> reopened_for_;  // of MustReopen: the generation of its last time
   Capabilities capabilities_;
   CodecStats codec_stats_;

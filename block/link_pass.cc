@@ -227,10 +227,23 @@ bool Link::Send() {
   if (error == 0) return true;
   if (error == -EAGAIN) {
     send_blocked_ = true;
+  } else if (error == -EFAULT && queue_->FindUnreadable(outbox_.sent())) {
+    CutUnreadable();
   } else {
     Cut({.error = -error, .text = std::string("sending failed: ") + std::strerror(-error)});
   }
   return false;
+}
+
+// The server waits for data that cannot be had, and must not take anything else for it. So the
+// connection ends, and the next one, which fences it, goes on without the requests whose data that
+// is. Nothing is wrong with the server: it is connected to at once.
+void Link::CutUnreadable() {
+  constexpr const char* kText = "data of a write is in memory that the host cannot provide";
+  Log(std::exchange(unreadable_told_, true) ? CLOUDBLK_LOG_DEBUG : CLOUDBLK_LOG_WARNING,
+      std::string(kText) + "; failing that write, connecting anew for the others");
+  backoff_.Reset();
+  Cut({.error = ECANCELED, .text = kText});
 }
 
 void Link::Pump() {
@@ -271,7 +284,8 @@ bool Link::BuildFrame() {
   const bool idle = !queue_->has_unanswered();
   queue_->Gather(outbox_.free(), &batch_);
   if (batch_.empty()) return false;
-  codec_->Append(batch_, &outbox_);
+  const size_t count = codec_->Append(batch_, &outbox_);
+  for (size_t i = count; i < batch_.size(); ++i) queue_->Answer(batch_[i], EFAULT);
   if (idle) NoteWaiting();
   return true;
 }

@@ -110,9 +110,10 @@ void NativeCodec::AppendOpen() {
   AppendControl(wire::FrameType::kOpen, open_, wire::kOpenSize, names_, outbox_);
 }
 
-void NativeCodec::Append(const std::vector<Piece*>& pieces, Outbox* outbox) {
-  AppendRequests(pieces, limits_, wants_crc_, outbox);
-  ++stats_->frames_sent;
+size_t NativeCodec::Append(std::span<Piece*> pieces, Outbox* outbox) {
+  const size_t count = AppendRequests(pieces, limits_, wants_crc_ ? &copies_ : nullptr, outbox);
+  if (count > 0) ++stats_->frames_sent;
+  return count;
 }
 
 bool NativeCodec::Receive(Transport* transport, RequestQueue* queue, Outbox* outbox,

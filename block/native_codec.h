@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "block/codec.h"
+#include "block/copy_batch.h"
 #include "block/native_receiver.h"
 #include "proxy-protocol/wire.h"
 
@@ -24,7 +25,7 @@ class NativeCodec final : public Codec, private ControlSink {
   }
 
   void Begin(const OpenParams& params, Outbox* outbox) override;
-  void Append(const std::vector<Piece*>& pieces, Outbox* outbox) override;
+  size_t Append(std::span<Piece*> pieces, Outbox* outbox) override;
   bool Receive(Transport* transport, RequestQueue* queue, Outbox* outbox,
                std::vector<Fact>* facts) override;
   bool Send(const Command& command, Outbox* outbox) override;
@@ -59,6 +60,7 @@ class NativeCodec final : public Codec, private ControlSink {
   std::string names_;        // its payload
   bool open_waits_ = false;  // for the HELLO_REPLY
   wire::HelloReply hello_;
+  CopyBatch copies_;
   bool release_sent_ = false;  // and not answered
   bool resize_sent_ = false;
   // Of the pass under way.

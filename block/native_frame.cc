@@ -31,19 +31,23 @@ struct Frame {
   const Limits& limits;
   const bool payload_crc;
   Outbox* const outbox;
-  uint8_t* crcs;  // where the next one goes
+  uint8_t* crcs;    // where the next one goes
+  uint8_t* copied;  // with payload_crc: the next WRITE's data
 
-  void AddCrc(std::span<const uint8_t> block) {
-    Store32(crcs, wire::Crc32c(0, block));
-    crcs += sizeof(uint32_t);
+  void AddCrcs(std::span<const uint8_t> payload) {
+    for (; !payload.empty(); crcs += sizeof(uint32_t)) {
+      const size_t n = std::min<size_t>(wire::kCrcBlock, payload.size());
+      Store32(crcs, wire::Crc32c(0, payload.first(n)));
+      payload = payload.subspan(n);
+    }
   }
   void AppendData(const Piece& piece);
-  void AppendCopy(const Piece& piece);
+  void AppendCopied(const Piece& piece);
   void AppendRanges(const Piece& piece, uint32_t bytes);
 };
 
 void Frame::AppendData(const Piece& piece) {
-  if (payload_crc) return AppendCopy(piece);
+  if (payload_crc) return AppendCopied(piece);
   SgCursor cursor(piece.request->iov, piece.begin);
   std::array<iovec, 64> elements;
   uint64_t described;
@@ -54,16 +58,10 @@ void Frame::AppendData(const Piece& piece) {
   }
 }
 
-// What is summed must be what is sent, and a guest may change its buffer in between.
-void Frame::AppendCopy(const Piece& piece) {
-  SgCursor cursor(piece.request->iov, piece.begin);
-  uint8_t* const copy = outbox->Reserve(piece.length());
-  for (uint64_t at = 0; at < piece.length(); at += wire::kCrcBlock) {
-    const size_t n = std::min<uint64_t>(wire::kCrcBlock, piece.length() - at);
-    cursor.CopyOut({copy + at, n});
-    AddCrc({copy + at, n});
-  }
-  outbox->Append(copy, piece.length());
+void Frame::AppendCopied(const Piece& piece) {
+  AddCrcs({copied, piece.length()});
+  outbox->Append(copied, piece.length());
+  copied += piece.length();
 }
 
 void Frame::AppendRanges(const Piece& piece, uint32_t bytes) {
@@ -76,7 +74,7 @@ void Frame::AppendRanges(const Piece& piece, uint32_t bytes) {
                                   {at, wire::kRangeSize});
                return true;
              });
-  if (payload_crc) AddCrc({list, bytes});
+  if (payload_crc) AddCrcs({list, bytes});
   outbox->Append(list, bytes);
 }
 
@@ -94,6 +92,25 @@ wire::Request Header(const Piece& piece, uint32_t payload) {
     message.length = static_cast<uint32_t>(piece.length());
   }
   return message;
+}
+
+// Copies the WRITE data of the pieces to `to`, one after the other: what is summed must be what is
+// sent, and a guest may change its buffer in between. Returns how many pieces are left, moving
+// those behind them whose data cannot be read.
+size_t CopyData(std::span<Piece*> pieces, CopyBatch* copies, Outbox* outbox, uint8_t* to) {
+  size_t count = pieces.size();
+  while (true) {
+    size_t at = static_cast<size_t>(to - outbox->memory()->data());
+    for (Piece* piece : pieces.first(count)) {
+      if (piece->request->operation != Operation::kWrite) continue;
+      copies->Add(piece, at, SgCursor(piece->request->iov, piece->begin), piece->length());
+      at += piece->length();
+    }
+    if (copies->Fetch()) return count;
+    const auto readable = [](const Piece* piece) { return piece->error == 0; };
+    const auto end = std::ranges::stable_partition(pieces.first(count), readable).begin();
+    count = static_cast<size_t>(end - pieces.begin());
+  }
 }
 
 }  // namespace
@@ -125,8 +142,23 @@ Limits LimitsFrom(const wire::HelloReply& hello, const wire::OpenReply& open) {
   return limits;
 }
 
-void AppendRequests(const std::vector<Piece*>& pieces, const Limits& limits, bool payload_crc,
-                    Outbox* outbox) {
+size_t AppendRequests(std::span<Piece*> pieces, const Limits& limits, CopyBatch* copies,
+                      Outbox* outbox) {
+  const bool payload_crc = copies != nullptr;
+  uint8_t* copied = nullptr;
+  if (payload_crc) {
+    size_t data = 0;
+    for (const Piece* piece : pieces) {
+      if (piece->request->operation == Operation::kWrite) data += piece->length();
+    }
+    copied = outbox->Reserve(data);
+    copies->SetBounce(outbox->memory());
+    pieces = pieces.first(CopyData(pieces, copies, outbox, copied));
+    if (pieces.empty()) {
+      outbox->Return(data);
+      return 0;
+    }
+  }
   const size_t entries = pieces.size() * wire::kRequestHeaderSize;
   size_t crcs = 0;
   if (payload_crc) {
@@ -137,7 +169,7 @@ void AppendRequests(const std::vector<Piece*>& pieces, const Limits& limits, boo
   uint8_t* const frame = outbox->Reserve(head);
   outbox->Append(frame, head);
   uint8_t* entry = frame + wire::kFrameHeaderSize;
-  Frame into{limits, payload_crc, outbox, entry + entries};
+  Frame into{limits, payload_crc, outbox, entry + entries, copied};
   uint32_t total = 0;
   for (Piece* piece : pieces) {
     const Operation operation = piece->request->operation;
@@ -154,6 +186,7 @@ void AppendRequests(const std::vector<Piece*>& pieces, const Limits& limits, boo
   header.header_length = static_cast<uint32_t>(section);
   header.payload_length = total;
   wire::SealFrame(header, {frame, head});
+  return pieces.size();
 }
 
 }  // namespace cloudblk

@@ -5,10 +5,12 @@
 #ifndef CLOUDBLK_BLOCK_NATIVE_FRAME_H_
 #define CLOUDBLK_BLOCK_NATIVE_FRAME_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
-#include <vector>
 
+#include "block/copy_batch.h"
 #include "block/outbox.h"
 #include "block/request.h"
 #include "block/types.h"
@@ -41,10 +43,11 @@ void AppendControl(wire::FrameType type, const Message& message, size_t section_
   outbox->Append(frame, head + payload.size());
 }
 
-// Appends the pieces as one REQUEST frame; write data is borrowed from the requests, unless it is
-// summed. Precondition: not empty, every piece has its tag, and all fit by `limits`.
-void AppendRequests(const std::vector<Piece*>& pieces, const Limits& limits, bool payload_crc,
-                    Outbox* outbox);
+// Appends the pieces as one REQUEST frame; write data is borrowed from the requests. With
+// PAYLOAD_CRC it is copied instead, by `copies` (else null): returns as Codec::Append.
+// Precondition: not empty, every piece has its tag, and all fit by `limits`.
+size_t AppendRequests(std::span<Piece*> pieces, const Limits& limits, CopyBatch* copies,
+                      Outbox* outbox);
 
 }  // namespace cloudblk
 

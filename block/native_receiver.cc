@@ -17,8 +17,8 @@ namespace {
 
 // Holds a whole header section and what is read ahead.
 constexpr size_t kStagingSize = 64 << 10;
-// How much is read ahead, before it is known what it is. Data among it has to be copied, so it is
-// not much; but enough for a small frame to come whole in one read.
+// How much is read ahead, before it is known what it is: a small frame comes whole in one read.
+// Data among it has to be copied.
 constexpr size_t kReadAhead = 16 << 10;
 static_assert(wire::kFrameHeaderSize + wire::kMaxHeaderLength + kReadAhead <= kStagingSize);
 
@@ -31,15 +31,23 @@ NativeReceiver::NativeReceiver(ControlSink* sink, CodecStats* stats, Failure* fa
     : sink_(sink),
       stats_(stats),
       failure_(failure),
-      staging_(std::make_unique_for_overwrite<uint8_t[]>(kStagingSize)) {
+      staging_(std::make_unique<Bounce>(kStagingSize)) {
   iov_.reserve(kMaxElements + 1);
+  copies_.SetBounce(staging_.get());
 }
 
 void NativeReceiver::Open(const wire::FrameLimits& limits, bool hole_reply) {
   open_ = true;
   limits_ = limits;
   hole_reply_ = hole_reply;
-  if (limits.payload_crc) block_.resize(wire::kCrcBlock);
+  if (!limits.payload_crc) return;
+  // All data is staged: there is to be room for that of a frame.
+  auto larger = std::make_unique<Bounce>(kStagingSize + limits.max_payload);
+  std::ranges::copy(Staged(available()), larger->data());
+  tail_ = available();
+  head_ = 0;
+  staging_ = std::move(larger);
+  copies_.SetBounce(staging_.get());
 }
 
 bool NativeReceiver::Fail(int error, std::string text) {
@@ -49,21 +57,29 @@ bool NativeReceiver::Fail(int error, std::string text) {
 
 bool NativeReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox& outbox) {
   for (int reads = 0; reads < kReadsPerPass; ++reads) {
-    const uint64_t direct = DescribeDestinations();
-    DescribeStaging();
-    const int count = transport->scatters() ? static_cast<int>(iov_.size()) : 1;
+    iov_.clear();
+    // A transport that moves bytes by the processor must not be given the requests' memory.
+    const bool staged = limits_.payload_crc || faulted_ || !transport->scatters();
+    const uint64_t direct = staged ? 0 : DescribeDestinations();
+    DescribeStaging(staged);
     uint64_t wanted = 0;
-    for (int i = 0; i < count; ++i) wanted += iov_[i].iov_len;
-    const ssize_t n = transport->Readv(iov_.data(), count);
+    for (const iovec& element : iov_) wanted += element.iov_len;
+    const ssize_t n = transport->Readv(iov_.data(), static_cast<int>(iov_.size()));
     ++stats_->receive_calls;
     if (n == -EAGAIN) return true;
+    if (n == -EFAULT && direct > 0) {
+      OnFault(queue);
+      continue;
+    }
     if (n == 0) return Fail(ECONNRESET, "the server closed the connection");
     if (n < 0) return Fail(static_cast<int>(-n), std::strerror(static_cast<int>(-n)));
     stats_->bytes_received += static_cast<uint64_t>(n);
     const uint64_t stored = std::min<uint64_t>(n, direct);
     tail_ += n - stored;
     if (stored > 0 && !StorePayload(stored, queue)) return false;
-    if (!Parse(queue, outbox)) return false;
+    const bool good = Parse(queue, outbox);
+    if (!copies_.empty()) FinishCopies(queue);
+    if (!good) return false;
     // A short read says that there is no more.
     if (static_cast<uint64_t>(n) < wanted && !transport->has_pending()) return true;
   }
@@ -71,14 +87,8 @@ bool NativeReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox
 }
 
 uint64_t NativeReceiver::DescribeDestinations() {
-  iov_.clear();
   if (phase_ != Phase::kPayload) return 0;
   assert(available() == 0);
-  if (limits_.payload_crc) {
-    const uint32_t left = block_size_ - block_filled_;
-    iov_.push_back({&block_[block_filled_], left});
-    return left;
-  }
   uint64_t described;
   iov_.resize(kMaxElements);
   size_t used = cursor_.Describe(entry_left_, iov_, &described);
@@ -96,15 +106,36 @@ uint64_t NativeReceiver::DescribeDestinations() {
   return total;
 }
 
-void NativeReceiver::DescribeStaging() {
+void NativeReceiver::DescribeStaging(bool all) {
   if (head_ == tail_) {
     head_ = tail_ = 0;
-  } else if (kStagingSize - tail_ < kReadAhead) {
-    std::memmove(&staging_[0], &staging_[head_], available());
+  } else if (staging_->size() - tail_ < (all ? staging_->size() / 2 : kReadAhead)) {
+    std::memmove(staging_->data(), staging_->data() + head_, available());
     tail_ = available();
     head_ = 0;
   }
-  iov_.push_back({&staging_[tail_], kReadAhead});
+  const size_t room = staging_->size() - tail_;
+  iov_.push_back({staging_->data() + tail_, all ? room : std::min(room, ReadAhead())});
+}
+
+// The next frame will be like the last. If that is small, it is to come whole, and what follows it
+// too. Of a large one the headers come first, so that its data need not be copied.
+size_t NativeReceiver::ReadAhead() const {
+  const size_t headers = wire::kFrameHeaderSize + header_.header_length;
+  const bool small = headers + header_.payload_length <= kReadAhead;
+  if (small || phase_ == Phase::kControl) return kReadAhead;
+  if (phase_ == Phase::kReplies) return header_.header_length - available();
+  return headers - available();
+}
+
+// Memory of a request cannot be touched. The stream is where it was, but some of it may have been
+// stored and not been counted. Which request it is shows when what is staged now is copied.
+void NativeReceiver::OnFault(RequestQueue* queue) {
+  faulted_ = true;
+  for (size_t i = next_entry_; i < entries_.size(); ++i) {
+    const Entry& entry = entries_[i];
+    if (entry.reply.length > 0) queue->NoteStored(entry.piece, entry.reply.length);
+  }
 }
 
 bool NativeReceiver::Parse(RequestQueue* queue, const Outbox& outbox) {
@@ -228,9 +259,7 @@ void NativeReceiver::StartEntry() {
   if (next_entry_ == entries_.size()) return;
   const Entry& entry = entries_[next_entry_];
   entry_left_ = entry.reply.length;
-  if (entry_left_ == 0) return;
-  cursor_ = SgCursor(entry.piece->request->iov, entry.piece->begin);
-  if (limits_.payload_crc) StartBlock();
+  if (entry_left_ > 0) cursor_ = SgCursor(entry.piece->request->iov, entry.piece->begin);
 }
 
 bool NativeReceiver::StorePayload(uint64_t direct, RequestQueue* queue) {
@@ -241,70 +270,64 @@ bool NativeReceiver::StorePayload(uint64_t direct, RequestQueue* queue) {
       continue;
     }
     const bool in_place = direct > 0;
-    const uint64_t bytes = in_place ? direct : available();
-    if (bytes == 0) return true;
-    const uint64_t used =
-        limits_.payload_crc ? FillBlock(in_place, bytes) : StorePlain(in_place, bytes, queue);
-    if (in_place) {
-      direct -= used;
-    } else {
-      head_ += used;
+    uint64_t bytes = std::min<uint64_t>(in_place ? direct : available(), entry_left_);
+    if (limits_.payload_crc) {
+      const uint32_t block = std::min(entry_left_, wire::kCrcBlock);
+      if (bytes < block) return true;
+      if (!CheckBlock(block)) return false;
+      bytes = block;
     }
-    if (limits_.payload_crc && block_filled_ == block_size_ && !FinishBlock(queue)) return false;
+    if (bytes == 0) return true;
+    StorePlain(in_place, bytes, queue);
+    if (in_place) direct -= bytes;
   }
   assert(direct == 0);
   phase_ = Phase::kHeader;
+  faulted_ = false;
   return true;
 }
 
 void NativeReceiver::FinishEntry(RequestQueue* queue) {
   const Entry& entry = entries_[next_entry_++];
+  Piece* const piece = entry.piece;
   if ((entry.reply.flags & wire::ReplyFlag::kHole) != 0) {
-    queue->Zero(entry.piece, 0, entry.piece->length());
+    copies_.AddZeros(piece, queue->Memory(piece, 0), piece->length());
+    queue->NoteStored(piece, piece->length());
   }
-  queue->Answer(entry.piece, wire::ErrnoOf(entry.reply.status));
+  const int error = wire::ErrnoOf(entry.reply.status);
+  if (copies_.empty()) {
+    queue->Answer(piece, error);
+  } else {
+    answered_.emplace_back(piece, error);
+  }
 }
 
-uint64_t NativeReceiver::StorePlain(bool direct, uint64_t bytes, RequestQueue* queue) {
-  const uint64_t n = std::min<uint64_t>(bytes, entry_left_);
+// `bytes` more of the present entry's data: they are in the request's memory, or staged.
+void NativeReceiver::StorePlain(bool direct, uint64_t bytes, RequestQueue* queue) {
+  const Entry& entry = entries_[next_entry_];
   if (!direct) {
-    cursor_.CopyIn(Staged(n));
-  } else if (n < entry_left_) {
-    cursor_.Advance(n);
+    // Of a piece that has failed the rest is dropped.
+    if (entry.piece->error == 0) copies_.Add(entry.piece, head_, cursor_, bytes);
+    head_ += bytes;
   }
-  NoteStored(n, queue);
-  return n;
+  if (bytes < entry_left_) cursor_.Advance(bytes);
+  entry_left_ -= static_cast<uint32_t>(bytes);
+  queue->NoteStored(entry.piece, entry.reply.length - entry_left_);
 }
 
-void NativeReceiver::StartBlock() {
-  block_size_ = std::min(entry_left_, wire::kCrcBlock);
-  block_filled_ = 0;
-}
-
-uint64_t NativeReceiver::FillBlock(bool direct, uint64_t bytes) {
-  const uint64_t n = std::min<uint64_t>(bytes, block_size_ - block_filled_);
-  if (!direct) std::memcpy(&block_[block_filled_], &staging_[head_], n);
-  block_filled_ += static_cast<uint32_t>(n);
-  return n;
-}
-
-bool NativeReceiver::FinishBlock(RequestQueue* queue) {
-  const std::span<const uint8_t> data = std::span(block_).first(block_size_);
-  if (wire::Crc32c(0, data) != Load32(&crcs_[next_crc_])) {
+bool NativeReceiver::CheckBlock(uint32_t size) {
+  if (wire::Crc32c(0, Staged(size)) != Load32(&crcs_[next_crc_])) {
     return Fail(EPROTO, "CRC of data does not match");
   }
   next_crc_ += sizeof(uint32_t);
-  cursor_.CopyIn(data);
-  NoteStored(block_size_, queue);
-  if (entry_left_ > 0) StartBlock();
   return true;
 }
 
-// `bytes` more of the present entry's data are in the request's memory.
-void NativeReceiver::NoteStored(uint64_t bytes, RequestQueue* queue) {
-  entry_left_ -= static_cast<uint32_t>(bytes);
-  const Entry& entry = entries_[next_entry_];
-  queue->NoteStored(entry.piece, entry.reply.length - entry_left_);
+void NativeReceiver::FinishCopies(RequestQueue* queue) {
+  // The rest of a piece that has failed must not go straight to its memory.
+  if (!copies_.Store() && phase_ == Phase::kPayload) faulted_ = true;
+  for (const auto& [piece, error] : answered_) queue->Answer(piece, error);
+  answered_.clear();
 }
 
 }  // namespace cloudblk

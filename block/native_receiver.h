@@ -11,9 +11,12 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/transport.h"
+#include "block/bounce.h"
+#include "block/copy_batch.h"
 #include "block/outbox.h"
 #include "block/request_queue.h"
 #include "block/sg_list.h"
@@ -55,12 +58,15 @@ class NativeReceiver {
   };
 
   size_t available() const { return tail_ - head_; }
-  std::span<const uint8_t> Staged(size_t bytes) const { return {&staging_[head_], bytes}; }
+  std::span<const uint8_t> Staged(size_t bytes) const { return {staging_->data() + head_, bytes}; }
   bool Fail(int error, std::string text);
   // Fills iov_ with where the next bytes of data belong; returns their number.
   uint64_t DescribeDestinations();
-  // Appends to iov_ the part of staging_ that the bytes behind these are read into.
-  void DescribeStaging();
+  // Appends to iov_ the part of staging_ that the bytes behind these are read into. `all`: as much
+  // of it as there is.
+  void DescribeStaging(bool all);
+  size_t ReadAhead() const;
+  void OnFault(RequestQueue* queue);
 
   // Uses what is staged, as far as it goes. False, here and below: the connection is over.
   bool Parse(RequestQueue* queue, const Outbox& outbox);
@@ -74,13 +80,11 @@ class NativeReceiver {
                     const char** why) const;
   // The next `direct` bytes of data are where DescribeDestinations said; then come staged ones.
   bool StorePayload(uint64_t direct, RequestQueue* queue);
-  uint64_t StorePlain(bool direct, uint64_t bytes, RequestQueue* queue);
-  uint64_t FillBlock(bool direct, uint64_t bytes);
-  bool FinishBlock(RequestQueue* queue);
+  void StorePlain(bool direct, uint64_t bytes, RequestQueue* queue);
+  bool CheckBlock(uint32_t size);
   void FinishEntry(RequestQueue* queue);
   void StartEntry();
-  void StartBlock();
-  void NoteStored(uint64_t bytes, RequestQueue* queue);
+  void FinishCopies(RequestQueue* queue);
 
   ControlSink* const sink_;
   CodecStats* const stats_;
@@ -90,7 +94,7 @@ class NativeReceiver {
   bool hole_reply_ = false;
 
   // Bytes received and not used: [head_, tail_) of staging_.
-  std::unique_ptr<uint8_t[]> staging_;
+  std::unique_ptr<Bounce> staging_;
   size_t head_ = 0;
   size_t tail_ = 0;
 
@@ -102,13 +106,18 @@ class NativeReceiver {
   SgCursor cursor_;          // where its next byte belongs
   uint32_t entry_left_ = 0;  // bytes of its data still to be stored
 
-  // PAYLOAD_CRC: data is gathered here and stored when its sum was checked, because what is in a
-  // guest's memory need not be what was put there.
+  // Some of the frame's data is for memory that cannot be touched: the rest of it is staged.
+  bool faulted_ = false;
+
+  // Of staged data, what goes to requests' memory at the end of Parse, and the pieces that are
+  // answered then, with their errors.
+  CopyBatch copies_;
+  std::vector<std::pair<Piece*, int>> answered_;
+
+  // PAYLOAD_CRC: all data is staged until its sum was checked, because what is in a guest's memory
+  // need not be what was put there.
   std::vector<uint8_t> crcs_;
   size_t next_crc_ = 0;  // bytes into crcs_
-  std::vector<uint8_t> block_;
-  uint32_t block_size_ = 0;
-  uint32_t block_filled_ = 0;
 
   std::vector<iovec> iov_;
 };

@@ -11,15 +11,14 @@ namespace cloudblk {
 
 void Outbox::SetRoom(size_t bytes) {
   assert(empty());
-  if (bytes == room_) return;
-  memory_ = std::make_unique_for_overwrite<uint8_t[]>(bytes);
-  room_ = bytes;
+  if (memory_ != nullptr && bytes == memory_->size()) return;
+  memory_ = std::make_unique<Bounce>(bytes);
   used_ = 0;
 }
 
 uint8_t* Outbox::Reserve(size_t bytes) {
   assert(bytes <= free());
-  uint8_t* memory = &memory_[used_];
+  uint8_t* memory = memory_->data() + used_;
   used_ += bytes;
   return memory;
 }

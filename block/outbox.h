@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/transport.h"
+#include "block/bounce.h"
 
 namespace cloudblk {
 
@@ -26,28 +27,32 @@ class Outbox {
 
   bool empty() const { return next_ == elements_.size(); }
   size_t elements() const { return elements_.size() - next_; }
-  size_t free() const { return room_ - used_; }
+  size_t free() const { return memory_->size() - used_; }
   // Bytes appended and sent since the outbox was made.
   uint64_t appended() const { return appended_; }
   uint64_t sent() const { return sent_; }
   // Precondition: empty().
   void SetRoom(size_t bytes);
+  // Its own memory, from which Reserve gives.
+  Bounce* memory() { return memory_.get(); }
 
   // Memory that is valid until it was sent. Precondition: bytes <= free().
   uint8_t* Reserve(size_t bytes);
+  // The last of what was reserved is not needed.
+  void Return(size_t bytes) { used_ -= bytes; }
   // `data` is borrowed until it was sent. Precondition: bytes > 0.
   void Append(const void* data, size_t bytes);
 
-  // 0: everything was sent. -EAGAIN: go on when the transport is ready. Else the connection is
-  // dead. Counts its calls in *calls.
+  // 0: everything was sent. -EAGAIN: go on when the transport is ready. -EFAULT: of what was
+  // borrowed some cannot be read, shortly behind sent(). Else the connection is dead. Counts its
+  // calls in *calls.
   int Send(Transport* transport, uint64_t* calls);
 
   // Forgets what was not sent.
   void Clear();
 
  private:
-  std::unique_ptr<uint8_t[]> memory_;
-  size_t room_ = 0;
+  std::unique_ptr<Bounce> memory_;
   size_t used_ = 0;
   uint64_t appended_ = 0;
   uint64_t sent_ = 0;

@@ -34,6 +34,7 @@ struct Request {
   uint32_t pieces = 0;  // not finished
   int result = 0;       // the first error of a piece
   uint64_t bytes_stored = 0;
+  bool unreadable = false;  // WRITE: it is to fail with EFAULT
   // The volume's generation when the first piece was answered: if it is another one by the last
   // answer, what the first pieces wrote may be lost.
   bool answered = false;
@@ -134,6 +135,7 @@ class RequestPool {
     request->pieces = 0;
     request->result = 0;
     request->bytes_stored = 0;
+    request->unreadable = false;
     request->answered = false;
     free_.push_back(request);
   }

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "block/request_queue.h"
 
+#include <limits.h>
+
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <utility>
 
+#include "block/bounce.h"
 #include "block/ranges.h"
 #include "block/request_check.h"
 
@@ -62,6 +65,7 @@ void RequestQueue::Open(const Limits& limits, uint64_t generation) {
   assert(sent_.empty());
   limits_ = limits;
   generation_ = generation;
+  if (std::exchange(unreadable_, false)) FailUnreadable();
 }
 
 void RequestQueue::Requeue() {
@@ -77,6 +81,34 @@ void RequestQueue::Requeue() {
   credits_used_ = 0;
   credit_bytes_used_ = 0;
   sync_failed_ = false;
+}
+
+bool RequestQueue::FindUnreadable(uint64_t sent) {
+  Bounce bounce(IOV_MAX);
+  std::vector<iovec> data;
+  for (Piece* piece = sent_.front(); piece != nullptr; piece = piece->next) {
+    Request* request = piece->request;
+    if (request->operation != Operation::kWrite || piece->stream_end <= sent) continue;
+    uint64_t described;
+    data.resize(request->iov.size());
+    data.resize(Memory(piece, 0).Describe(piece->length(), data, &described));
+    if (bounce.CanFetch(data)) continue;
+    request->unreadable = unreadable_ = true;
+  }
+  return unreadable_;
+}
+
+// What is left of these requests is in the queues, all of it.
+void RequestQueue::FailUnreadable() {
+  for (LinkedList<Piece>* queue : {&queue_, &bulk_queue_}) {
+    Piece* next;
+    for (Piece* piece = queue->front(); piece != nullptr; piece = next) {
+      next = piece->next;
+      if (!piece->request->unreadable) continue;
+      queue->Remove(piece);
+      FinishPiece(piece, EFAULT);
+    }
+  }
 }
 
 void RequestQueue::BeginSending() {

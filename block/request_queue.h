@@ -75,6 +75,12 @@ class RequestQueue final {
   // ahead of all else (SPEC.md 8.14).
   void Requeue();
 
+  // The transport says EFAULT after `sent` bytes of the outbox: looks which WRITEs that are not
+  // sent whole have data in memory that cannot be read. They fail with EFAULT when the next
+  // connection is open, as only then what of them was sent cannot land any more. False: there are
+  // none. To be followed by Requeue.
+  bool FindUnreadable(uint64_t sent);
+
   bool has_unsent() const { return !queue_.empty() || !bulk_queue_.empty(); }
   bool has_unanswered() const { return !sent_.empty(); }
 
@@ -115,10 +121,6 @@ class RequestQueue final {
     Request* request = piece->request;
     request->bytes_stored = std::max(request->bytes_stored, piece->begin + end);
   }
-  void Zero(Piece* piece, uint64_t at, uint64_t length) {
-    Memory(piece, at).Zero(length);
-    NoteStored(piece, at + length);
-  }
   // Keeps the first error (a positive errno) of an answer in parts.
   void NoteError(Piece* piece, int error) {
     if (piece->error == 0) piece->error = error;
@@ -146,6 +148,7 @@ class RequestQueue final {
   bool IsOld(const Request& request) const { return age_ - request.age >= kMaxAge; }
   bool AnyOld(const LinkedList<Piece>& pieces) const;
   void NoteFlushesGivenUp();
+  void FailUnreadable();
 
   SessionState* const session_;
   const EventLoop* clock_ = nullptr;
@@ -173,6 +176,7 @@ class RequestQueue final {
   uint64_t credit_bytes_used_ = 0;
 
   uint64_t answers_ = 0;
+  bool unreadable_ = false;  // FindUnreadable found some
   bool sync_failed_ = false;
   bool loss_told_ = false;
   std::vector<CloudblkCompletion> done_;

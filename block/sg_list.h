@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// A position in scattered memory.
+// A position in scattered memory. Nothing here touches that: it is the guest's, and may not be
+// there (bounce.h).
 #ifndef CLOUDBLK_BLOCK_SG_LIST_H_
 #define CLOUDBLK_BLOCK_SG_LIST_H_
 
@@ -24,15 +25,8 @@ class SgCursor {
   // Describes the next at most `bytes` bytes in at most out.size() elements, without moving.
   // Returns the elements used; *described gets the bytes.
   size_t Describe(uint64_t bytes, std::span<iovec> out, uint64_t* described) const;
-  // Each moves the cursor behind what it touched.
-  void CopyIn(std::span<const uint8_t> from);
-  void CopyOut(std::span<uint8_t> to);
-  void Zero(uint64_t bytes);
 
  private:
-  template <typename F>
-  void ForEach(uint64_t bytes, F&& f);
-
   std::span<const iovec> list_;
   size_t index_ = 0;
   size_t offset_ = 0;  // in list_[index_]

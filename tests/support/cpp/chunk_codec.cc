@@ -20,7 +20,7 @@ void Codec::Begin(const OpenParams& params, Outbox*) {
   name_ = params.volume_name;
 }
 
-void Codec::Append(const std::vector<Piece*>& pieces, Outbox* outbox) {
+size_t Codec::Append(std::span<Piece*> pieces, Outbox* outbox) {
   for (Piece* piece : pieces) {
     const Request& request = *piece->request;
     uint8_t* const head = outbox->Reserve(kRequestSize);
@@ -55,6 +55,7 @@ void Codec::Append(const std::vector<Piece*>& pieces, Outbox* outbox) {
     piece->stream_end = outbox->appended();
     ++stats_->frames_sent;
   }
+  return pieces.size();
 }
 
 bool Codec::Send(const Command& command, Outbox* outbox) {
@@ -195,7 +196,9 @@ bool Codec::OnChunk(RequestQueue* queue, const Outbox& outbox, std::vector<Fact>
     case kHoleChunk:
       if (!queue->Reserve(piece, value, length)) return Violation("a chunk out of place");
       if (kind == kHoleChunk) {
-        queue->Zero(piece, value, length);
+        queue->NoteStored(piece, value + length);
+        zeros_.AddZeros(piece, queue->Memory(piece, value), length);
+        zeros_.Store();
         return true;
       }
       piece_ = piece;

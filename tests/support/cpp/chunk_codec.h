@@ -19,10 +19,13 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "block/bounce.h"
 #include "block/codec.h"
+#include "block/copy_batch.h"
 
 namespace cloudblk::testing::chunk {
 
@@ -44,13 +47,13 @@ enum Kind : uint8_t {
 
 class Codec final : public cloudblk::Codec {
  public:
-  explicit Codec(CodecStats* stats) : stats_(stats) {}
+  explicit Codec(CodecStats* stats) : stats_(stats) { zeros_.SetBounce(&bounce_); }
   static std::unique_ptr<cloudblk::Codec> New(CodecStats* stats) {
     return std::make_unique<Codec>(stats);
   }
 
   void Begin(const OpenParams& params, Outbox* outbox) override;
-  void Append(const std::vector<Piece*>& pieces, Outbox* outbox) override;
+  size_t Append(std::span<Piece*> pieces, Outbox* outbox) override;
   bool Receive(Transport* transport, RequestQueue* queue, Outbox* outbox,
                std::vector<Fact>* facts) override;
   bool Send(const Command& command, Outbox* outbox) override;
@@ -70,6 +73,8 @@ class Codec final : public cloudblk::Codec {
   uint64_t incarnation_ = 0;
   std::string name_;
   std::array<uint8_t, 48> staging_;  // a message so far
+  Bounce bounce_{4096};
+  CopyBatch zeros_;
   size_t filled_ = 0;
   // kData: what is left of the chunk.
   Piece* piece_ = nullptr;

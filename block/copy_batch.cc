@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "block/copy_batch.h"
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cerrno>
+#include <span>
+#include <utility>
+
+namespace cloudblk {
+
+void CopyBatch::List::Append(Piece* piece, size_t at, SgCursor cursor, uint64_t length) {
+  parts.push_back({piece, at, elements.size()});
+  std::array<iovec, 16> some;
+  uint64_t described;
+  for (uint64_t left = length; left > 0; left -= described) {
+    const size_t count = cursor.Describe(left, some, &described);
+    elements.insert(elements.end(), some.begin(), some.begin() + static_cast<ptrdiff_t>(count));
+    if (described < left) cursor.Advance(described);
+  }
+}
+
+// `move` is Bounce's for a place in the buffer and elements.
+template <typename Move>
+bool CopyBatch::List::Run(Move&& move) {
+  bool whole = true;
+  auto part = parts.begin();
+  while (part != parts.end()) {
+    const std::span<iovec> rest = std::span(elements).subspan(part->element);
+    const size_t stopped = part->element + move(part->at, rest);
+    if (stopped == elements.size()) break;
+    // The part that this element is of fails; on with the one behind it.
+    part = std::upper_bound(part, parts.end(), stopped, [](size_t element, const Part& candidate) {
+      return element < candidate.element;
+    });
+    Piece* const failed = std::prev(part)->piece;
+    assert(failed != nullptr);
+    if (failed->error == 0) failed->error = EFAULT;
+    whole = false;
+  }
+  parts.clear();
+  elements.clear();
+  return whole;
+}
+
+void CopyBatch::Add(Piece* piece, size_t at, const SgCursor& cursor, uint64_t length) {
+  assert(length > 0);
+  const bool gap = !copies_.parts.empty() && at != end_;
+  // One system call moves what is in one piece of the buffer, so what lies between is copied onto
+  // itself.
+  if (gap) {
+    copies_.parts.push_back({nullptr, end_, copies_.elements.size()});
+    copies_.elements.push_back({bounce_->data() + end_, at - end_});
+  }
+  copies_.Append(piece, at, cursor, length);
+  end_ = at + length;
+}
+
+void CopyBatch::AddZeros(Piece* piece, const SgCursor& cursor, uint64_t length) {
+  assert(length > 0);
+  zeros_.Append(piece, 0, cursor, length);
+}
+
+bool CopyBatch::Store() {
+  const bool copied = copies_.Run(
+      [this](size_t at, std::span<iovec> elements) { return bounce_->Store(at, elements); });
+  const bool zeroed =
+      zeros_.Run([this](size_t, std::span<iovec> elements) { return bounce_->Zero(elements); });
+  return copied && zeroed;
+}
+
+bool CopyBatch::Fetch() {
+  assert(zeros_.parts.empty());
+  return copies_.Run(
+      [this](size_t at, std::span<iovec> elements) { return bounce_->Fetch(at, elements); });
+}
+
+}  // namespace cloudblk
