@@ -44,11 +44,12 @@ size_t MoveAll(std::span<iovec> elements, Move&& move) {
     if (n <= 0) break;
     for (; n > 0; ++next) {
       iovec& element = elements[next];
-      const size_t moved = std::min<size_t>(static_cast<size_t>(n), element.iov_len);
-      element.iov_base = static_cast<uint8_t*>(element.iov_base) + moved;
-      element.iov_len -= moved;
-      n -= static_cast<ssize_t>(moved);
-      if (element.iov_len > 0) break;
+      if (static_cast<size_t>(n) < element.iov_len) {
+        element.iov_base = static_cast<uint8_t*>(element.iov_base) + n;
+        element.iov_len -= static_cast<size_t>(n);
+        break;
+      }
+      n -= static_cast<ssize_t>(element.iov_len);
     }
   }
   return next;

@@ -2,7 +2,6 @@
 #include "block/copy_batch.h"
 
 #include <algorithm>
-#include <array>
 #include <cassert>
 #include <cerrno>
 #include <span>
@@ -10,14 +9,11 @@
 
 namespace cloudblk {
 
-void CopyBatch::List::Append(Piece* piece, size_t at, SgCursor cursor, uint64_t length) {
+void CopyBatch::List::Append(Piece* piece, size_t at, SgCursor* cursor, uint64_t length) {
   parts.push_back({piece, at, elements.size()});
-  std::array<iovec, 16> some;
-  uint64_t described;
-  for (uint64_t left = length; left > 0; left -= described) {
-    const size_t count = cursor.Describe(left, some, &described);
-    elements.insert(elements.end(), some.begin(), some.begin() + static_cast<ptrdiff_t>(count));
-    if (described < left) cursor.Advance(described);
+  while (length > 0) {
+    elements.push_back(cursor->Take(length));
+    length -= elements.back().iov_len;
   }
 }
 
@@ -44,7 +40,7 @@ bool CopyBatch::List::Run(Move&& move) {
   return whole;
 }
 
-void CopyBatch::Add(Piece* piece, size_t at, const SgCursor& cursor, uint64_t length) {
+void CopyBatch::Add(Piece* piece, size_t at, SgCursor* cursor, uint64_t length) {
   assert(length > 0);
   const bool gap = !copies_.parts.empty() && at != end_;
   // One system call moves what is in one piece of the buffer, so what lies between is copied onto
@@ -57,9 +53,9 @@ void CopyBatch::Add(Piece* piece, size_t at, const SgCursor& cursor, uint64_t le
   end_ = at + length;
 }
 
-void CopyBatch::AddZeros(Piece* piece, const SgCursor& cursor, uint64_t length) {
+void CopyBatch::AddZeros(Piece* piece, SgCursor cursor, uint64_t length) {
   assert(length > 0);
-  zeros_.Append(piece, 0, cursor, length);
+  zeros_.Append(piece, 0, &cursor, length);
 }
 
 bool CopyBatch::Store() {

@@ -25,10 +25,11 @@ class CopyBatch {
   bool empty() const { return copies_.parts.empty() && zeros_.parts.empty(); }
 
   // The next `length` bytes of the piece's memory, at the cursor, and those at `at` in the buffer
-  // belong together. Preconditions: length > 0, `at` does not lie before the end of the last Add.
-  void Add(Piece* piece, size_t at, const SgCursor& cursor, uint64_t length);
+  // belong together. Moves the cursor behind them. Preconditions: length > 0, `at` does not lie
+  // before the end of the last Add.
+  void Add(Piece* piece, size_t at, SgCursor* cursor, uint64_t length);
   // The next `length` bytes become zeros. Only with Store. Precondition: length > 0.
-  void AddZeros(Piece* piece, const SgCursor& cursor, uint64_t length);
+  void AddZeros(Piece* piece, SgCursor cursor, uint64_t length);
 
   // Copies all, to the pieces or from them, and is empty then. False: there is a piece with EFAULT.
   bool Store();
@@ -44,7 +45,7 @@ class CopyBatch {
     std::vector<Part> parts;
     std::vector<iovec> elements;
 
-    void Append(Piece* piece, size_t at, SgCursor cursor, uint64_t length);
+    void Append(Piece* piece, size_t at, SgCursor* cursor, uint64_t length);
     template <typename Move>
     bool Run(Move&& move);
   };

@@ -103,7 +103,8 @@ size_t CopyData(std::span<Piece*> pieces, CopyBatch* copies, Outbox* outbox, uin
     size_t at = static_cast<size_t>(to - outbox->memory()->data());
     for (Piece* piece : pieces.first(count)) {
       if (piece->request->operation != Operation::kWrite) continue;
-      copies->Add(piece, at, SgCursor(piece->request->iov, piece->begin), piece->length());
+      SgCursor cursor(piece->request->iov, piece->begin);
+      copies->Add(piece, at, &cursor, piece->length());
       at += piece->length();
     }
     if (copies->Fetch()) return count;

@@ -305,12 +305,13 @@ void NativeReceiver::FinishEntry(RequestQueue* queue) {
 // `bytes` more of the present entry's data: they are in the request's memory, or staged.
 void NativeReceiver::StorePlain(bool direct, uint64_t bytes, RequestQueue* queue) {
   const Entry& entry = entries_[next_entry_];
-  if (!direct) {
+  if (direct) {
+    if (bytes < entry_left_) cursor_.Advance(bytes);
+  } else {
     // Of a piece that has failed the rest is dropped.
-    if (entry.piece->error == 0) copies_.Add(entry.piece, head_, cursor_, bytes);
+    if (entry.piece->error == 0) copies_.Add(entry.piece, head_, &cursor_, bytes);
     head_ += bytes;
   }
-  if (bytes < entry_left_) cursor_.Advance(bytes);
   entry_left_ -= static_cast<uint32_t>(bytes);
   queue->NoteStored(entry.piece, entry.reply.length - entry_left_);
 }

@@ -2,21 +2,11 @@
 #include "block/sg_list.h"
 
 #include <algorithm>
-#include <cassert>
 
 namespace cloudblk {
 
 void SgCursor::Advance(uint64_t bytes) {
-  while (bytes > 0) {
-    assert(index_ < list_.size());
-    const size_t n = std::min<uint64_t>(bytes, list_[index_].iov_len - offset_);
-    bytes -= n;
-    offset_ += n;
-    if (offset_ == list_[index_].iov_len) {
-      ++index_;
-      offset_ = 0;
-    }
-  }
+  while (bytes > 0) bytes -= Take(bytes).iov_len;
 }
 
 size_t SgCursor::Describe(uint64_t bytes, std::span<iovec> out, uint64_t* described) const {

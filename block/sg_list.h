@@ -7,6 +7,8 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -25,6 +27,19 @@ class SgCursor {
   // Describes the next at most `bytes` bytes in at most out.size() elements, without moving.
   // Returns the elements used; *described gets the bytes.
   size_t Describe(uint64_t bytes, std::span<iovec> out, uint64_t* described) const;
+  // The next bytes, at most so many, that lie in one piece; moves behind them.
+  iovec Take(uint64_t bytes) {
+    assert(index_ < list_.size());
+    const iovec& element = list_[index_];
+    const size_t n = std::min<uint64_t>(bytes, element.iov_len - offset_);
+    const iovec taken{static_cast<uint8_t*>(element.iov_base) + offset_, n};
+    offset_ += n;
+    if (offset_ == element.iov_len) {
+      ++index_;
+      offset_ = 0;
+    }
+    return taken;
+  }
 
  private:
   std::span<const iovec> list_;

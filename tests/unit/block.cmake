@@ -25,6 +25,7 @@ cloudblk_test(block_test
     block/channel_timeout_test.cc
     block/chunk_test.cc
     block/codec_test.cc
+    block/fault_test.cc
     block/header_c99.c
     block/parts_test.cc
     block/poll_test.cc

@@ -50,7 +50,11 @@ class MemoryTransport final : public Transport {
     size_t moved = 0;
     for (int i = 0; i < count && moved < most; ++i) {
       const size_t n = std::min(iov[i].iov_len, most - moved);
-      std::memcpy(iov[i].iov_base, from.data() + moved, n);
+      const size_t touchable = Touchable(iov[i], n);
+      std::memcpy(iov[i].iov_base, from.data() + moved, touchable);
+      // As the kernel, which does not count what it has stored last.
+      if (touchable < n && moved == 0) return -EFAULT;
+      if (touchable < n) break;
       moved += n;
     }
     from.erase(0, moved);
@@ -73,6 +77,8 @@ class MemoryTransport final : public Transport {
     size_t moved = 0;
     for (int i = 0; i < count && room > 0; ++i) {
       const size_t n = std::min(iov[i].iov_len, room);
+      if (Touchable(iov[i], n) < n && moved == 0) return -EFAULT;
+      if (Touchable(iov[i], n) < n) break;
       link_->to_server.append(static_cast<const char*>(iov[i].iov_base), n);
       moved += n;
       room -= n;
@@ -82,6 +88,14 @@ class MemoryTransport final : public Transport {
   }
 
  private:
+  // How many of the first `bytes` come before what cannot be touched.
+  size_t Touchable(const iovec& element, size_t bytes) const {
+    const auto begin = reinterpret_cast<uintptr_t>(element.iov_base);
+    const auto bad = reinterpret_cast<uintptr_t>(link_->habits.untouchable.iov_base);
+    if (begin + bytes <= bad || begin >= bad + link_->habits.untouchable.iov_len) return bytes;
+    return begin < bad ? bad - begin : 0;
+  }
+
   // How much of `from` comes before the cut.
   size_t Readable(const std::string& from) const {
     if (&from == &record_) return from.size();

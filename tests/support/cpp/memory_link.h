@@ -23,6 +23,7 @@ struct LinkHabits {
   size_t record_size = 0;               // not 0: reads whole records, as TLS does (has_pending)
   bool scatters = true;                 // Readv takes several elements
   bool wants_other = false;             // every other call first wants the other readiness
+  iovec untouchable{};                  // of the client's memory, as the kernel finds it
   uint64_t cut_to_client = UINT64_MAX;  // the connection ends after so many bytes
   uint64_t cut_to_server = UINT64_MAX;
 };
