@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "proxy/limits.h"
+
 namespace cloudblk::proxy {
 
 struct Buffer {
@@ -16,15 +18,17 @@ struct Buffer {
   uint32_t capacity = 0;  // bytes
 };
 
-// Not thread-safe. What is handed out is bounded by the credits of the connections; what is kept
-// for reuse is bounded by kMaxKept, and freed when the loop has been idle (Trim).
+// Not thread-safe. What it has of the host is counted in Limits, where nothing is refused: whoever
+// may do without asks left() first. What is kept for reuse is bounded, and freed when the loop has
+// been idle (Trim).
 class BufferPool {
  public:
   static constexpr uint32_t kAlignment = 4096;
   static constexpr uint32_t kLargest = 4u << 20;
   static constexpr size_t kMaxKept = 32u << 20;  // bytes
 
-  BufferPool() = default;
+  // `limits`, if there are any, outlive the object.
+  explicit BufferPool(Limits* limits = nullptr);
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
   ~BufferPool();
@@ -38,6 +42,9 @@ class BufferPool {
   // Frees everything that is kept.
   void Trim();
 
+  // Bytes that it can hand out before the limit is reached.
+  uint64_t left() const { return limits_ == nullptr ? ~uint64_t{0} : limits_->left() + kept_; }
+
   size_t kept() const { return kept_; }              // bytes
   size_t handed_out() const { return handed_out_; }  // bytes
   uint64_t gets() const { return gets_; }            // calls of Get so far
@@ -45,6 +52,12 @@ class BufferPool {
  private:
   static constexpr int kClasses = 11;  // 4 KiB .. 4 MiB
 
+  // What a buffer costs: the allocator has a page beside it that is used.
+  static size_t Cost(uint32_t capacity) { return size_t{capacity} + kAlignment; }
+  void Free(uint8_t* data, uint32_t capacity);
+
+  Limits* const limits_;
+  const size_t max_kept_;
   std::array<std::vector<uint8_t*>, kClasses> free_;
   size_t kept_ = 0;
   size_t handed_out_ = 0;

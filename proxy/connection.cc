@@ -31,6 +31,17 @@ constexpr int64_t kGoodbyeNs = 2'000'000'000;
 
 }  // namespace
 
+bool Progress::Stalls(bool under_way, uint64_t unit, uint64_t bytes, int64_t now_ns,
+                      int64_t stall_ns) {
+  const bool same = under_way && under_way_ && unit == unit_;
+  under_way_ = under_way;
+  if (same && bytes - bytes_ < Limits::kStallBytes) return now_ns - since_ns_ >= stall_ns;
+  unit_ = unit;
+  bytes_ = bytes;
+  since_ns_ = now_ns;
+  return false;
+}
+
 Connection::Connection(ConnectionHost* host, const ServerInfo& info, uint64_t id,
                        std::unique_ptr<Transport> transport, std::string address)
     : host_(host),
@@ -72,6 +83,7 @@ void Connection::SetState(State next) {
   };
   assert(legal());
   state_ = next;
+  if (next != State::kOpen) host_->NoStranger(id_);
   if (next == State::kReady || next == State::kStopping) timer_.reset();
   if (next == State::kStopping) probe_.reset();
 }
@@ -83,16 +95,49 @@ void Connection::OnReadable() {
     NoteHeard(host_->loop().NowNs());
   }
   for (int i = 0; i < kReadsPerTurn && reading_ && !paused_; ++i) {
-    const FrameReader::Outcome outcome = reader_.Read(transport_.get());
-    if (outcome == FrameReader::Outcome::kEnd) {
-      const bool expected = state_ == State::kLeaving || state_ == State::kClosing;
-      BeginStop(expected ? "" : "closed by the client");
-    }
-    if (outcome != FrameReader::Outcome::kMore) return;
+    if (!OnOutcome(reader_.Read(transport_.get()))) break;
   }
+  if (reader_.in_frame() && state_ != State::kStopping) host_->WatchProgress();
 }
 
-void Connection::OnWritable() { MarkDirty(); }
+// Whether there may be more to read.
+bool Connection::OnOutcome(FrameReader::Outcome outcome) {
+  if (outcome == FrameReader::Outcome::kWaiting) MarkDirty();
+  if (outcome == FrameReader::Outcome::kEnd && reader_.error() == ENOMEM) {
+    OutOfMemory();
+  } else if (outcome == FrameReader::Outcome::kEnd && reader_.error() != 0) {
+    BeginStop(fmt::format("lost: {}", strerror(reader_.error())));
+  } else if (outcome == FrameReader::Outcome::kEnd) {
+    const bool expected = state_ == State::kLeaving || state_ == State::kClosing;
+    BeginStop(expected ? "" : "closed by the client");
+  }
+  return outcome == FrameReader::Outcome::kMore;
+}
+
+bool Connection::GoOn() {
+  if (!requests_.Advance()) return false;
+  if (reading_ && reader_.waiting() && requests_.ready()) OnOutcome(reader_.GoOn());
+  return state_ != State::kStopping;
+}
+
+bool Connection::CheckProgress() {
+  if (state_ == State::kStopping) return false;
+  // What waits for the proxy is not the client's fault.
+  const bool arrives = reader_.in_frame() && reading_ && !paused_ && !reader_.waiting();
+  const int64_t now = host_->loop().NowNs();
+  const int64_t stall = host_->limits().settings().stall_ns;
+  if (arrives_.Stalls(arrives, reader_.frames(), reader_.bytes(), now, stall)) {
+    BeginStop(fmt::format("stopped in the middle of a frame for {} s", stall / kNsPerS));
+  } else if (leaves_.Stalls(want_write_, 0, writer_.sent(), now, stall)) {
+    BeginStop(fmt::format("has not read its answers for {} s", stall / kNsPerS));
+  }
+  return state_ != State::kStopping && (arrives || want_write_);
+}
+
+void Connection::OnWritable() {
+  want_write_ = false;
+  MarkDirty();
+}
 
 bool Connection::OnMessage(const wire::FrameHeader& header, std::span<const uint8_t> section,
                            std::span<const uint8_t> payload) {
@@ -150,7 +195,7 @@ void Connection::OnProbe() {
 void Connection::OnProbeTimer() {
   if (state_ == State::kStopping) return;
   // Nobody listens to it either.
-  if (paused_) {
+  if (paused_ || reader_.waiting()) {
     probe_->Arm(host_->loop().NowNs() + kSilentNs);
     return;
   }
@@ -172,12 +217,12 @@ void Connection::OnStopRequested(const std::string& revoked) {
 }
 
 void Connection::GoAway() {
+  // An OPEN that is there already is answered too, with SHUTTING_DOWN (SPEC.md 6.5).
+  if (state_ == State::kHello || state_ == State::kOpen) OnReadable();
+  if (state_ == State::kHello || state_ == State::kOpen) BeginStop(kStops);
   if (state_ == State::kStopping) return;
+  if (state_ == State::kOpening) SendOpenReply({wire::StatusCode::kShuttingDown, kStops, 0, 0});
   const bool ending = state_ == State::kClosing || state_ == State::kLeaving;
-  if (state_ != State::kReady && !ending) {
-    BeginStop("the proxy stops");
-    return;
-  }
   timer_ = host_->loop().NewTimer([this] { OnGoodbyeTimer(); });
   timer_->Arm(host_->loop().NowNs() + kGoodbyeNs);
   // It ends by itself, with what is in flight.
@@ -210,15 +255,16 @@ void Connection::OnGoodbyeTimer() {
   }
 }
 
-bool Connection::OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
-                         std::vector<iovec>* pieces) {
+FrameSink::Next Connection::OnBatch(const wire::FrameHeader& header,
+                                    std::span<const uint8_t> section, std::vector<iovec>* pieces) {
   if (header.type != wire::FrameType::kRequest || state_ != State::kReady) {
-    return Violation(fmt::format("{} is out of place here", wire::Name(header.type)));
+    Violation(fmt::format("{} is out of place here", wire::Name(header.type)));
+    return Next::kStop;
   }
   return requests_.OnBatch(header, section, pieces);
 }
 
-bool Connection::OnPieces(size_t filled, bool complete) {
+FrameSink::Next Connection::OnPieces(size_t filled, bool complete) {
   return requests_.OnPieces(filled, complete);
 }
 
@@ -234,13 +280,19 @@ bool Connection::Violation(std::string_view text) {
   writer_.AddMessage(wire::FrameType::kError, out, text);
   writer_.Send(transport_.get());
   BeginStop({});
-  spdlog::warn("{}: dropped: {}", Who(), text);
+  LogLimited(spdlog::level::warn, "dropped", fmt::format("dropped: {}", text));
   return false;
 }
 
 void Connection::BeginStop(std::string_view why) {
   if (state_ == State::kStopping) return;
-  if (!why.empty()) spdlog::info("{}: {}", Who(), why);
+  if (!why.empty()) {
+    if (state_ == State::kReady || state_ == State::kClosing) {
+      spdlog::info("{}: {}", Who(), why);
+    } else {
+      LogLimited(spdlog::level::info, "ended", why);
+    }
+  }
   host_->loop().Unwatch(transport_->fd());
   reading_ = false;
   SetState(State::kStopping);
@@ -266,6 +318,7 @@ void Connection::OnStorageIdle() {
 void Connection::FinishStop() {
   if (requests_.at_storage() != 0 || finished_) return;
   finished_ = true;
+  if (counted_) host_->limits().Closed();
   if (joined_) {
     volume_->gate.Leave(this);
     volume_->resizer.Forget(this);
@@ -289,12 +342,15 @@ void Connection::Flush() {
   dirty_ = false;
   requests_.EndTurn();
   if (state_ == State::kStopping) return;
-  const int error = writer_.Send(transport_.get());
+  // Nothing is made ready ahead for a client that does not read what there is.
+  const int error = want_write_ ? EAGAIN : writer_.Send(transport_.get());
   if (error != 0 && error != EAGAIN) {
     BeginStop(fmt::format("lost: {}", strerror(error)));
     return;
   }
   want_write_ = error == EAGAIN;
+  if (want_write_) host_->WatchProgress();
+  if (!paused_ && !GoOn()) return;
   UpdateWatch();
   if (!want_write_) OnDrained();
 }
@@ -315,10 +371,16 @@ void Connection::OnDrained() {
 }
 
 void Connection::UpdateWatch() {
-  const Interest now{.readable = reading_ && !paused_, .writable = want_write_};
+  const Interest now{.readable = reading_ && !paused_ && !reader_.waiting(),
+                     .writable = want_write_};
   if (now == watched_) return;
   watched_ = now;
   host_->loop().Watch(transport_->fd(), now.readable, now.writable, this);
+}
+
+void Connection::LogLimited(spdlog::level::level_enum level, const std::string& kind,
+                            std::string_view text) const {
+  host_->log_limit().Log(level, kind, fmt::format("{}: {}", Who(), text));
 }
 
 std::string Connection::Who() const {

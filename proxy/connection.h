@@ -25,6 +25,22 @@
 
 namespace cloudblk::proxy {
 
+inline constexpr char kStops[] = "the proxy stops";
+
+// Whether something that is under way gets on.
+class Progress {
+ public:
+  // Looks at it now and then. `unit` counts what was begun, `bytes` what was moved of all units.
+  // True: for stall_ns it was neither moved by Limits::kStallBytes nor brought to its end.
+  bool Stalls(bool under_way, uint64_t unit, uint64_t bytes, int64_t now_ns, int64_t stall_ns);
+
+ private:
+  bool under_way_ = false;
+  uint64_t unit_ = 0;
+  uint64_t bytes_ = 0;
+  int64_t since_ns_ = 0;
+};
+
 // Bytes of events, answers to PINGs and the like that a client may leave unread.
 inline constexpr size_t kMaxControl = 64 << 10;
 
@@ -46,6 +62,10 @@ class Connection final : public FdHandler,
   void Flush();
   // Says goodbye, answers what is in flight, and closes.
   void GoAway();
+  // Ends it at once.
+  void Drop(const std::string& why) { BeginStop(why); }
+  // Ends it if its client has stopped in the middle of something. Whether to ask again.
+  bool CheckProgress();
 
   // FdHandler
   void OnReadable() override;
@@ -83,9 +103,9 @@ class Connection final : public FdHandler,
   // FrameSink
   bool OnMessage(const wire::FrameHeader& header, std::span<const uint8_t> section,
                  std::span<const uint8_t> payload) override;
-  bool OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
+  Next OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
                std::vector<iovec>* pieces) override;
-  bool OnPieces(size_t filled, bool complete) override;
+  Next OnPieces(size_t filled, bool complete) override;
   void OnBadFrame(wire::DecodeError error) override;
   // RequestOwner
   bool Violation(std::string_view text) override;
@@ -111,6 +131,9 @@ class Connection final : public FdHandler,
   void OnResume(uint64_t size);
   void OnResizeAnswer(const ResizeAnswer& answer);
 
+  // Goes on with what has waited for memory, or for others. False: the connection was stopped.
+  bool GoOn();
+  bool OnOutcome(FrameReader::Outcome outcome);
   void SetState(State next);
   void StopReading();
   // SPEC.md 7.1; `why` is for the log and may be empty.
@@ -123,6 +146,9 @@ class Connection final : public FdHandler,
   void OnGoodbyeTimer();
   // All answers are out: does what the state waited for.
   void OnDrained();
+  // A line that others can cause at will: `kind` is one of few.
+  void LogLimited(spdlog::level::level_enum level, const std::string& kind,
+                  std::string_view text) const;
   void MarkDirty();
   void UpdateWatch();
   std::string Who() const;
@@ -143,6 +169,9 @@ class Connection final : public FdHandler,
   bool reading_ = true;
   bool want_write_ = false;
   Interest watched_;  // what the loop was asked for last
+  Progress arrives_;
+  Progress leaves_;
+  bool counted_ = false;  // as one that has a volume open
   bool dirty_ = false;
   bool known_to_ownership_ = false;
   bool finished_ = false;

@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "proxy/connection_host.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cassert>
 #include <utility>
 
 #include "proxy/connection.h"
+#include "proxy/request_stream.h"
 
 namespace cloudblk::proxy {
 
 ConnectionHost::ConnectionHost(EventLoop* loop, const ServerInfo& info)
-    : loop_(loop), info_(info), context_(loop) {}
+    : loop_(loop),
+      info_(info),
+      context_(loop, info.limits),
+      log_limit_(loop),
+      progress_timer_(loop->NewTimer([this] { OnProgressTimer(); })) {}
 
 ConnectionHost::~ConnectionHost() { assert(connections_.empty()); }
 
@@ -32,7 +39,42 @@ void ConnectionHost::Adopt(std::unique_ptr<Transport> transport, const std::stri
   Connection* raw = connection.get();
   connections_.emplace(id, std::move(connection));
   connection_count_.fetch_add(1, std::memory_order_acq_rel);
+  if (strangers_.size() >= limits().max_strangers()) DropOldestStranger();
+  strangers_.insert(id);
   raw->Start();
+}
+
+void ConnectionHost::MakeRoom() {
+  for (size_t count = (strangers_.size() + 3) / 4; count != 0; --count) DropOldestStranger();
+}
+
+void ConnectionHost::DropOldestStranger() {
+  connections_.at(*strangers_.begin())
+      ->Drop(fmt::format("dropped for a newer one: {} connections have not opened a volume",
+                         strangers_.size()));
+}
+
+uint8_t* ConnectionHost::DiscardTo() {
+  if (discard_to_ == nullptr) {
+    discard_to_ = std::make_unique_for_overwrite<uint8_t[]>(kMostFramePayload);
+  }
+  return discard_to_.get();
+}
+
+void ConnectionHost::WatchProgress() {
+  if (progress_armed_) return;
+  progress_armed_ = true;
+  progress_timer_->Arm(loop_->NowNs() + limits().settings().stall_ns / 4);
+}
+
+void ConnectionHost::OnProgressTimer() {
+  progress_armed_ = false;
+  std::vector<uint64_t> ids;
+  for (const auto& [id, connection] : connections_) ids.push_back(id);
+  for (const uint64_t id : ids) {
+    const auto it = connections_.find(id);
+    if (it != connections_.end() && it->second->CheckProgress()) WatchProgress();
+  }
 }
 
 void ConnectionHost::GoAway() {

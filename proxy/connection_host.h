@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,6 +22,8 @@
 #include "proxy-protocol/wire.h"
 #include "proxy/backend.h"
 #include "proxy/job.h"
+#include "proxy/limits.h"
+#include "proxy/log_limit.h"
 #include "proxy/loop_context.h"
 #include "proxy/volume.h"
 
@@ -32,6 +35,7 @@ class Connection;
 struct ServerInfo {
   const VolumeMap* volumes = nullptr;
   Uuid uuid;  // of this run
+  Limits* limits = nullptr;
 };
 
 // On the loop's thread, but for what says otherwise.
@@ -51,6 +55,9 @@ class ConnectionHost {
   // Connections are told to go: they answer what is in flight and close. Nothing is adopted any
   // more.
   void GoAway();
+  bool going_away() const { return going_away_; }
+  // Drops connections that have not asked for a volume: the oldest quarter of them.
+  void MakeRoom();
   // Any thread.
   size_t connections() const { return connection_count_.load(std::memory_order_acquire); }
 
@@ -59,6 +66,10 @@ class ConnectionHost {
   EventLoop& loop() { return *loop_; }
   LoopContext& context() { return context_; }
   JobPool& jobs() { return jobs_; }
+  Limits& limits() { return *info_.limits; }
+  LogLimit& log_limit() { return log_limit_; }
+  // kMostFramePayload bytes that anything may be read into, and nothing from.
+  uint8_t* DiscardTo();
   // Room for decoding one frame at a time.
   std::span<wire::Request> scratch() { return scratch_; }
   BackendQueue* QueueOf(const Volume* volume) { return queues_.at(volume).get(); }
@@ -68,6 +79,10 @@ class ConnectionHost {
   }
   // Runs fn on the loop, unless the connection is gone by then. Any thread.
   void Post(uint64_t id, std::function<void(Connection*)> fn);
+  // The connection has asked for a volume, or is about to be removed.
+  void NoStranger(uint64_t id) { strangers_.erase(id); }
+  // Has each connection's CheckProgress called from time to time, until none wants it any more.
+  void WatchProgress();
   // The connection is destroyed at the end of the turn.
   void Remove(Connection* connection);
   // Has the connection's Flush called at the end of the turn, after what was submitted went to the
@@ -77,6 +92,8 @@ class ConnectionHost {
  private:
   void WatchEndOfTurn();
   void EndOfTurn();
+  void DropOldestStranger();
+  void OnProgressTimer();
 
   EventLoop* const loop_;
   const ServerInfo info_;
@@ -86,7 +103,12 @@ class ConnectionHost {
   std::vector<BackendQueue*> submitted_;
   JobPool jobs_;
   std::vector<wire::Request> scratch_ = std::vector<wire::Request>(wire::kMaxFrameEntries);
+  std::unique_ptr<uint8_t[]> discard_to_;
+  LogLimit log_limit_;
+  std::unique_ptr<Timer> progress_timer_;
+  bool progress_armed_ = false;
   std::map<uint64_t, std::unique_ptr<Connection>> connections_;
+  std::set<uint64_t> strangers_;  // those that have not asked for a volume; the oldest is first
   std::vector<std::unique_ptr<Connection>> removed_;
   std::vector<Connection*> dirty_;
   std::vector<Connection*> flushing_;

@@ -33,14 +33,14 @@ bool Connection::OnHello(std::span<const uint8_t> section) {
         "this server lacks features that the client requires, or were not offered: {:#x}", lacking);
   }
   reply.features = hello.features & wire::Feature::kAll;
-  reply.max_frame_payload = std::min(hello.max_frame_payload, wire::kMaxFramePayload);
+  reply.max_frame_payload = std::min(hello.max_frame_payload, kMostFramePayload);
   reply.max_frame_entries = std::min(hello.max_frame_entries, wire::kMaxFrameEntries);
   std::array<uint8_t, wire::kHelloReplySize> out;
   wire::Encode(reply, out);
   writer_.AddMessage(wire::FrameType::kHelloReply, out, text);
   MarkDirty();
   if (reply.status != wire::StatusCode::kOk) {
-    spdlog::warn("{}: refused: {}", Who(), text);
+    LogLimited(spdlog::level::warn, "refused", fmt::format("refused: {}", text));
     StopReading();
     SetState(State::kLeaving);
     return false;
@@ -64,6 +64,10 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   if (!claimer_ && !request.open.claimer.IsNil()) {
     return Violation(wire::Describe(wire::DecodeError::kReservedSet));
   }
+  if ((request.open.flags & wire::OpenFlag::kResume) == 0 &&
+      (!request.open.volume.IsNil() || request.open.generation != 0)) {
+    return Violation("an OPEN without RESUME names a volume's UUID or generation");
+  }
   const size_t name_length = request.open.volume_name_length;
   if (payload.size() != name_length + request.open.client_name_length) {
     return Violation("the names of an OPEN do not fill its payload");
@@ -77,6 +81,10 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   client_name_ = request.client_name;
   open_flags_ = request.open.flags;
   SetState(State::kOpening);
+  if (host_->going_away()) {
+    SendOpenReply({wire::StatusCode::kShuttingDown, kStops, 0, 0});
+    return false;
+  }
   const auto found = info_.volumes->find(names.substr(0, name_length));
   if (found == info_.volumes->end()) {
     const std::string name = Printable(names.substr(0, name_length));
@@ -93,6 +101,14 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
     return false;
   }
   volume_ = found->second.get();
+  Limits& limits = host_->limits();
+  counted_ = limits.TryOpen();
+  if (!counted_) {
+    request.no_room = fmt::format(
+        "{} connections have a volume open, which is the limit; start the proxy with a "
+        "higher --max-connections",
+        limits.settings().max_connections);
+  }
   known_to_ownership_ = true;
   volume_->ownership.Open(this, request);
   return true;
@@ -104,6 +120,9 @@ void Connection::SendOpenReply(const OwnershipAnswer& answer) {
   reply.epoch = answer.epoch;
   reply.retry_ms = answer.retry_ms;
   if (answer.status == wire::StatusCode::kOk) {
+    // Of a session that is known already, and so is let in.
+    if (!counted_) host_->limits().Open();
+    counted_ = true;
     const Geometry& geometry = volume_->backend->geometry();
     terms_.backend = volume_->backend.get();
     terms_.queue = host_->QueueOf(volume_);
@@ -140,7 +159,10 @@ void Connection::SendOpenReply(const OwnershipAnswer& answer) {
     SetState(State::kReady);
     return;
   }
-  spdlog::info("{}: refused: {}", Who(), answer.text);
+  // Who waits for a lease to end asks again and again.
+  LogLimited(spdlog::level::info,
+             "refused" + (volume_ != nullptr ? " for " + volume_->name : std::string()),
+             fmt::format("refused: {}", answer.text));
   StopReading();
   SetState(State::kLeaving);
 }

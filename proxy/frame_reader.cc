@@ -35,9 +35,25 @@ bool FrameReader::EnsureStaging(uint32_t capacity) {
   return true;
 }
 
+FrameReader::Outcome FrameReader::End(int error) {
+  ended_ = true;
+  error_ = error;
+  return Outcome::kEnd;
+}
+
+FrameReader::Outcome FrameReader::WhyNot() const {
+  if (ended_) return Outcome::kEnd;
+  return stopped_ ? Outcome::kStopped : Outcome::kWaiting;
+}
+
+FrameReader::Outcome FrameReader::GoOn() {
+  waiting_ = false;
+  return Parse() ? Outcome::kMore : WhyNot();
+}
+
 FrameReader::Outcome FrameReader::Read(Transport* transport) {
-  if (stopped_) return Outcome::kStopped;
-  if (!EnsureStaging(kStaging)) return Outcome::kEnd;
+  if (stopped_ || ended_ || waiting_) return WhyNot();
+  if (!EnsureStaging(kStaging)) return End(ENOMEM);
   vector_.clear();
   size_t wanted = 0;
   if (in_payload_) {
@@ -59,16 +75,12 @@ FrameReader::Outcome FrameReader::Read(Transport* transport) {
     if (begin_ == end_) pool_->Put(&staging_);
     return Outcome::kDrained;
   }
-  if (got <= 0) return Outcome::kEnd;
+  if (got <= 0) return End(static_cast<int>(-got));
   const auto bytes = static_cast<size_t>(got);
+  bytes_ += bytes;
   if (in_payload_) TakePayload(std::min(bytes, payload));
   end_ += static_cast<uint32_t>(bytes - std::min(bytes, payload));
-  if (!Parse()) return Outcome::kStopped;
-  // An idle connection holds no buffer.
-  if (begin_ == end_) {
-    begin_ = end_ = 0;
-    pool_->Put(&staging_);
-  }
+  if (!Parse()) return WhyNot();
   return bytes < wanted && !transport->has_pending() ? Outcome::kDrained : Outcome::kMore;
 }
 
@@ -85,26 +97,36 @@ void FrameReader::TakePayload(size_t bytes) {
   }
 }
 
+bool FrameReader::Report(FrameSink::Next next) {
+  if (next == FrameSink::Next::kGo) return true;
+  (next == FrameSink::Next::kWait ? waiting_ : stopped_) = true;
+  return false;
+}
+
 bool FrameReader::ReportPieces() {
   const bool complete = filled_ == pieces_.size();
   if (filled_ == reported_ && !complete) return true;
   reported_ = filled_;
   if (complete) in_payload_ = false;
-  if (sink_->OnPieces(filled_, complete)) return true;
-  stopped_ = true;
-  return false;
+  return Report(sink_->OnPieces(filled_, complete));
 }
 
 bool FrameReader::Parse() {
-  for (;;) {
+  bool enough = true;
+  bool go = true;
+  while (go && enough) {
     if (in_payload_) {
-      if (!ConsumePayload()) return false;
-      if (in_payload_) return true;
+      go = ConsumePayload();
+      if (!go || in_payload_) break;
     }
-    bool enough = true;
-    if (!ParseHeaders(&enough)) return false;
-    if (!enough) return true;
+    go = ParseHeaders(&enough);
   }
+  // An idle connection holds no buffer.
+  if (begin_ == end_) {
+    begin_ = end_ = 0;
+    pool_->Put(&staging_);
+  }
+  return go;
 }
 
 bool FrameReader::ConsumePayload() {
@@ -122,8 +144,9 @@ bool FrameReader::ParseHeaders(bool* enough) {
   const auto need = [&](uint32_t bytes) {
     *enough = end_ - begin_ >= bytes;
     // Room for all of it, so that the next read can complete it.
-    if (!*enough && !EnsureStaging(std::max(bytes, kStaging))) Stop(wire::DecodeError::kBadLength);
-    return !stopped_;
+    if (*enough || EnsureStaging(std::max(bytes, kStaging))) return true;
+    End(ENOMEM);
+    return false;
   };
   if (!need(wire::kFrameHeaderSize)) return false;
   if (!*enough) return true;
@@ -140,8 +163,10 @@ bool FrameReader::ParseHeaders(bool* enough) {
   const std::span section(at, header.header_length);
   error = wire::CheckHeaderSection(header, section);
   if (error != wire::DecodeError::kOk) return Stop(error), false;
-  begin_ += static_cast<uint32_t>(wire::kFrameHeaderSize) + staged;
+  const auto length = static_cast<uint32_t>(wire::kFrameHeaderSize) + staged;
   if (!batch) {
+    begin_ += length;
+    ++frames_;
     const std::span payload(at + header.header_length, header.payload_length);
     if (sink_->OnMessage(header, section, payload)) return true;
     stopped_ = true;
@@ -149,15 +174,12 @@ bool FrameReader::ParseHeaders(bool* enough) {
   }
   pieces_.clear();
   filled_ = reported_ = 0;
-  if (!sink_->OnBatch(header, section, &pieces_)) {
-    stopped_ = true;
-    return false;
-  }
+  if (!Report(sink_->OnBatch(header, section, &pieces_))) return false;
+  begin_ += length;
+  ++frames_;
   in_payload_ = true;
   // What comes before the first payload need not wait for it.
-  if (pieces_.empty() || sink_->OnPieces(0, false)) return true;
-  stopped_ = true;
-  return false;
+  return pieces_.empty() || Report(sink_->OnPieces(0, false));
 }
 
 }  // namespace cloudblk::proxy

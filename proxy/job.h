@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "proxy-protocol/wire.h"
@@ -58,9 +59,14 @@ class JobPool {
     *job = Job{};
     return job;
   }
-  void Put(Job* job) { free_.emplace_back(job); }
+  void Put(Job* job) {
+    std::unique_ptr<Job> owned(job);
+    if (free_.size() < kMaxKept) free_.push_back(std::move(owned));
+  }
 
  private:
+  static constexpr size_t kMaxKept = 4096;
+
   std::vector<std::unique_ptr<Job>> free_;
 };
 

@@ -12,7 +12,10 @@
 namespace cloudblk::proxy {
 namespace {
 
-constexpr int64_t kPauseNs = 200'000'000;
+// For connections to be dropped, so that there are descriptors again.
+constexpr int64_t kPauseNs = 50'000'000;
+// What comes in one turn: it has to be read, too, before the oldest are taken for idle.
+constexpr int kAcceptsPerTurn = 64;
 
 std::string DescribePeer(int fd, const SocketAddress& address) {
   if (address.storage.ss_family != AF_UNIX) return address.ToString();
@@ -25,18 +28,21 @@ std::string DescribePeer(int fd, const SocketAddress& address) {
 }  // namespace
 
 Result<std::unique_ptr<Listener>> Listener::Create(const Endpoint& endpoint, EventLoop* loop,
-                                                   AcceptFn accept) {
+                                                   AcceptFn accept, FullFn full) {
   Endpoint bound;
   Result<std::vector<UniqueFd>> fds = Listen(endpoint, &bound);
   if (!fds.ok()) return fds.status();
-  return std::unique_ptr<Listener>(new Listener(bound, std::move(*fds), loop, std::move(accept)));
+  return std::unique_ptr<Listener>(
+      new Listener(bound, std::move(*fds), loop, std::move(accept), std::move(full)));
 }
 
 Listener::Listener(const Endpoint& endpoint, std::vector<UniqueFd> fds, EventLoop* loop,
-                   AcceptFn accept)
+                   AcceptFn accept, FullFn full)
     : endpoint_(endpoint),
       loop_(loop),
       accept_(std::move(accept)),
+      full_(std::move(full)),
+      log_(loop),
       fds_(std::move(fds)),
       pause_(loop->NewTimer([this] { Start(); })) {
   if (endpoint_.kind == Endpoint::Kind::kUnix) stat(endpoint_.path.c_str(), &file_);
@@ -73,29 +79,33 @@ void Listener::OnReadable() {
     if (AcceptAll(fd.get())) continue;
     // The connection stays in the queue, and asking at once would spin.
     Stop();
+    full_();
     pause_->Arm(loop_->NowNs() + kPauseNs);
     return;
   }
 }
 
 bool Listener::AcceptAll(int listener) {
-  for (;;) {
+  for (int accepted = 0; accepted < kAcceptsPerTurn;) {
     SocketAddress peer;
     Result<UniqueFd> fd = Accept(listener, &peer);
     if (fd.ok()) {
       ApplySettings(fd->get(), SocketSettings());
       std::string address = DescribePeer(fd->get(), peer);
       accept_(std::move(*fd), std::move(address));
+      ++accepted;
       continue;
     }
     const int error = fd.status().error();
     if (error == EINTR || error == ECONNABORTED) continue;
     if (error == EAGAIN) return true;
     // Out of descriptors, mostly.
-    spdlog::error("{}: {}; raise the limit on open files (ulimit -n)", endpoint_.ToString(),
-                  fd.status().message());
+    log_.Log(spdlog::level::err, "accept",
+             fmt::format("{}: {}; raise the limit on open files (ulimit -n)", endpoint_.ToString(),
+                         fd.status().message()));
     return false;
   }
+  return true;
 }
 
 }  // namespace cloudblk::proxy

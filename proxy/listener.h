@@ -12,6 +12,7 @@
 #include "base/event_loop.h"
 #include "base/socket.h"
 #include "base/status.h"
+#include "proxy/log_limit.h"
 
 namespace cloudblk::proxy {
 
@@ -20,10 +21,12 @@ class Listener final : public FdHandler {
  public:
   // `address` says for people where the connection comes from.
   using AcceptFn = std::function<void(UniqueFd fd, std::string address)>;
+  // A connection waits and there is no descriptor for it.
+  using FullFn = std::function<void()>;
 
   // Listens at once, accepts after Start.
   static Result<std::unique_ptr<Listener>> Create(const Endpoint& endpoint, EventLoop* loop,
-                                                  AcceptFn accept);
+                                                  AcceptFn accept, FullFn full);
   // Removes a unix socket's file.
   ~Listener();
 
@@ -40,15 +43,18 @@ class Listener final : public FdHandler {
   void OnWritable() override {}
 
  private:
-  Listener(const Endpoint& endpoint, std::vector<UniqueFd> fds, EventLoop* loop, AcceptFn accept);
+  Listener(const Endpoint& endpoint, std::vector<UniqueFd> fds, EventLoop* loop, AcceptFn accept,
+           FullFn full);
 
   void RemoveFile();
-  // Until there are no more, or none can be taken. Then false.
+  // Until there are no more, or others are to have their turn, or none can be taken. Then false.
   bool AcceptAll(int listener);
 
   const Endpoint endpoint_;
   EventLoop* const loop_;
   const AcceptFn accept_;
+  const FullFn full_;
+  LogLimit log_;
   std::vector<UniqueFd> fds_;
   std::unique_ptr<Timer> pause_;
   struct stat file_{};  // of a unix socket

@@ -3,10 +3,12 @@
 
 #include <malloc.h>
 
+#include <utility>
+
 namespace cloudblk::proxy {
 
-LoopContext::LoopContext(EventLoop* loop)
-    : loop_(loop), idle_timer_(loop->NewTimer([this] { OnIdleTimer(); })) {}
+LoopContext::LoopContext(EventLoop* loop, Limits* limits)
+    : loop_(loop), buffers_(limits), idle_timer_(loop->NewTimer([this] { OnIdleTimer(); })) {}
 
 Result<AsyncIo*> LoopContext::NeedLibaio() {
   if (libaio_ != nullptr) return libaio_.get();
@@ -27,6 +29,22 @@ Result<AsyncIo*> LoopContext::NeedUring() {
 void LoopContext::Kick() {
   if (libaio_ != nullptr) libaio_->Kick();
   if (uring_ != nullptr) uring_->Kick();
+}
+
+void LoopContext::DoPieceByPiece(std::function<bool()> piece) {
+  pieces_.push_back(std::move(piece));
+  if (pieces_.size() == 1) loop_->Defer([this] { DoPieces(); });
+}
+
+void LoopContext::DoPieces() {
+  const int64_t end = loop_->NowNs() + kPiecesNs;
+  do {
+    // It stays in the list meanwhile: one that is added by it must not ask for this turn again.
+    const bool done = pieces_.front()();
+    if (!done) pieces_.push_back(std::move(pieces_.front()));
+    pieces_.pop_front();
+  } while (!pieces_.empty() && loop_->NowNs() < end);
+  if (!pieces_.empty()) loop_->Defer([this] { DoPieces(); });
 }
 
 void LoopContext::WatchIdle() {

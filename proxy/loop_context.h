@@ -4,6 +4,8 @@
 #ifndef CLOUDBLK_PROXY_LOOP_CONTEXT_H_
 #define CLOUDBLK_PROXY_LOOP_CONTEXT_H_
 
+#include <deque>
+#include <functional>
 #include <memory>
 
 #include "base/event_loop.h"
@@ -15,8 +17,9 @@ namespace cloudblk::proxy {
 
 class LoopContext {
  public:
-  // `loop` must outlive the context. No operation may be under way when it is destroyed.
-  explicit LoopContext(EventLoop* loop);
+  // `loop` and `limits`, if there are any, must outlive the context. No operation may be under way
+  // when it is destroyed.
+  explicit LoopContext(EventLoop* loop, Limits* limits = nullptr);
 
   EventLoop& loop() { return *loop_; }
   BufferPool& buffers() { return buffers_; }
@@ -29,19 +32,29 @@ class LoopContext {
   // Hands everything that is queued to the kernel: one system call per kind of I/O.
   void Kick();
 
+  // Has `piece` called again and again until it returns true, a short while in each turn: what is
+  // long must not hold up the clients of other volumes. A call takes some ten microseconds at most,
+  // and all that was added takes turns.
+  void DoPieceByPiece(std::function<bool()> piece);
+
   // Called when buffers came into use: frees what is kept after the loop was idle for a while.
   void WatchIdle();
 
  private:
   static constexpr int64_t kIdleNs = 2'000'000'000;
 
+  // Of one turn, for all pieces.
+  static constexpr int64_t kPiecesNs = 50'000;
+
   void OnIdleTimer();
+  void DoPieces();
 
   EventLoop* const loop_;
   BufferPool buffers_;
   std::unique_ptr<AsyncIo> libaio_;
   std::unique_ptr<AsyncIo> uring_;
   // Loop thread only.
+  std::deque<std::function<bool()>> pieces_;
   std::unique_ptr<Timer> idle_timer_;
   bool idle_armed_ = false;
   uint64_t gets_seen_ = 0;

@@ -35,6 +35,10 @@ void LoopThread::PostAdopt(UniqueFd fd, std::string address) {
   });
 }
 
+void LoopThread::PostMakeRoom() {
+  Post([this] { host_.MakeRoom(); });
+}
+
 void LoopThread::PostGoAway() {
   Post([this] { host_.GoAway(); });
 }

@@ -32,6 +32,7 @@ class LoopThread {
   void Post(std::function<void()> fn) { loop_->Post(std::move(fn)); }
   void PostAdopt(UniqueFd fd, std::string address);
   void PostGoAway();
+  void PostMakeRoom();
   size_t connections() const { return host_.connections(); }
 
   // On the loop's thread, or before it runs.

@@ -38,6 +38,8 @@ struct CommandLine {
   std::string config;
   uint32_t threads = 0;
   uint32_t lease_s = 0;
+  uint32_t max_connections = 0;
+  std::string max_memory;
   std::string log_level;
   std::optional<std::string> state_dir;
 };
@@ -62,6 +64,15 @@ void Describe(CLI::App* app, CommandLine* line) {
                   "(default 10)")
       ->transform(CLI::Validator(MakeDecimal, ""))
       ->check(CLI::Range(1u, kMaxLeaseS));
+  app->add_option("--max-connections", line->max_connections,
+                  fmt::format("Connections that have a volume open, at most (default {})",
+                              kDefaultMaxConnections))
+      ->transform(CLI::Validator(MakeDecimal, ""))
+      ->check(CLI::Range(1u, kMostConnections));
+  app->add_option("--max-memory", line->max_memory,
+                  fmt::format("Memory for the data of requests under way (default {}M)",
+                              kDefaultMaxMemory >> 20))
+      ->type_name("SIZE");
   app->add_option("--log-level", line->log_level, "How much is logged (default info)")
       ->check(CLI::IsMember(kLogLevels));
   app->add_option("--state-dir", line->state_dir,
@@ -95,6 +106,12 @@ Result<Options> Collect(const CommandLine& line) {
   }
   if (line.threads != 0) options.threads = line.threads;
   if (line.lease_s != 0) options.lease_s = line.lease_s;
+  if (line.max_connections != 0) options.max_connections = line.max_connections;
+  if (!line.max_memory.empty()) {
+    Result<uint64_t> size = ParseMaxMemory(line.max_memory);
+    if (!size.ok()) return size.status();
+    options.max_memory = *size;
+  }
   if (!line.log_level.empty()) options.log_level = line.log_level;
   if (line.state_dir) options.state_dir = *line.state_dir;
   const Status status = CheckOptions(options);

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <sstream>
 // Without exceptions a parse error is a value.
@@ -16,6 +17,7 @@
 
 #include "base/text.h"
 #include "proxy-protocol/wire.h"
+#include "proxy/backend_uri.h"
 
 namespace cloudblk::proxy {
 namespace {
@@ -43,6 +45,15 @@ class ConfigReader {
       Number(key, value, kMaxThreads, &options_->threads);
     } else if (key == "lease") {
       Number(key, value, kMaxLeaseS, &options_->lease_s);
+    } else if (key == "max-connections") {
+      Number(key, value, kMostConnections, &options_->max_connections);
+    } else if (key == "max-memory") {
+      Result<uint64_t> size = ParseMaxMemory(value.value_exact<std::string>().value_or(""));
+      if (size.ok()) {
+        options_->max_memory = *size;
+      } else {
+        Fail(value, size.status().message());
+      }
     } else if (key == "log-level") {
       const auto text = value.value<std::string>();
       if (text && IsLogLevel(*text)) {
@@ -60,9 +71,10 @@ class ConfigReader {
     } else if (key == "volumes") {
       Volumes(value);
     } else {
-      Fail(value, fmt::format("unknown setting '{}'; there are listen, threads, lease, log-level, "
-                              "state-dir and the table volumes",
-                              key));
+      Fail(value,
+           fmt::format("unknown setting '{}'; there are listen, threads, lease, max-connections, "
+                       "max-memory, log-level, state-dir and the table volumes",
+                       key));
     }
   }
 
@@ -121,6 +133,14 @@ class ConfigReader {
 };
 
 }  // namespace
+
+Result<uint64_t> ParseMaxMemory(const std::string& text) {
+  const std::optional<uint64_t> size = ParseSize(text);
+  if (size && *size >= kLeastMemory) return *size;
+  return Status(EINVAL,
+                fmt::format("max-memory '{}': write a size of at least {}M, for example 160M", text,
+                            kLeastMemory >> 20));
+}
 
 bool IsLogLevel(const std::string& text) {
   return std::ranges::find(kLogLevels, text) != kLogLevels.end();

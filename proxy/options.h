@@ -8,6 +8,7 @@
 
 #include "base/socket.h"
 #include "base/status.h"
+#include "proxy/limits.h"
 
 namespace cloudblk::proxy {
 
@@ -21,18 +22,25 @@ struct Options {
   std::vector<VolumeOptions> volumes;
   uint32_t threads = 1;
   uint32_t lease_s = 10;
+  uint32_t max_connections = kDefaultMaxConnections;
+  uint64_t max_memory = kDefaultMaxMemory;  // bytes
   std::string log_level = "info";
   std::string state_dir = "/var/lib/cloudblk";
 };
 
 inline constexpr uint32_t kMaxThreads = 256;
 inline constexpr uint32_t kMaxLeaseS = 3600;
+inline constexpr uint32_t kMostConnections = 1'000'000;
+inline constexpr uint64_t kLeastMemory = uint64_t{16} << 20;  // bytes
 inline const std::vector<std::string> kLogLevels = {"debug", "info", "warning", "error", "off"};
 
 bool IsLogLevel(const std::string& text);
 
 // NAME=BACKEND-URI. EINVAL.
 Result<VolumeOptions> ParseVolume(const std::string& text);
+
+// Bytes of buffers, with K, M, G or T behind the number. EINVAL.
+Result<uint64_t> ParseMaxMemory(const std::string& text);
 
 // Adds what a TOML file says to *options; a setting of the file replaces the one in *options, lists
 // get longer. The error names file and line.

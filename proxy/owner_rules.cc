@@ -98,15 +98,19 @@ OwnershipAnswer OwnerTable::JudgeOpen(OwnershipCall* call, int64_t now) const {
         wire::StatusCode::kVolumeChanged,
         fmt::format("volume '{}' is another disk now than the one that was opened", volume_));
   }
+  const bool observes = OnlyObserves(*call);
+  const Session* own = FindSession(open.session);
+  OwnershipAnswer answer = observes ? Ok() : JudgeOwnSession(open, own);
+  if (answer.status != wire::StatusCode::kOk) return answer;
   if (open.channel_count > kMaxChannels) {
     return Refuse(wire::StatusCode::kTooMany,
                   fmt::format("{} channels are asked for; at most {} are possible",
                               open.channel_count, kMaxChannels));
   }
-  if (OnlyObserves(*call)) return Ok();
-  const Session* own = FindSession(open.session);
-  OwnershipAnswer answer = JudgeOwnSession(open, own);
-  if (answer.status != wire::StatusCode::kOk) return answer;
+  if (!call->request.no_room.empty() && (observes || own == nullptr)) {
+    return Refuse(wire::StatusCode::kTooMany, call->request.no_room);
+  }
+  if (observes) return Ok();
 
   const bool has_token = !open.token.IsNil() && !Repeats(open);
   const Session* released = has_token ? FindToken(open.token) : nullptr;

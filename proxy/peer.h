@@ -57,6 +57,8 @@ struct OpenRequest {
   wire::Open open;
   std::string client_name;
   std::string address;  // where the client connects from
+  // Unless empty, why it is not let in if its session is not known.
+  std::string no_room;
 };
 
 }  // namespace cloudblk::proxy

@@ -50,7 +50,7 @@ int ReplyWriter::Send(Transport* transport) {
 }
 
 bool ReplyWriter::BuildSegments() {
-  while (pending_ + held_ < kAhead && !(control_.empty() && replies_.empty())) {
+  while (pending_ < kAhead && held_ < kMostHeld && !(control_.empty() && replies_.empty())) {
     if (!(control_.empty() ? BuildReplyFrame() : BuildControl())) return false;
   }
   return true;
@@ -134,6 +134,7 @@ bool ReplyWriter::BuildReplyFrame() {
 
 void ReplyWriter::Sent(size_t bytes) {
   pending_ -= bytes;
+  sent_ += bytes;
   while (bytes > 0) {
     Segment& segment = segments_[head_];
     const size_t taken = std::min(bytes, segment.length);

@@ -56,11 +56,13 @@ class ReplyWriter {
 
   bool empty() const { return control_.empty() && replies_.empty() && head_ == segments_.size(); }
   size_t control_size() const { return control_.size(); }  // bytes
+  uint64_t sent() const { return sent_; }                  // bytes so far
 
  private:
-  // How far frames are built ahead of what the socket has taken: bytes in segments_ and of their
+  // How far frames are built ahead of what the socket has taken: bytes in segments_, and of their
   // own memory. It makes long writes, and bounds what a control message waits for.
   static constexpr size_t kAhead = 2 << 20;
+  static constexpr size_t kMostHeld = 256 << 10;
   // A frame is not made longer than this by putting replies together.
   static constexpr uint32_t kFrameGoal = 512 << 10;
 
@@ -89,6 +91,7 @@ class ReplyWriter {
   std::vector<Segment> segments_;
   size_t head_ = 0;     // the first segment that is not sent
   size_t pending_ = 0;  // bytes in segments
+  uint64_t sent_ = 0;
   // Bytes of the segments' own buffers, which are pages: a message of 40 bytes has one to itself if
   // it is all there is at the time.
   size_t held_ = 0;

@@ -14,6 +14,8 @@
 namespace cloudblk::proxy {
 namespace {
 
+using Next = FrameSink::Next;
+
 bool HasData(wire::Operation kind) {
   return kind == wire::Operation::kRead || kind == wire::Operation::kWrite;
 }
@@ -22,35 +24,58 @@ bool HasData(wire::Operation kind) {
 
 RequestStream::~RequestStream() { assert(jobs_in_flight_ == 0 && at_storage_ == 0); }
 
-bool RequestStream::OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
+Next RequestStream::OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
                             std::vector<iovec>* pieces) {
   std::span<wire::Request> requests = host_->scratch();
   std::span<const uint8_t> crcs;
   const wire::DecodeError error =
       wire::DecodeRequests(header, section, terms_.limits, requests, &crcs);
-  if (error != wire::DecodeError::kOk) return owner_->Violation(wire::Describe(error));
-  batch_crcs_.assign(crcs.begin(), crcs.end());
-  batch_pieces_ = 0;
+  if (error != wire::DecodeError::kOk) return owner_->Violation(wire::Describe(error)), Next::kStop;
   requests = requests.first(header.count);
   // Before any memory is taken for them.
-  uint64_t bytes = bytes_in_flight_;
-  for (const wire::Request& request : requests)
-    bytes += HasData(request.operation) ? request.length : 0;
-  if (jobs_in_flight_ + header.count > kCreditRequests || bytes > kCreditBytes) {
-    return owner_->Violation(fmt::format("more is in flight than granted: {} requests, {} bytes",
-                                         jobs_in_flight_ + header.count, bytes));
+  uint64_t in = 0;
+  uint64_t out = 0;
+  for (const wire::Request& request : requests) {
+    if (HasData(request.operation)) {
+      (request.operation == wire::Operation::kRead ? out : in) += request.length;
+    }
   }
+  if (jobs_in_flight_ + header.count > kCreditRequests ||
+      in_bytes_ + out_bytes_ + in + out > kCreditBytes) {
+    owner_->Violation(fmt::format("more is in flight than granted: {} requests, {} bytes",
+                                  jobs_in_flight_ + header.count,
+                                  in_bytes_ + out_bytes_ + in + out));
+    return Next::kStop;
+  }
+  // Each connection may have as much as is left for the others: so there always is something left,
+  // and who asks for less than others is not held up by them. Beyond that it has a frame each way,
+  // and waits for its own answers to be taken: no other's.
+  BufferPool& buffers = host_->context().buffers();
+  const uint64_t small = uint64_t{header.count} * BufferPool::kAlignment;
+  const bool refused = JudgeKind(Operation::kWrite) != wire::StatusCode::kOk;
+  const uint64_t payload = refused ? 0 : header.payload_length + small;
+  metered_ = held() + payload + out + small > buffers.left();
+  if (metered_ && payload != 0 && in_bytes_ + range_bytes_ != 0 &&
+      held() + payload > buffers.left()) {
+    return Next::kWait;
+  }
+  batch_crcs_.assign(crcs.begin(), crcs.end());
+  batch_pieces_ = filled_ = 0;
+  complete_ = false;
+  if (metered_) out_waiting_ = out;
   for (const wire::Request& request : requests) {
     Job* job = NewJob(request);
     if (job->payload_length == 0) continue;
-    job->buffer = host_->context().buffers().Get(job->payload_length);
-    if (job->buffer.data == nullptr) {
-      owner_->OutOfMemory();
-      return false;
+    job->status = JudgeKind(job->kind);
+    if (job->status != wire::StatusCode::kOk) {
+      pieces->push_back({host_->DiscardTo(), job->payload_length});
+      continue;
     }
+    job->buffer = buffers.Get(job->payload_length);
+    if (job->buffer.data == nullptr) return owner_->OutOfMemory(), Next::kStop;
     pieces->push_back({job->buffer.data, job->payload_length});
   }
-  return true;
+  return Next::kGo;
 }
 
 Job* RequestStream::NewJob(const wire::Request& request) {
@@ -68,33 +93,62 @@ Job* RequestStream::NewJob(const wire::Request& request) {
   job->sink = this;
   job->abandoned = &abandoned_;
   ++jobs_in_flight_;
-  bytes_in_flight_ += job->data_length;
+  (job->kind == Operation::kRead ? out_bytes_ : in_bytes_) += job->data_length;
+  if (HasRanges(job->kind)) range_bytes_ += job->payload_length;
   batch_.Push(job);
   return job;
 }
 
-bool RequestStream::OnPieces(size_t filled, bool complete) {
-  if (terms_.limits.payload_crc) {
-    // None of the frame's requests may be carried out before all of its payload is known to be good
-    // (SPEC.md 9.2).
-    if (!complete) return true;
-    if (!CheckPayload()) return owner_->Violation("CRC of a payload does not match");
+Next RequestStream::OnPieces(size_t filled, bool complete) {
+  filled_ = filled;
+  complete_ = complete;
+  if (terms_.limits.payload_crc && complete && !CheckPayload()) {
+    owner_->Violation("CRC of a payload does not match");
+    return Next::kStop;
   }
+  return SubmitReady();
+}
+
+Next RequestStream::SubmitReady() {
+  // With CRCs none of the frame's requests may be carried out before all of its payload is known to
+  // be good (SPEC.md 9.2).
+  if (terms_.limits.payload_crc && !complete_) return Next::kGo;
   while (!batch_.empty()) {
-    const size_t needed = batch_pieces_ + (batch_.front()->payload_length != 0 ? 1 : 0);
-    if (needed > filled) break;
+    Job* job = batch_.front();
+    const size_t needed = batch_pieces_ + (job->payload_length != 0 ? 1 : 0);
+    if (needed > filled_) break;
+    if (metered_ && job->kind == Operation::kRead) {
+      if (out_bytes_ != out_waiting_ && held() + job->length > host_->context().buffers().left()) {
+        break;
+      }
+      out_waiting_ -= job->length;
+    }
     batch_pieces_ = needed;
-    if (!SubmitJob(batch_.Pop())) return false;
+    batch_.Pop();
+    if (HasRanges(job->kind) && ranges_at_storage_ >= kRangesAtStorage) {
+      ranges_.Push(job);
+    } else if (!SubmitJob(job)) {
+      return Next::kStop;
+    }
   }
-  return true;
+  return complete_ && !batch_.empty() ? Next::kWait : Next::kGo;
+}
+
+bool RequestStream::Advance() {
+  while (!ranges_.empty() && ranges_at_storage_ < kRangesAtStorage) {
+    if (!SubmitJob(ranges_.Pop())) return false;
+  }
+  return batch_.empty() || !complete_ || SubmitReady() != Next::kStop;
 }
 
 bool RequestStream::CheckPayload() const {
   const uint8_t* expected = batch_crcs_.data();
   for (const Job* job = batch_.front(); job != nullptr; job = job->next_job) {
+    // What is refused anyway was not kept.
+    const bool kept = job->buffer.data != nullptr;
     for (uint32_t at = 0; at < job->payload_length; at += wire::kCrcBlock) {
       const uint32_t block = std::min(wire::kCrcBlock, job->payload_length - at);
-      if (wire::Crc32c(0, {job->buffer.data + at, block}) != Load32(expected)) return false;
+      if (kept && wire::Crc32c(0, {job->buffer.data + at, block}) != Load32(expected)) return false;
       expected += 4;
     }
   }
@@ -121,16 +175,18 @@ bool RequestStream::DecodeRanges(Job* job) {
 }
 
 bool RequestStream::SubmitJob(Job* job) {
-  if (HasRanges(job->kind) && !DecodeRanges(job)) {
+  const bool has_ranges = HasRanges(job->kind);
+  if (has_ranges && job->status == wire::StatusCode::kOk && !DecodeRanges(job)) {
     ReleaseJob(job);
     return false;
   }
-  job->status = Judge(*job);
+  if (job->status == wire::StatusCode::kOk) job->status = Judge(*job);
   if (job->status != wire::StatusCode::kOk) {
     FinishJob(job);
     return true;
   }
   ++at_storage_;
+  if (has_ranges) ++ranges_at_storage_;
   if (terms_.queue->Submit(job)) {
     OnIoDone(job);
   } else {
@@ -141,16 +197,21 @@ bool RequestStream::SubmitJob(Job* job) {
   return true;
 }
 
+wire::StatusCode RequestStream::JudgeKind(Operation kind) const {
+  if (!peer_->active()) return wire::StatusCode::kNotActive;
+  const bool changes = kind != Operation::kRead && kind != Operation::kFlush;
+  return changes && terms_.read_only ? wire::StatusCode::kReadOnly : wire::StatusCode::kOk;
+}
+
 // SPEC.md 8.12.
 wire::StatusCode RequestStream::Judge(const Job& job) const {
   const Backend& backend = *terms_.backend;
-  if (!peer_->active()) return wire::StatusCode::kNotActive;
+  const wire::StatusCode kind = JudgeKind(job.kind);
+  if (kind != wire::StatusCode::kOk) return kind;
   switch (job.kind) {
     case Operation::kFlush:
       return wire::StatusCode::kOk;
     case Operation::kWrite:
-      if (terms_.read_only) return wire::StatusCode::kReadOnly;
-      [[fallthrough]];
     case Operation::kRead:
       if (job.offset + job.length > backend.size()) return wire::StatusCode::kOutOfRange;
       if ((job.offset | job.length) % backend.geometry().logical_block_size != 0) {
@@ -159,7 +220,7 @@ wire::StatusCode RequestStream::Judge(const Job& job) const {
       return wire::StatusCode::kOk;
     case Operation::kDiscard:
     case Operation::kWriteZeroes:
-      return terms_.read_only ? wire::StatusCode::kReadOnly : JudgeRanges(job);
+      return JudgeRanges(job);
   }
   return wire::StatusCode::kNotSupported;
 }
@@ -184,6 +245,7 @@ void RequestStream::OnIoDone(IoOp* op) {
   Job* job = static_cast<Job*>(op);
   assert(at_storage_ > 0);
   --at_storage_;
+  if (HasRanges(job->kind)) --ranges_at_storage_;
   if (abandoned_.load(std::memory_order_relaxed)) {
     ReleaseJob(job);
   } else {
@@ -204,9 +266,11 @@ void RequestStream::FinishJob(Job* job) {
 }
 
 void RequestStream::ReleaseJob(Job* job) {
-  assert(jobs_in_flight_ > 0 && bytes_in_flight_ >= job->data_length);
+  uint64_t& bytes = job->kind == Operation::kRead ? out_bytes_ : in_bytes_;
+  assert(jobs_in_flight_ > 0 && bytes >= job->data_length);
   --jobs_in_flight_;
-  bytes_in_flight_ -= job->data_length;
+  bytes -= job->data_length;
+  if (HasRanges(job->kind)) range_bytes_ -= job->payload_length;
   host_->context().buffers().Put(&job->buffer);
   host_->jobs().Put(job);
 }
@@ -218,7 +282,9 @@ void RequestStream::NoteWork() {
 }
 
 void RequestStream::DropUnsubmitted() {
+  out_waiting_ = 0;
   while (!batch_.empty()) ReleaseJob(batch_.Pop());
+  while (!ranges_.empty()) ReleaseJob(ranges_.Pop());
 }
 
 void RequestStream::Abandon() {

@@ -14,6 +14,7 @@
 
 #include "proxy-protocol/wire.h"
 #include "proxy/backend.h"
+#include "proxy/frame_reader.h"
 #include "proxy/job.h"
 #include "proxy/ownership.h"
 #include "proxy/reply_writer.h"
@@ -25,6 +26,11 @@ class ConnectionHost;
 // What a channel is granted (SPEC.md 6.3).
 inline constexpr uint32_t kCreditRequests = 512;
 inline constexpr uint64_t kCreditBytes = 32u << 20;
+// The longest frame that is agreed on: what a client that holds a volume may always have here.
+inline constexpr uint32_t kMostFramePayload = 1u << 20;
+// DISCARDs and WRITE_ZEROES of one connection that the storage works on at a time. Each is a list
+// of ranges as long as the volume, which others are not to wait behind.
+inline constexpr uint32_t kRangesAtStorage = 4;
 
 // The connection as its requests see it.
 class RequestOwner {
@@ -62,10 +68,15 @@ class RequestStream final : public JobOwner, private IoSink {
 
   void Open(const Terms& terms) { terms_ = terms; }
 
-  // As FrameSink has them, for REQUEST frames.
-  bool OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
-               std::vector<iovec>* pieces);
-  bool OnPieces(size_t filled, bool complete);
+  // As FrameSink has them, for REQUEST frames. kWait: until Advance returns true.
+  FrameSink::Next OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
+                          std::vector<iovec>* pieces);
+  FrameSink::Next OnPieces(size_t filled, bool complete);
+  // Hands over what has waited, as far as that is possible now: for memory, or for other ranges. At
+  // the end of a turn, unless nothing may be handed over. False: the connection was stopped.
+  bool Advance();
+  // Whether another frame may come.
+  bool ready() const { return batch_.empty(); }
 
   // Received and not answered.
   uint32_t in_flight() const { return jobs_in_flight_; }
@@ -85,10 +96,15 @@ class RequestStream final : public JobOwner, private IoSink {
  private:
   void OnIoDone(IoOp* op) override;
 
+  // Bytes of this connection that stand in buffers, or will.
+  uint64_t held() const { return in_bytes_ + range_bytes_ + out_bytes_ - out_waiting_; }
   Job* NewJob(const wire::Request& request);
+  FrameSink::Next SubmitReady();
   bool DecodeRanges(Job* job);
   // Whether the payloads of the whole batch have the CRCs that came with it.
   bool CheckPayload() const;
+  // Why requests of this kind are refused whatever they ask for, or kOk.
+  wire::StatusCode JudgeKind(Operation kind) const;
   wire::StatusCode Judge(const Job& job) const;
   wire::StatusCode JudgeRanges(const Job& job) const;
   bool SubmitJob(Job* job);
@@ -103,10 +119,20 @@ class RequestStream final : public JobOwner, private IoSink {
   // The frame that is being received.
   JobQueue batch_;           // not submitted yet, in order
   size_t batch_pieces_ = 0;  // pieces of payload that belong to jobs that were
+  size_t filled_ = 0;        // pieces that have arrived
+  bool complete_ = false;    // all
+  // There is not enough memory for all of its READs at once.
+  bool metered_ = false;
+  uint64_t out_waiting_ = 0;  // bytes of those that have none yet; 0 unless metered
   std::vector<uint8_t> batch_crcs_;
   uint32_t jobs_in_flight_ = 0;
-  uint64_t bytes_in_flight_ = 0;
+  // Bytes of what is in flight: of WRITEs, of range lists, and of READs.
+  uint64_t in_bytes_ = 0;
+  uint64_t range_bytes_ = 0;
+  uint64_t out_bytes_ = 0;
   uint32_t at_storage_ = 0;
+  uint32_t ranges_at_storage_ = 0;
+  JobQueue ranges_;        // that wait for these
   bool has_work_ = false;  // OnWork was called in this turn
   bool watch_idle_ = false;
   // The storage's threads look at it.

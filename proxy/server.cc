@@ -2,9 +2,14 @@
 #include "proxy/server.h"
 
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <filesystem>
 #include <future>
+#include <iterator>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -14,10 +19,26 @@
 #include "proxy/backends/backends.h"
 
 namespace cloudblk::proxy {
+namespace {
+
+constexpr uint64_t kReservedDescriptors = 16;
+constexpr uint64_t kDescriptorsOfALoop = 8;
+
+uint64_t FreeDescriptors() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return kMostConnections * 2;
+  std::error_code none;
+  const std::filesystem::directory_iterator open("/proc/self/fd", none);
+  const auto used = static_cast<uint64_t>(std::distance(begin(open), end(open)));
+  return limit.rlim_cur > used ? limit.rlim_cur - used : 0;
+}
+
+}  // namespace
 
 Result<std::unique_ptr<Server>> Server::Create(const Options& options) {
   std::unique_ptr<Server> server(new Server);
-  for (const auto step : {&Server::OpenVolumes, &Server::MakeLoops, &Server::MakeListeners}) {
+  for (const auto step :
+       {&Server::OpenVolumes, &Server::SetLimits, &Server::MakeLoops, &Server::MakeListeners}) {
     const Status status = (server.get()->*step)(options);
     if (!status.ok()) return status;
   }
@@ -45,6 +66,28 @@ Status Server::OpenVolumes(const Options& options) {
   return Status::Ok();
 }
 
+Status Server::SetLimits(const Options& options) {
+  Limits::Settings settings;
+  settings.max_connections = options.max_connections;
+  settings.max_memory = options.max_memory;
+  settings.loops = options.threads;
+  // A connection that is accepted has to find a descriptor, and so has what the volumes open now
+  // and then.
+  const uint64_t room = FreeDescriptors();
+  const uint64_t reserve = kReservedDescriptors + uint64_t{options.threads} * kDescriptorsOfALoop;
+  const uint64_t most = room > reserve ? (room - reserve) * 4 / 5 : 0;
+  if (most < settings.max_connections) {
+    if (most == 0) return Status(EMFILE, "too few open files are allowed; raise ulimit -n");
+    spdlog::warn(
+        "open files are limited (ulimit -n): {} connections may have a volume open, not {}", most,
+        settings.max_connections);
+    settings.max_connections = static_cast<uint32_t>(most);
+  }
+  limits_ = std::make_unique<Limits>(settings);
+  info_.limits = limits_.get();
+  return Status::Ok();
+}
+
 Status Server::MakeLoops(const Options& options) {
   for (uint32_t i = 0; i < options.threads; ++i) {
     Result<std::unique_ptr<LoopThread>> loop = LoopThread::Create(info_);
@@ -60,7 +103,8 @@ Status Server::MakeListeners(const Options& options) {
   for (const Endpoint& endpoint : options.listen) {
     Result<std::unique_ptr<Listener>> listener = Listener::Create(
         endpoint, &loops_.front()->loop(),
-        [this](UniqueFd fd, std::string from) { HandOut(std::move(fd), std::move(from)); });
+        [this](UniqueFd fd, std::string from) { HandOut(std::move(fd), std::move(from)); },
+        [this] { MakeRoom(); });
     if (!listener.ok()) return listener.status();
     listeners_.push_back(std::move(*listener));
   }
@@ -71,6 +115,10 @@ void Server::HandOut(UniqueFd fd, std::string address) {
   LoopThread& loop = *loops_[next_loop_];
   next_loop_ = (next_loop_ + 1) % loops_.size();
   loop.PostAdopt(std::move(fd), std::move(address));
+}
+
+void Server::MakeRoom() {
+  for (const auto& loop : loops_) loop->PostMakeRoom();
 }
 
 void Server::Start() {

@@ -36,12 +36,16 @@ class Server {
 
  private:
   Server() = default;
+  Status SetLimits(const Options& options);
   Status OpenVolumes(const Options& options);
   Status MakeLoops(const Options& options);
   Status MakeListeners(const Options& options);
   void HandOut(UniqueFd fd, std::string address);
+  // There is no descriptor left for a connection.
+  void MakeRoom();
 
   ThreadAlarmClock alarm_;  // outlives the volumes
+  std::unique_ptr<Limits> limits_;
   VolumeMap volumes_;
   ServerInfo info_;
   std::vector<std::unique_ptr<LoopThread>> loops_;

@@ -105,12 +105,17 @@ void UnlockFile(int fd) {
 }
 
 FileGeneration::FileGeneration(const FileAttributes* attributes) : attributes_(attributes) {
+  errno = 0;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id_;
+  const int error = errno;
   // Nobody can tell then whether the host crashed: each start counts as one.
   if (boot_id_.empty()) {
     spdlog::warn(
-        "cannot read the host's boot_id (is /proc/sys there?): clients are told with each "
-        "start of the proxy that writes which were not flushed may be lost");
+        "cannot read the host's boot_id ({}): clients are told with each start of the proxy that "
+        "writes which were not flushed may be lost",
+        error == EMFILE || error == ENFILE
+            ? fmt::format("{}; raise the limit on open files, ulimit -n", strerror(error))
+            : std::string("is /proc/sys there?"));
     boot_id_ = fmt::format("{:x}", Random64());
   }
   Load();

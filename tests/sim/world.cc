@@ -35,7 +35,7 @@ void World::Boot() {
   volume->ownership.Restore();
   server->volumes.emplace("disk", std::move(volume));
   server->host =
-      std::make_unique<proxy::ConnectionHost>(&loop, proxy::ServerInfo{&server->volumes, {}});
+      std::make_unique<proxy::ConnectionHost>(&loop, proxy::ServerInfo{&server->volumes, {}, &server->limits});
   EXPECT_TRUE(server->host->Attach().ok());
   server_ = std::move(server);
 }

@@ -71,6 +71,7 @@ class World {
     explicit Server(ManualLoop* loop) : alarm(loop) {}
 
     LoopAlarmClock alarm;
+    proxy::Limits limits;
     proxy::VolumeMap volumes;
     SimBackend* backend = nullptr;
     std::vector<ManualExecutor*> executors;  // of the volumes

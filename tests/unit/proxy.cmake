@@ -26,7 +26,8 @@ cloudblk_test(proxy_ownership_test
 cloudblk_test(proxy_server_test
   SOURCES
     proxy/hostile_test.cc
+    proxy/limits_test.cc
     proxy/resize_test.cc
     proxy/server_test.cc
-  LIBS cloudblk_proxy_lib
+  LIBS cloudblk_block_fakes cloudblk_proxy_lib
 )

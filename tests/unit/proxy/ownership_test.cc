@@ -201,6 +201,10 @@ TEST_F(OwnershipTest, AnEpochHasOneChannelCount) {
   OpenRequest many = Request(2);
   many.open.channel_count = Ownership::kMaxChannels + 1;
   EXPECT_EQ(OpenNow(&c_, many), Code::kTooMany);
+  // SPEC.md 6.5: not before it is told that it is too old.
+  many = first;
+  many.open.channel_count = Ownership::kMaxChannels + 1;
+  EXPECT_EQ(OpenNow(&d_, many), Code::kStale);
 }
 
 TEST_F(OwnershipTest, AllChannelsOfASessionAreOpenedForTheSame) {

@@ -105,7 +105,8 @@ class TestServer {
  public:
   // `volumes`: name and backend URI. There is also a volume "gated".
   explicit TestServer(const std::vector<std::pair<std::string, std::string>>& volumes,
-                      size_t threads = 2) {
+                      size_t threads = 2, Limits::Settings limits = {})
+      : limits_(limits) {
     StartUp start_up;
     for (const auto& [name, uri] : volumes)
       Add(name, std::move(OpenBackend(name, uri, &start_up).value()));
@@ -113,7 +114,7 @@ class TestServer {
     gated = gate.get();
     Add("gated", std::move(gate));
     for (size_t i = 0; i < threads; ++i) {
-      loops_.push_back(std::move(LoopThread::Create({&volumes_, RandomUuid()}).value()));
+      loops_.push_back(std::move(LoopThread::Create({&volumes_, RandomUuid(), &limits_}).value()));
       EXPECT_TRUE(loops_[i]->host().Attach().ok());
     }
     // The log is made on its first use, by a library that ThreadSanitizer does not look into: so
@@ -147,6 +148,7 @@ class TestServer {
       while (loop->connections() != 0) std::this_thread::yield();
     }
   }
+  Limits& limits() { return limits_; }
   Volume& volume(const std::string& name) { return *volumes_.at(name); }
 
   GatedBackend* gated = nullptr;
@@ -157,6 +159,7 @@ class TestServer {
     volumes_.emplace(name, std::make_unique<Volume>(name, std::move(backend), 10'000, tools));
   }
 
+  Limits limits_;
   ThreadAlarmClock alarm_;
   VolumeMap volumes_;
   std::vector<std::unique_ptr<LoopThread>> loops_;
