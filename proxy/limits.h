@@ -13,7 +13,7 @@
 namespace cloudblk::proxy {
 
 inline constexpr uint32_t kDefaultMaxConnections = 1024;
-inline constexpr uint64_t kDefaultMaxMemory = uint64_t{160} << 20;
+inline constexpr uint64_t kDefaultMaxMemory = uint64_t{128} << 20;
 
 // Shared by all loops. Any thread.
 class Limits {

@@ -8,7 +8,10 @@
 namespace cloudblk::proxy {
 
 LoopContext::LoopContext(EventLoop* loop, Limits* limits)
-    : loop_(loop), buffers_(limits), idle_timer_(loop->NewTimer([this] { OnIdleTimer(); })) {}
+    : loop_(loop),
+      buffers_(limits),
+      pieces_timer_(loop->NewTimer([this] { DoPieces(); })),
+      idle_timer_(loop->NewTimer([this] { OnIdleTimer(); })) {}
 
 Result<AsyncIo*> LoopContext::NeedLibaio() {
   if (libaio_ != nullptr) return libaio_.get();
@@ -44,7 +47,12 @@ void LoopContext::DoPieces() {
     if (!done) pieces_.push_back(std::move(pieces_.front()));
     pieces_.pop_front();
   } while (!pieces_.empty() && loop_->NowNs() < end);
-  if (!pieces_.empty()) loop_->Defer([this] { DoPieces(); });
+  if (pieces_.empty()) return;
+  if (std::exchange(other_work_, false)) {
+    pieces_timer_->Arm(loop_->NowNs() + kOthersNs);
+  } else {
+    loop_->Defer([this] { DoPieces(); });
+  }
 }
 
 void LoopContext::WatchIdle() {

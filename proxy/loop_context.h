@@ -32,10 +32,12 @@ class LoopContext {
   // Hands everything that is queued to the kernel: one system call per kind of I/O.
   void Kick();
 
-  // Has `piece` called again and again until it returns true, a short while in each turn: what is
-  // long must not hold up the clients of other volumes. A call takes some ten microseconds at most,
-  // and all that was added takes turns.
+  // Has `piece` called again and again until it returns true, a short while in each turn, or now
+  // and then where there is other work: what is long must not hold up the clients of other volumes.
+  // A call takes some ten microseconds at most, and all that was added takes turns.
   void DoPieceByPiece(std::function<bool()> piece);
+  // There is other work. Once for many requests.
+  void NoteOtherWork() { other_work_ = true; }
 
   // Called when buffers came into use: frees what is kept after the loop was idle for a while.
   void WatchIdle();
@@ -43,8 +45,9 @@ class LoopContext {
  private:
   static constexpr int64_t kIdleNs = 2'000'000'000;
 
-  // Of one turn, for all pieces.
+  // Of one turn, for all pieces; and what others have to themselves then.
   static constexpr int64_t kPiecesNs = 50'000;
+  static constexpr int64_t kOthersNs = 1'000'000;
 
   void OnIdleTimer();
   void DoPieces();
@@ -55,6 +58,8 @@ class LoopContext {
   std::unique_ptr<AsyncIo> uring_;
   // Loop thread only.
   std::deque<std::function<bool()>> pieces_;
+  bool other_work_ = false;  // since it was last the turn of pieces
+  std::unique_ptr<Timer> pieces_timer_;
   std::unique_ptr<Timer> idle_timer_;
   bool idle_armed_ = false;
   uint64_t gets_seen_ = 0;

@@ -47,16 +47,12 @@ Next RequestStream::OnBatch(const wire::FrameHeader& header, std::span<const uin
                                   in_bytes_ + out_bytes_ + in + out));
     return Next::kStop;
   }
-  // Each connection may have as much as is left for the others: so there always is something left,
-  // and who asks for less than others is not held up by them. Beyond that it has a frame each way,
-  // and waits for its own answers to be taken: no other's.
-  BufferPool& buffers = host_->context().buffers();
+  if (in + out != 0) host_->context().NoteOtherWork();
   const uint64_t small = uint64_t{header.count} * BufferPool::kAlignment;
   const bool refused = JudgeKind(Operation::kWrite) != wire::StatusCode::kOk;
   const uint64_t payload = refused ? 0 : header.payload_length + small;
-  metered_ = held() + payload + out + small > buffers.left();
-  if (metered_ && payload != 0 && in_bytes_ + range_bytes_ != 0 &&
-      held() + payload > buffers.left()) {
+  metered_ = !HasRoomFor(payload + out + small);
+  if (metered_ && payload != 0 && in_bytes_ + range_bytes_ != 0 && !HasRoomFor(payload)) {
     return Next::kWait;
   }
   batch_crcs_.assign(crcs.begin(), crcs.end());
@@ -71,11 +67,19 @@ Next RequestStream::OnBatch(const wire::FrameHeader& header, std::span<const uin
       pieces->push_back({host_->DiscardTo(), job->payload_length});
       continue;
     }
-    job->buffer = buffers.Get(job->payload_length);
+    job->buffer = host_->context().buffers().Get(job->payload_length);
     if (job->buffer.data == nullptr) return owner_->OutOfMemory(), Next::kStop;
     pieces->push_back({job->buffer.data, job->payload_length});
   }
   return Next::kGo;
+}
+
+// Each connection may have a quarter of what it leaves to the others: so there always is something
+// left, and who asks for less than others is not held up by them. Beyond that it has a frame each
+// way, and waits for its own answers to be taken: no other's.
+bool RequestStream::HasRoomFor(uint64_t bytes) const {
+  const uint64_t held = in_bytes_ + range_bytes_ + out_bytes_ - out_waiting_;
+  return held + bytes <= host_->context().buffers().left() / 4;
 }
 
 Job* RequestStream::NewJob(const wire::Request& request) {
@@ -118,9 +122,7 @@ Next RequestStream::SubmitReady() {
     const size_t needed = batch_pieces_ + (job->payload_length != 0 ? 1 : 0);
     if (needed > filled_) break;
     if (metered_ && job->kind == Operation::kRead) {
-      if (out_bytes_ != out_waiting_ && held() + job->length > host_->context().buffers().left()) {
-        break;
-      }
+      if (out_bytes_ != out_waiting_ && !HasRoomFor(job->length)) break;
       out_waiting_ -= job->length;
     }
     batch_pieces_ = needed;

@@ -96,8 +96,8 @@ class RequestStream final : public JobOwner, private IoSink {
  private:
   void OnIoDone(IoOp* op) override;
 
-  // Bytes of this connection that stand in buffers, or will.
-  uint64_t held() const { return in_bytes_ + range_bytes_ + out_bytes_ - out_waiting_; }
+  // Whether this connection may have so much more in buffers.
+  bool HasRoomFor(uint64_t bytes) const;
   Job* NewJob(const wire::Request& request);
   FrameSink::Next SubmitReady();
   bool DecodeRanges(Job* job);

@@ -19,13 +19,13 @@ namespace cloudblk::proxy {
 namespace {
 
 using Code = wire::StatusCode;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 constexpr uint32_t kPiece = 64 << 10;
 constexpr uint32_t kObserve = 0;
 constexpr uint32_t kReadOnly = wire::OpenFlag::kActive | wire::OpenFlag::kReadOnly;
 
-class LimitsTest : public testing::Test {
+class LimitsTest : public ::testing::Test {
  protected:
   void Start(const Limits::Settings& settings) {
     server_ = std::make_unique<TestServer>(
