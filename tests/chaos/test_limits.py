@@ -300,8 +300,10 @@ def test_a_storm_of_strangers_is_a_few_lines(tmp_path, volumes):
 
 def test_used_up_descriptors_are_not_a_missing_boot_id(tmp_path):
     """Whichever of the proxy's files it is that cannot be opened."""
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(1 << 20))
     for limit in range(4, 16):
-        proxy = Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk", "1M")},
+        proxy = Daemon(tmp_path, {"disk": f"file://{image}"},
                        prefix=("prlimit", f"--nofile={limit}:{limit}"))
         proxy.launch()
         try:
