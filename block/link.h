@@ -168,7 +168,8 @@ class Link final : public FdHandler {
   bool BuildFrame();
   void NoteWaiting();
   void CheckLiveness();
-  void StartAging();
+  // Not inlined into what runs for each request.
+  [[gnu::cold]] void StartAging();
   void OnAgeTimer();
   void RunTurn();
   void UpdateWatch();

@@ -248,10 +248,7 @@ void Link::CutUnreadable() {
 
 void Link::Pump() {
   if (!attached()) return;
-  if (state_ != State::kReady) {
-    if (queue_->in_flight() > 0) StartAging();
-    return;
-  }
+  if (state_ != State::kReady) return StartAging();
   // A batch that waits for the transport goes first; until then nothing more is built.
   while (!send_blocked_ && Send() && BuildFrames()) {
   }
@@ -334,14 +331,13 @@ void Link::SetRequestTimeout(int64_t ns) {
 // Whatever makes requests wait calls it, but not each time: while timer_armed_, it goes on by
 // itself.
 void Link::StartAging() {
-  if (aging_ || age_step_ns_ == 0) return;
+  if (aging_ || age_step_ns_ == 0 || (queue_->in_flight() == 0 && !timer_armed_)) return;
   aging_ = true;
   age_timer_->Arm(loop_->NowNs() + age_step_ns_);
 }
 
 void Link::OnAgeTimer() {
   aging_ = false;
-  if (queue_->in_flight() == 0 && !timer_armed_) return;
   StartAging();
   if (!queue_->Age()) return;
   const int64_t seconds = age_step_ns_ * (RequestQueue::kMaxAge - 1) / kNsPerS;

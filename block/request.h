@@ -23,13 +23,13 @@ struct Request {
   Operation operation{};
   bool fua = false;
   bool own = false;                   // FLUSH: CLOUDBLK_REQUEST_OWN
+  uint32_t age = 0;                   // the queue's (RequestQueue::Age) when it was submitted
   uint64_t offset = 0;                // bytes on the volume; READ, WRITE
   uint64_t length = 0;                // bytes: of the data, or of all ranges together
   std::vector<iovec> iov;             // READ, WRITE
   std::vector<CloudblkRange> ranges;  // DISCARD, WRITE_ZEROES
   void* opaque = nullptr;
-  Since since;       // FLUSH: when it was submitted for the first time
-  uint32_t age = 0;  // the queue's (RequestQueue::Age) when it was submitted
+  Since since;  // FLUSH: when it was submitted for the first time
 
   uint32_t pieces = 0;  // not finished
   int result = 0;       // the first error of a piece

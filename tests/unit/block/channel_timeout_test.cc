@@ -155,6 +155,19 @@ TEST_F(ChannelTimeout, AnIdleChannelHasNoTimer) {
   EXPECT_EQ(io->result, -ETIMEDOUT);
 }
 
+TEST_F(ChannelTimeout, CountsFromTheFirstRequestAfterItWasSet) {
+  f.channel.SetRequestTimeout(0);
+  f.server.hold = false;
+  f.Read(0, 512);
+  f.Run();
+  f.channel.SetRequestTimeout(kTimeout);
+  f.server.hold = true;
+  Io* io = f.Read(0, 512);
+  f.Run();
+  f.loop.Advance(kAtMost);
+  EXPECT_EQ(io->result, -ETIMEDOUT);
+}
+
 TEST_F(ChannelTimeout, AFlushThatComesLaterTellsTheTruth) {
   for (const bool lost : {false, true}) {
     f.server.hold = false;
