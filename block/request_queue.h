@@ -145,7 +145,8 @@ class RequestQueue final {
   void FinishPiece(Piece* piece, int error);
   void CompleteRequest(Request* request);
   void FailWaiting(int error);
-  bool IsOld(const Request& request) const { return age_ - request.age >= kMaxAge; }
+  void FailPieces(LinkedList<Piece>* pieces, uint32_t age, int error);
+  uint32_t AgeOf(const Request& request) const { return age_ - request.age; }
   bool AnyOld(const LinkedList<Piece>& pieces) const;
   void NoteFlushesGivenUp();
   void FailUnreadable();
