@@ -87,6 +87,11 @@ size_t Bounce::Store(size_t at, std::span<iovec> to) const {
   });
 }
 
+bool Bounce::StoreAll(size_t at, size_t end, std::span<const iovec> to) const {
+  return to.size() <= IOV_MAX && preadv(file_.get(), to.data(), static_cast<int>(to.size()),
+                                        static_cast<off_t>(at)) == static_cast<ssize_t>(end - at);
+}
+
 size_t Bounce::Fetch(size_t at, std::span<iovec> from) {
   return MoveAll(from, [&](const iovec* elements, int count) -> ssize_t {
     ssize_t n;

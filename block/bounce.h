@@ -36,6 +36,9 @@ class Bounce {
   // or their number: all is done. With up to IOV_MAX elements that takes one system call.
   size_t Store(size_t at, std::span<iovec> to) const;
   size_t Fetch(size_t at, std::span<iovec> from);
+  // Store in one go of bytes [at, end), which are as many as the elements take. False: it did not
+  // go, and the elements are as they were.
+  bool StoreAll(size_t at, size_t end, std::span<const iovec> to) const;
   // Stores zeros; the buffer is not used.
   size_t Zero(std::span<iovec> to) const;
 

@@ -9,14 +9,6 @@
 
 namespace cloudblk {
 
-void CopyBatch::List::Append(Piece* piece, size_t at, SgCursor* cursor, uint64_t length) {
-  parts.push_back({piece, at, elements.size()});
-  while (length > 0) {
-    elements.push_back(cursor->Take(length));
-    length -= elements.back().iov_len;
-  }
-}
-
 // `move` is Bounce's for a place in the buffer and elements.
 template <typename Move>
 bool CopyBatch::List::Run(Move&& move) {
@@ -35,41 +27,43 @@ bool CopyBatch::List::Run(Move&& move) {
     if (failed->error == 0) failed->error = EFAULT;
     whole = false;
   }
-  parts.clear();
-  elements.clear();
   return whole;
 }
 
-void CopyBatch::Add(Piece* piece, size_t at, SgCursor* cursor, uint64_t length) {
-  assert(length > 0);
-  const bool gap = !copies_.parts.empty() && at != end_;
-  // One system call moves what is in one piece of the buffer, so what lies between is copied onto
-  // itself.
-  if (gap) {
-    copies_.parts.push_back({nullptr, end_, copies_.elements.size()});
-    copies_.elements.push_back({bounce_->data() + end_, at - end_});
-  }
-  copies_.Append(piece, at, cursor, length);
-  end_ = at + length;
+// One system call moves what is in one piece of the buffer, so what lies between is copied onto
+// itself.
+void CopyBatch::AddGap(size_t end) {
+  copies_.parts.push_back({nullptr, end_, copies_.elements.size()});
+  copies_.elements.push_back({bounce_->data() + end_, end - end_});
 }
 
 void CopyBatch::AddZeros(Piece* piece, SgCursor cursor, uint64_t length) {
-  assert(length > 0);
   zeros_.Append(piece, 0, &cursor, length);
 }
 
 bool CopyBatch::Store() {
+  bool whole =
+      zeros_.parts.empty() && bounce_->StoreAll(copies_.parts.front().at, end_, copies_.elements);
+  if (!whole) whole = StorePieces();
+  copies_.Clear();
+  return whole;
+}
+
+bool CopyBatch::StorePieces() {
   const bool copied = copies_.Run(
       [this](size_t at, std::span<iovec> elements) { return bounce_->Store(at, elements); });
   const bool zeroed =
       zeros_.Run([this](size_t, std::span<iovec> elements) { return bounce_->Zero(elements); });
+  zeros_.Clear();
   return copied && zeroed;
 }
 
 bool CopyBatch::Fetch() {
   assert(zeros_.parts.empty());
-  return copies_.Run(
+  const bool whole = copies_.Run(
       [this](size_t at, std::span<iovec> elements) { return bounce_->Fetch(at, elements); });
+  copies_.Clear();
+  return whole;
 }
 
 }  // namespace cloudblk

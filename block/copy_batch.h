@@ -27,11 +27,16 @@ class CopyBatch {
   // The next `length` bytes of the piece's memory, at the cursor, and those at `at` in the buffer
   // belong together. Moves the cursor behind them. Preconditions: length > 0, `at` does not lie
   // before the end of the last Add.
-  void Add(Piece* piece, size_t at, SgCursor* cursor, uint64_t length);
+  void Add(Piece* piece, size_t at, SgCursor* cursor, uint64_t length) {
+    if (at != end_ && !copies_.parts.empty()) AddGap(at);
+    copies_.Append(piece, at, cursor, length);
+    end_ = at + length;
+  }
   // The next `length` bytes become zeros. Only with Store. Precondition: length > 0.
   void AddZeros(Piece* piece, SgCursor cursor, uint64_t length);
 
   // Copies all, to the pieces or from them, and is empty then. False: there is a piece with EFAULT.
+  // Precondition: not empty.
   bool Store();
   bool Fetch();
 
@@ -45,10 +50,27 @@ class CopyBatch {
     std::vector<Part> parts;
     std::vector<iovec> elements;
 
-    void Append(Piece* piece, size_t at, SgCursor* cursor, uint64_t length);
+    // What is pushed is no temporary: so the compiler makes no call of it.
+    void Append(Piece* piece, size_t at, SgCursor* cursor, uint64_t length) {
+      const Part part{piece, at, elements.size()};
+      parts.push_back(part);
+      while (length > 0) {
+        const iovec element = cursor->Take(length);
+        elements.push_back(element);
+        length -= element.iov_len;
+      }
+    }
+    // Finds out which pieces fail.
     template <typename Move>
     bool Run(Move&& move);
+    void Clear() {
+      parts.clear();
+      elements.clear();
+    }
   };
+
+  void AddGap(size_t end);
+  bool StorePieces();
 
   Bounce* bounce_ = nullptr;
   List copies_;

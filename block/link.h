@@ -166,6 +166,7 @@ class Link final : public FdHandler {
   void CutUnreadable();
   bool BuildFrames();
   bool BuildFrame();
+  void FailUnreadable(size_t first);
   void NoteWaiting();
   void CheckLiveness();
   // Not inlined into what runs for each request.

@@ -282,9 +282,14 @@ bool Link::BuildFrame() {
   queue_->Gather(outbox_.free(), &batch_);
   if (batch_.empty()) return false;
   const size_t count = codec_->Append(batch_, &outbox_);
-  for (size_t i = count; i < batch_.size(); ++i) queue_->Answer(batch_[i], EFAULT);
+  if (count < batch_.size()) FailUnreadable(count);
   if (idle) NoteWaiting();
   return true;
+}
+
+// Nothing was sent of these pieces of the batch.
+void Link::FailUnreadable(size_t first) {
+  for (size_t i = first; i < batch_.size(); ++i) queue_->Answer(batch_[i], EFAULT);
 }
 
 // Requests wait for answers from now on.

@@ -60,7 +60,7 @@ bool NativeReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox
     iov_.clear();
     // A transport that moves bytes by the processor must not be given the requests' memory.
     const bool staged = limits_.payload_crc || faulted_ || !transport->scatters();
-    const uint64_t direct = staged ? 0 : DescribeDestinations();
+    const uint64_t direct = phase_ == Phase::kPayload && !staged ? DescribeDestinations() : 0;
     DescribeStaging(staged);
     uint64_t wanted = 0;
     for (const iovec& element : iov_) wanted += element.iov_len;
@@ -87,7 +87,6 @@ bool NativeReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox
 }
 
 uint64_t NativeReceiver::DescribeDestinations() {
-  if (phase_ != Phase::kPayload) return 0;
   assert(available() == 0);
   uint64_t described;
   iov_.resize(kMaxElements);
@@ -221,7 +220,7 @@ bool NativeReceiver::ParseReplies(RequestQueue* queue, const Outbox& outbox) {
     queue->BeginAnswer(piece);
     entries_.push_back({piece, reply});
   }
-  crcs_.assign(crcs.begin(), crcs.end());
+  if (limits_.payload_crc) crcs_.assign(crcs.begin(), crcs.end());
   next_crc_ = 0;
   head_ += header_.header_length;
   next_entry_ = 0;
@@ -298,7 +297,8 @@ void NativeReceiver::FinishEntry(RequestQueue* queue) {
   if (copies_.empty()) {
     queue->Answer(piece, error);
   } else {
-    answered_.emplace_back(piece, error);
+    const std::pair<Piece*, int> answered(piece, error);
+    answered_.push_back(answered);
   }
 }
 

@@ -60,7 +60,8 @@ class NativeReceiver {
   size_t available() const { return tail_ - head_; }
   std::span<const uint8_t> Staged(size_t bytes) const { return {staging_->data() + head_, bytes}; }
   bool Fail(int error, std::string text);
-  // Fills iov_ with where the next bytes of data belong; returns their number.
+  // Appends to iov_ where the next bytes of data belong; returns their number. Precondition:
+  // kPayload.
   uint64_t DescribeDestinations();
   // Appends to iov_ the part of staging_ that the bytes behind these are read into. `all`: as much
   // of it as there is.
