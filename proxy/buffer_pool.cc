@@ -5,6 +5,7 @@
 #include <bit>
 #include <cassert>
 #include <cstdlib>
+#include <cstring>
 
 namespace cloudblk::proxy {
 namespace {
@@ -21,7 +22,7 @@ BufferPool::BufferPool(Limits* limits)
       max_kept_(limits == nullptr ? kMaxKept : std::min(kMaxKept, limits->max_kept())) {}
 
 BufferPool::~BufferPool() {
-  assert(handed_out_ == 0);
+  assert(handed_out() == 0);
   Trim();
 }
 
@@ -30,50 +31,53 @@ Buffer BufferPool::Get(uint32_t length) {
   const int size_class = ClassOf(length);
   const uint32_t capacity = kAlignment << size_class;
   ++gets_;
-  std::vector<uint8_t*>& free = free_[size_class];
-  uint8_t* data;
-  if (!free.empty()) {
-    // The one that was used last is the one that is still in the cache.
-    data = free.back();
-    free.pop_back();
-    kept_ -= capacity;
-  } else {
-    // What is kept in other sizes would come on top of the limit.
-    if (limits_ != nullptr && kept_ != 0 && limits_->left() < Cost(capacity)) Trim();
-    data = static_cast<uint8_t*>(std::aligned_alloc(kAlignment, capacity));
-    if (data == nullptr) return {};
-    if (limits_ != nullptr) limits_->Take(Cost(capacity));
-  }
-  handed_out_ += capacity;
+  // The one that was used last is the one that is still in the cache.
+  uint8_t* const kept = free_[size_class];
+  if (kept == nullptr) return Take(capacity);
+  memcpy(&free_[size_class], kept, sizeof(kept));
+  kept_ -= capacity;
+  return {kept, capacity};
+}
+
+Buffer BufferPool::Take(uint32_t capacity) {
+  // What is kept in other sizes would come on top of the limit.
+  if (limits_ != nullptr && kept_ != 0 && limits_->left() < Cost(capacity)) Trim();
+  auto* data = static_cast<uint8_t*>(std::aligned_alloc(kAlignment, capacity));
+  if (data == nullptr) return {};
+  if (limits_ != nullptr) limits_->Take(Cost(capacity));
+  taken_ += capacity;
   return {data, capacity};
 }
 
-void BufferPool::Put(Buffer* buffer) {
-  if (buffer->data == nullptr) return;
-  assert(handed_out_ >= buffer->capacity);
-  handed_out_ -= buffer->capacity;
-  if (kept_ + buffer->capacity > max_kept_) {
-    Free(buffer->data, buffer->capacity);
+void BufferPool::PutSome(Buffer* buffer) {
+  const uint32_t capacity = buffer->capacity;
+  assert(handed_out() >= capacity);
+  if (kept_ + capacity > max_kept_) {
+    Free(buffer->data, capacity);
   } else {
-    free_[ClassOf(buffer->capacity)].push_back(buffer->data);
-    kept_ += buffer->capacity;
+    uint8_t*& first = free_[ClassOf(capacity)];
+    memcpy(buffer->data, &first, sizeof(first));
+    first = buffer->data;
+    kept_ += capacity;
   }
   *buffer = {};
 }
 
 void BufferPool::Free(uint8_t* data, uint32_t capacity) {
   std::free(data);
+  taken_ -= capacity;
   if (limits_ != nullptr) limits_->GiveBack(Cost(capacity));
 }
 
 void BufferPool::Trim() {
   for (int size_class = 0; size_class < kClasses; ++size_class) {
-    std::vector<uint8_t*>& free = free_[size_class];
-    for (uint8_t* data : free) Free(data, kAlignment << size_class);
-    free.clear();
-    free.shrink_to_fit();
+    const uint32_t capacity = kAlignment << size_class;
+    while (uint8_t* const data = free_[size_class]) {
+      memcpy(&free_[size_class], data, sizeof(data));
+      kept_ -= capacity;
+      Free(data, capacity);
+    }
   }
-  kept_ = 0;
 }
 
 }  // namespace cloudblk::proxy

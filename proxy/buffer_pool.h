@@ -7,7 +7,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "proxy/limits.h"
 
@@ -37,7 +36,9 @@ class BufferPool {
   // Precondition: 0 < length <= kLargest.
   Buffer Get(uint32_t length);
   // Takes it back and clears it; an empty buffer is ignored.
-  void Put(Buffer* buffer);
+  void Put(Buffer* buffer) {
+    if (buffer->data != nullptr) PutSome(buffer);
+  }
 
   // Frees everything that is kept.
   void Trim();
@@ -45,22 +46,25 @@ class BufferPool {
   // Bytes that it can hand out before the limit is reached.
   uint64_t left() const { return limits_ == nullptr ? ~uint64_t{0} : limits_->left() + kept_; }
 
-  size_t kept() const { return kept_; }              // bytes
-  size_t handed_out() const { return handed_out_; }  // bytes
-  uint64_t gets() const { return gets_; }            // calls of Get so far
+  size_t kept() const { return kept_; }                 // bytes
+  size_t handed_out() const { return taken_ - kept_; }  // bytes
+  uint64_t gets() const { return gets_; }               // calls of Get so far
 
  private:
   static constexpr int kClasses = 11;  // 4 KiB .. 4 MiB
 
   // What a buffer costs: the allocator has a page beside it that is used.
   static size_t Cost(uint32_t capacity) { return size_t{capacity} + kAlignment; }
+  Buffer Take(uint32_t capacity);
+  void PutSome(Buffer* buffer);
   void Free(uint8_t* data, uint32_t capacity);
 
   Limits* const limits_;
   const size_t max_kept_;
-  std::array<std::vector<uint8_t*>, kClasses> free_;
+  // What is kept of each size: the first of a list, of which each begins with where the next is.
+  std::array<uint8_t*, kClasses> free_{};
   size_t kept_ = 0;
-  size_t handed_out_ = 0;
+  size_t taken_ = 0;  // of the host, bytes; with what is kept
   uint64_t gets_ = 0;
 };
 

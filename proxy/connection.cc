@@ -95,13 +95,15 @@ void Connection::OnReadable() {
     NoteHeard(host_->loop().NowNs());
   }
   for (int i = 0; i < kReadsPerTurn && reading_ && !paused_; ++i) {
-    if (!OnOutcome(reader_.Read(transport_.get()))) break;
+    const FrameReader::Outcome outcome = reader_.Read(transport_.get());
+    if (outcome == FrameReader::Outcome::kMore) continue;
+    if (outcome != FrameReader::Outcome::kDrained) OnOutcome(outcome);
+    break;
   }
   if (reader_.in_frame() && state_ != State::kStopping) host_->WatchProgress();
 }
 
-// Whether there may be more to read.
-bool Connection::OnOutcome(FrameReader::Outcome outcome) {
+void Connection::OnOutcome(FrameReader::Outcome outcome) {
   if (outcome == FrameReader::Outcome::kWaiting) MarkDirty();
   if (outcome == FrameReader::Outcome::kEnd && reader_.error() == ENOMEM) {
     OutOfMemory();
@@ -111,7 +113,6 @@ bool Connection::OnOutcome(FrameReader::Outcome outcome) {
     const bool expected = state_ == State::kLeaving || state_ == State::kClosing;
     BeginStop(expected ? "" : "closed by the client");
   }
-  return outcome == FrameReader::Outcome::kMore;
 }
 
 bool Connection::GoOn() {
@@ -350,7 +351,7 @@ void Connection::Flush() {
   }
   want_write_ = error == EAGAIN;
   if (want_write_) host_->WatchProgress();
-  if (!paused_ && !GoOn()) return;
+  if ((reader_.waiting() || requests_.ranges_wait()) && !paused_ && !GoOn()) return;
   UpdateWatch();
   if (!want_write_) OnDrained();
 }

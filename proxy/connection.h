@@ -133,7 +133,7 @@ class Connection final : public FdHandler,
 
   // Goes on with what has waited for memory, or for others. False: the connection was stopped.
   bool GoOn();
-  bool OnOutcome(FrameReader::Outcome outcome);
+  void OnOutcome(FrameReader::Outcome outcome);
   void SetState(State next);
   void StopReading();
   // SPEC.md 7.1; `why` is for the log and may be empty.

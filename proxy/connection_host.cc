@@ -123,6 +123,7 @@ void ConnectionHost::EndOfTurn() {
   const size_t count = removed_.size();
   for (const auto& gone : removed_) std::erase(dirty_, gone.get());
   removed_.clear();
+  jobs_.Trim();
   connection_count_.fetch_sub(count, std::memory_order_acq_rel);
 }
 

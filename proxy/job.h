@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "proxy-protocol/wire.h"
@@ -18,8 +17,8 @@ struct Job : IoOp {
   uint64_t tag = 0;
   wire::StatusCode status = wire::StatusCode::kOk;  // of the reply
   uint32_t payload_length = 0;                      // bytes that come with the request
-  uint32_t data_length = 0;  // bytes of READ or WRITE data, as credits count them
-  Job* next_job = nullptr;   // in whatever list it is
+  uint32_t read_length = 0;                         // bytes of a READ's data
+  Job* next_job = nullptr;                          // in whatever list it is
 
   // Bytes of payload that its reply has.
   uint32_t ReplyLength() const {
@@ -59,9 +58,9 @@ class JobPool {
     *job = Job{};
     return job;
   }
-  void Put(Job* job) {
-    std::unique_ptr<Job> owned(job);
-    if (free_.size() < kMaxKept) free_.push_back(std::move(owned));
+  void Put(Job* job) { free_.emplace_back(job); }
+  void Trim() {
+    if (free_.size() > kMaxKept) free_.resize(kMaxKept);
   }
 
  private:

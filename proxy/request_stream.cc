@@ -16,13 +16,12 @@ namespace {
 
 using Next = FrameSink::Next;
 
-bool HasData(wire::Operation kind) {
-  return kind == wire::Operation::kRead || kind == wire::Operation::kWrite;
-}
-
 }  // namespace
 
-RequestStream::~RequestStream() { assert(jobs_in_flight_ == 0 && at_storage_ == 0); }
+RequestStream::~RequestStream() {
+  assert(jobs_in_flight_ == 0 && at_storage_ == 0);
+  assert(in_bytes_ == 0 && out_bytes_ == 0);
+}
 
 Next RequestStream::OnBatch(const wire::FrameHeader& header, std::span<const uint8_t> section,
                             std::vector<iovec>* pieces) {
@@ -33,52 +32,60 @@ Next RequestStream::OnBatch(const wire::FrameHeader& header, std::span<const uin
   if (error != wire::DecodeError::kOk) return owner_->Violation(wire::Describe(error)), Next::kStop;
   requests = requests.first(header.count);
   // Before any memory is taken for them.
-  uint64_t in = 0;
+  const uint64_t in = header.payload_length;
   uint64_t out = 0;
+  uint64_t ranges = 0;
   for (const wire::Request& request : requests) {
-    if (HasData(request.operation)) {
-      (request.operation == wire::Operation::kRead ? out : in) += request.length;
-    }
+    out += request.operation == wire::Operation::kRead ? request.length : 0;
+    if (in != 0) ranges += uint64_t{request.range_count} * wire::kRangeSize;
   }
-  if (jobs_in_flight_ + header.count > kCreditRequests ||
-      in_bytes_ + out_bytes_ + in + out > kCreditBytes) {
+  const uint64_t data = in_bytes_ + in - range_bytes_ - ranges + out_bytes_ + out;
+  if (jobs_in_flight_ + header.count > kCreditRequests || data > kCreditBytes) {
     owner_->Violation(fmt::format("more is in flight than granted: {} requests, {} bytes",
-                                  jobs_in_flight_ + header.count,
-                                  in_bytes_ + out_bytes_ + in + out));
+                                  jobs_in_flight_ + header.count, data));
     return Next::kStop;
   }
-  if (in + out != 0) host_->context().NoteOtherWork();
+  LoopContext& context = host_->context();
+  if (ranges != in + out) context.NoteOtherWork();
+  // The allocator rounds up.
   const uint64_t small = uint64_t{header.count} * BufferPool::kAlignment;
-  const bool refused = JudgeKind(Operation::kWrite) != wire::StatusCode::kOk;
-  const uint64_t payload = refused ? 0 : header.payload_length + small;
-  metered_ = !HasRoomFor(payload + out + small);
-  if (metered_ && payload != 0 && in_bytes_ + range_bytes_ != 0 && !HasRoomFor(payload)) {
-    return Next::kWait;
+  const wire::StatusCode refused = in != 0 ? JudgeWrite() : wire::StatusCode::kOk;
+  const bool takes = in != 0 && refused == wire::StatusCode::kOk;
+  metered_ = !HasRoomFor((takes ? in : 0) + out + small);
+  if (metered_) {
+    if (takes && in_bytes_ != 0 && !HasRoomFor(in + small)) return Next::kWait;
+    out_waiting_ = out;
   }
-  batch_crcs_.assign(crcs.begin(), crcs.end());
+  if (terms_.limits.payload_crc) batch_crcs_.assign(crcs.begin(), crcs.end());
   batch_pieces_ = filled_ = 0;
   complete_ = false;
-  if (metered_) out_waiting_ = out;
+  jobs_in_flight_ += header.count;
+  in_bytes_ += in;
+  range_bytes_ += ranges;
+  out_bytes_ += out;
+  bool memory = true;
   for (const wire::Request& request : requests) {
     Job* job = NewJob(request);
     if (job->payload_length == 0) continue;
-    job->status = JudgeKind(job->kind);
-    if (job->status != wire::StatusCode::kOk) {
+    job->status = refused;
+    if (refused != wire::StatusCode::kOk) {
       pieces->push_back({host_->DiscardTo(), job->payload_length});
       continue;
     }
-    job->buffer = host_->context().buffers().Get(job->payload_length);
-    if (job->buffer.data == nullptr) return owner_->OutOfMemory(), Next::kStop;
+    job->buffer = context.buffers().Get(job->payload_length);
+    memory = memory && job->buffer.data != nullptr;
     pieces->push_back({job->buffer.data, job->payload_length});
   }
-  return Next::kGo;
+  if (memory) return Next::kGo;
+  owner_->OutOfMemory();
+  return Next::kStop;
 }
 
 // Each connection may have a quarter of what it leaves to the others: so there always is something
 // left, and who asks for less than others is not held up by them. Beyond that it has a frame each
 // way, and waits for its own answers to be taken: no other's.
 bool RequestStream::HasRoomFor(uint64_t bytes) const {
-  const uint64_t held = in_bytes_ + range_bytes_ + out_bytes_ - out_waiting_;
+  const uint64_t held = in_bytes_ + out_bytes_ - out_waiting_;
   return held + bytes <= host_->context().buffers().left() / 4;
 }
 
@@ -90,15 +97,12 @@ Job* RequestStream::NewJob(const wire::Request& request) {
   job->offset = request.offset;
   job->length = request.length;
   job->payload_length = request.PayloadLength();
-  job->data_length = HasData(request.operation) ? request.length : 0;
+  job->read_length = request.operation == wire::Operation::kRead ? request.length : 0;
   job->hole_allowed = terms_.hole_reply;
   job->stable_data = terms_.limits.payload_crc;
   job->generation = terms_.generation;
   job->sink = this;
   job->abandoned = &abandoned_;
-  ++jobs_in_flight_;
-  (job->kind == Operation::kRead ? out_bytes_ : in_bytes_) += job->data_length;
-  if (HasRanges(job->kind)) range_bytes_ += job->payload_length;
   batch_.Push(job);
   return job;
 }
@@ -106,30 +110,33 @@ Job* RequestStream::NewJob(const wire::Request& request) {
 Next RequestStream::OnPieces(size_t filled, bool complete) {
   filled_ = filled;
   complete_ = complete;
-  if (terms_.limits.payload_crc && complete && !CheckPayload()) {
-    owner_->Violation("CRC of a payload does not match");
-    return Next::kStop;
+  if (terms_.limits.payload_crc) {
+    // None of the frame's requests may be carried out before all of its payload is known to be good
+    // (SPEC.md 9.2).
+    if (!complete) return Next::kGo;
+    if (!CheckPayload()) {
+      owner_->Violation("CRC of a payload does not match");
+      return Next::kStop;
+    }
   }
   return SubmitReady();
 }
 
 Next RequestStream::SubmitReady() {
-  // With CRCs none of the frame's requests may be carried out before all of its payload is known to
-  // be good (SPEC.md 9.2).
-  if (terms_.limits.payload_crc && !complete_) return Next::kGo;
-  while (!batch_.empty()) {
-    Job* job = batch_.front();
-    const size_t needed = batch_pieces_ + (job->payload_length != 0 ? 1 : 0);
-    if (needed > filled_) break;
-    if (metered_ && job->kind == Operation::kRead) {
+  while (Job* job = batch_.front()) {
+    if (job->payload_length != 0) {
+      if (batch_pieces_ == filled_) break;
+      ++batch_pieces_;
+    } else if (metered_ && job->kind == Operation::kRead) {
       if (out_bytes_ != out_waiting_ && !HasRoomFor(job->length)) break;
       out_waiting_ -= job->length;
     }
-    batch_pieces_ = needed;
     batch_.Pop();
-    if (HasRanges(job->kind) && ranges_at_storage_ >= kRangesAtStorage) {
+    if (!HasRanges(job->kind)) {
+      SubmitJob(job);
+    } else if (ranges_at_storage_ >= kRangesAtStorage) {
       ranges_.Push(job);
-    } else if (!SubmitJob(job)) {
+    } else if (!SubmitRanges(job)) {
       return Next::kStop;
     }
   }
@@ -138,7 +145,7 @@ Next RequestStream::SubmitReady() {
 
 bool RequestStream::Advance() {
   while (!ranges_.empty() && ranges_at_storage_ < kRangesAtStorage) {
-    if (!SubmitJob(ranges_.Pop())) return false;
+    if (!SubmitRanges(ranges_.Pop())) return false;
   }
   return batch_.empty() || !complete_ || SubmitReady() != Next::kStop;
 }
@@ -176,19 +183,25 @@ bool RequestStream::DecodeRanges(Job* job) {
   return true;
 }
 
-bool RequestStream::SubmitJob(Job* job) {
-  const bool has_ranges = HasRanges(job->kind);
-  if (has_ranges && job->status == wire::StatusCode::kOk && !DecodeRanges(job)) {
+bool RequestStream::SubmitRanges(Job* job) {
+  if (job->status == wire::StatusCode::kOk && !DecodeRanges(job)) {
     ReleaseJob(job);
     return false;
   }
+  ++ranges_at_storage_;
+  SubmitJob(job);
+  return true;
+}
+
+void RequestStream::SubmitJob(Job* job) {
+  // What was refused before its payload came has lost that.
   if (job->status == wire::StatusCode::kOk) job->status = Judge(*job);
   if (job->status != wire::StatusCode::kOk) {
+    if (HasRanges(job->kind)) --ranges_at_storage_;
     FinishJob(job);
-    return true;
+    return;
   }
   ++at_storage_;
-  if (has_ranges) ++ranges_at_storage_;
   if (terms_.queue->Submit(job)) {
     OnIoDone(job);
   } else {
@@ -196,24 +209,23 @@ bool RequestStream::SubmitJob(Job* job) {
     // So that the end of the turn hands it to the kernel.
     NoteWork();
   }
-  return true;
 }
 
-wire::StatusCode RequestStream::JudgeKind(Operation kind) const {
+wire::StatusCode RequestStream::JudgeWrite() const {
   if (!peer_->active()) return wire::StatusCode::kNotActive;
-  const bool changes = kind != Operation::kRead && kind != Operation::kFlush;
-  return changes && terms_.read_only ? wire::StatusCode::kReadOnly : wire::StatusCode::kOk;
+  return terms_.read_only ? wire::StatusCode::kReadOnly : wire::StatusCode::kOk;
 }
 
 // SPEC.md 8.12.
 wire::StatusCode RequestStream::Judge(const Job& job) const {
   const Backend& backend = *terms_.backend;
-  const wire::StatusCode kind = JudgeKind(job.kind);
-  if (kind != wire::StatusCode::kOk) return kind;
+  if (!peer_->active()) return wire::StatusCode::kNotActive;
   switch (job.kind) {
     case Operation::kFlush:
       return wire::StatusCode::kOk;
     case Operation::kWrite:
+      if (terms_.read_only) return wire::StatusCode::kReadOnly;
+      [[fallthrough]];
     case Operation::kRead:
       if (job.offset + job.length > backend.size()) return wire::StatusCode::kOutOfRange;
       if ((job.offset | job.length) % backend.geometry().logical_block_size != 0) {
@@ -222,7 +234,7 @@ wire::StatusCode RequestStream::Judge(const Job& job) const {
       return wire::StatusCode::kOk;
     case Operation::kDiscard:
     case Operation::kWriteZeroes:
-      return JudgeRanges(job);
+      return terms_.read_only ? wire::StatusCode::kReadOnly : JudgeRanges(job);
   }
   return wire::StatusCode::kNotSupported;
 }
@@ -268,10 +280,10 @@ void RequestStream::FinishJob(Job* job) {
 }
 
 void RequestStream::ReleaseJob(Job* job) {
-  uint64_t& bytes = job->kind == Operation::kRead ? out_bytes_ : in_bytes_;
-  assert(jobs_in_flight_ > 0 && bytes >= job->data_length);
+  assert(jobs_in_flight_ > 0);
   --jobs_in_flight_;
-  bytes -= job->data_length;
+  in_bytes_ -= job->payload_length;
+  out_bytes_ -= job->read_length;
   if (HasRanges(job->kind)) range_bytes_ -= job->payload_length;
   host_->context().buffers().Put(&job->buffer);
   host_->jobs().Put(job);

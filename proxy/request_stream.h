@@ -75,6 +75,8 @@ class RequestStream final : public JobOwner, private IoSink {
   // Hands over what has waited, as far as that is possible now: for memory, or for other ranges. At
   // the end of a turn, unless nothing may be handed over. False: the connection was stopped.
   bool Advance();
+  // Whether ranges wait for it. Else it is called for if kWait was returned.
+  bool ranges_wait() const { return !ranges_.empty(); }
   // Whether another frame may come.
   bool ready() const { return batch_.empty(); }
 
@@ -103,11 +105,13 @@ class RequestStream final : public JobOwner, private IoSink {
   bool DecodeRanges(Job* job);
   // Whether the payloads of the whole batch have the CRCs that came with it.
   bool CheckPayload() const;
-  // Why requests of this kind are refused whatever they ask for, or kOk.
-  wire::StatusCode JudgeKind(Operation kind) const;
+  // Why no request of this session that writes is carried out, whatever it asks for, or kOk.
+  wire::StatusCode JudgeWrite() const;
   wire::StatusCode Judge(const Job& job) const;
   wire::StatusCode JudgeRanges(const Job& job) const;
-  bool SubmitJob(Job* job);
+  void SubmitJob(Job* job);
+  // False: the connection was stopped.
+  bool SubmitRanges(Job* job);
   void FinishJob(Job* job);
   void NoteWork();
 
@@ -126,7 +130,7 @@ class RequestStream final : public JobOwner, private IoSink {
   uint64_t out_waiting_ = 0;  // bytes of those that have none yet; 0 unless metered
   std::vector<uint8_t> batch_crcs_;
   uint32_t jobs_in_flight_ = 0;
-  // Bytes of what is in flight: of WRITEs, of range lists, and of READs.
+  // Bytes of what is in flight: of payloads, of those that are range lists, and of READs.
   uint64_t in_bytes_ = 0;
   uint64_t range_bytes_ = 0;
   uint64_t out_bytes_ = 0;
