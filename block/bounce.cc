@@ -120,9 +120,10 @@ bool Bounce::CanFetch(std::span<const iovec> from) {
   std::array<iovec, IOV_MAX> bytes;
   size_t count = 0;
   for (const iovec& element : from) {
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(element.iov_base);
-    for (uintptr_t at = begin; at < begin + element.iov_len; at = (at / kPage + 1) * kPage) {
-      bytes[count++] = {reinterpret_cast<void*>(at), 1};
+    auto* const begin = static_cast<uint8_t*>(element.iov_base);
+    const size_t to_next_page = kPage - reinterpret_cast<uintptr_t>(begin) % kPage;
+    for (size_t at = 0; at < element.iov_len; at += at == 0 ? to_next_page : kPage) {
+      bytes[count++] = {begin + at, 1};
       if (count < bytes.size()) continue;
       if (Fetch(0, bytes) < count) return false;
       count = 0;

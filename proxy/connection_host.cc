@@ -70,6 +70,7 @@ void ConnectionHost::WatchProgress() {
 void ConnectionHost::OnProgressTimer() {
   progress_armed_ = false;
   std::vector<uint64_t> ids;
+  ids.reserve(connections_.size());
   for (const auto& [id, connection] : connections_) ids.push_back(id);
   for (const uint64_t id : ids) {
     const auto it = connections_.find(id);

@@ -26,7 +26,7 @@ constexpr uint64_t kDescriptorsOfALoop = 8;
 
 uint64_t FreeDescriptors() {
   rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return kMostConnections * 2;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return uint64_t{kMostConnections} * 2;
   std::error_code none;
   const std::filesystem::directory_iterator open("/proc/self/fd", none);
   const auto used = static_cast<uint64_t>(std::distance(begin(open), end(open)));

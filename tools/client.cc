@@ -34,14 +34,14 @@ Result<std::unique_ptr<Client>> Client::Open(const ClientOptions& options) {
   auto loop = EpollLoop::Create();
   if (!loop.ok()) return loop.status();
   std::unique_ptr<Client> client(new Client(std::move(*loop), options));
-  const Status opened = client->OpenSession(true);
+  Status opened = client->OpenSession(true);
   if (!opened.ok()) return opened;
   return client;
 }
 
 Status Client::Activate() {
   CloseSession();
-  const Status opened = OpenSession(false);
+  Status opened = OpenSession(false);
   if (!opened.ok()) return opened;
   auto interrupt = CatchInterrupt();
   if (!interrupt.ok()) return interrupt.status();

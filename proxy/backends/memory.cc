@@ -113,10 +113,9 @@ int Memory::Run(LoopContext& context, IoOp* op) {
       MarkWritten(op->offset, op->length);
       return 0;
     case Operation::kFlush:
+    case Operation::kDiscard:      // of no range
+    case Operation::kWriteZeroes:  // of no range
       return 0;
-    case Operation::kDiscard:
-    case Operation::kWriteZeroes:
-      return 0;  // of no range
   }
   return -EINVAL;
 }

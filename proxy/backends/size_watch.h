@@ -16,7 +16,8 @@ namespace cloudblk::proxy {
 
 // A write behind the end of a file that shrank would make it long again, with zeros where data was:
 // so the size is looked at while the file is in use, and what lies beyond the least that was seen
-// fails. The look may take as long as the storage does: a thread has it.
+// fails. The look may take as long as the storage does: a thread has it, unless the file system is
+// one of this host that answers from memory.
 class SizeWatch {
  public:
   class Waiter {
@@ -51,6 +52,7 @@ class SizeWatch {
   const std::string volume_;
   const std::string path_;
   const int fd_;
+  const bool answers_at_once_;
   std::atomic<uint64_t> usable_;       // bytes
   std::atomic<int64_t> looked_ns_{0};  // coarse clock; when the last look ended
   std::atomic<bool> is_looking_{false};

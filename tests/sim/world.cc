@@ -34,8 +34,8 @@ void World::Boot() {
   auto volume = std::make_unique<proxy::Volume>("disk", std::move(backend), 10'000, tools);
   volume->ownership.Restore();
   server->volumes.emplace("disk", std::move(volume));
-  server->host =
-      std::make_unique<proxy::ConnectionHost>(&loop, proxy::ServerInfo{&server->volumes, {}, &server->limits});
+  server->host = std::make_unique<proxy::ConnectionHost>(
+      &loop, proxy::ServerInfo{&server->volumes, {}, &server->limits});
   EXPECT_TRUE(server->host->Attach().ok());
   server_ = std::move(server);
 }

@@ -30,6 +30,8 @@ TEST_F(ConfigTest, SaysWhatTheCommandLineSays) {
   EXPECT_EQ(Read("listen = [\"tcp://127.0.0.1:9810\", \"unix:///run/cloudblk.sock\"]\n"
                  "threads = 4\n"
                  "lease = 30\n"
+                 "max-connections = 7\n"
+                 "max-memory = \"1G\"\n"
                  "log-level = \"debug\"\n"
                  "[volumes]\n"
                  "disk1 = \"file:///var/lib/disk1.img\"\n"
@@ -40,6 +42,8 @@ TEST_F(ConfigTest, SaysWhatTheCommandLineSays) {
   EXPECT_EQ(options_.listen[1].ToString(), "unix:///run/cloudblk.sock");
   EXPECT_EQ(options_.threads, 4u);
   EXPECT_EQ(options_.lease_s, 30u);
+  EXPECT_EQ(options_.max_connections, 7u);
+  EXPECT_EQ(options_.max_memory, uint64_t{1} << 30);
   EXPECT_EQ(options_.log_level, "debug");
   ASSERT_EQ(options_.volumes.size(), 2u);
   EXPECT_EQ(options_.volumes[0].name, "disk two");
@@ -54,6 +58,8 @@ TEST_F(ConfigTest, AnErrorNamesItsLine) {
   EXPECT_THAT(Read("\nlisten = \"localhost\"\n"), HasSubstr(":2: address 'localhost'"));
   EXPECT_THAT(Read("listen = [\"tcp://x:1\",\n 5]\n"), HasSubstr(":2: listen is an address"));
   EXPECT_THAT(Read("log-level = \"loud\"\n"), HasSubstr(":1: log-level is"));
+  EXPECT_THAT(Read("max-memory = \"1M\"\n"), HasSubstr(":1: max-memory '1M': write a size of"));
+  EXPECT_THAT(Read("max-connections = 0\n"), HasSubstr(":1: max-connections is a number from 1"));
   EXPECT_THAT(Read("volumes = 3\n"), HasSubstr(":1: volumes is a table"));
   EXPECT_THAT(Read("[volumes]\nx = 1\n"), HasSubstr(":2: the volume 'x' needs"));
   EXPECT_THAT(Read("a = \n"), HasSubstr("proxy.toml:1: "));
