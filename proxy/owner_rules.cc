@@ -143,7 +143,7 @@ OwnershipAnswer OwnerTable::JudgeOwnSession(const wire::Open& open, const Sessio
   }
   const bool same_epoch = own->epoch == open.epoch;
   if (same_epoch && own->claimer && *own->claimer != open.claimer) {
-    return ClaimedByAnother(Resumer(*own), own->epoch);
+    return ClaimedByAnother("as " + Resumer(*own), own->epoch);
   }
   if (same_epoch) {
     const auto channel = own->channels.find(open.channel);
@@ -185,14 +185,14 @@ OwnershipAnswer OwnerTable::JudgeFormer(const wire::Open& open) const {
                   fmt::format("the session was at epoch {} already", former->epoch), former->epoch);
   }
   if (resumes && open.epoch == former->epoch && former->claimer != open.claimer) {
-    return ClaimedByAnother("another client", former->epoch);
+    return ClaimedByAnother("already, by a client that has ended", former->epoch);
   }
   return Ok();
 }
 
 OwnershipAnswer OwnerTable::ClaimedByAnother(const std::string& by, uint64_t epoch) const {
   return Refuse(wire::StatusCode::kFenced,
-                fmt::format("the state that this client resumes was resumed as {}, who was given "
+                fmt::format("the state that this client resumes was resumed {}, who was given "
                             "volume '{}' and may have changed it; that is possible once only: if "
                             "the machine does not run there, start it from its disk",
                             by, volume_),

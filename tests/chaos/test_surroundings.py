@@ -25,11 +25,11 @@ def shell(commands):
 
 
 def few_threads(tmp_path, user):
-    """A prefix: becomes the proxy as a user of its own, who may have eight threads, and gets to the folder."""
+    """A prefix: becomes the proxy as a user of its own, who may have ten threads, and gets to the folder."""
     for folder in (tmp_path, *tmp_path.parents[:-1]):
         if not folder.stat().st_mode & 1:
             folder.chmod(folder.stat().st_mode | 0o11)
-    return ["setpriv", "--reuid", str(user), "--clear-groups", "prlimit", "--nproc=8"]
+    return ["setpriv", "--reuid", str(user), "--clear-groups", "prlimit", "--nproc=10"]
 
 
 def test_a_volume_never_stands_in_for_a_closed_standard_error(tmp_path):
