@@ -32,7 +32,9 @@ class Transport {
   virtual int ConnectResult() = 0;
 
   // Non-blocking. Bytes moved, at least 1; -EAGAIN; another -errno when the connection is dead.
-  // Readv: 0 when the peer closed. At least one element, none empty.
+  // Readv: 0 when the peer closed. At least one element, none empty. -EFAULT: memory of the
+  // elements cannot be touched, and the stream is where it was; Readv may have stored something all
+  // the same.
   virtual ssize_t Readv(const iovec* iov, int count) = 0;
   virtual ssize_t Writev(const iovec* iov, int count) = 0;
 
@@ -40,7 +42,8 @@ class Transport {
   virtual bool read_wants_write() const { return false; }
   virtual bool write_wants_read() const { return false; }
 
-  // Whether Readv fills more than its first element. If not, one element is given to it.
+  // Whether Readv fills more than its first element, and says EFAULT. If not, one element is given
+  // to it, in memory that can be touched.
   virtual bool scatters() const { return true; }
   // Whether Readv has bytes that the descriptor's readability does not show.
   virtual bool has_pending() const { return false; }

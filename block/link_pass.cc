@@ -25,7 +25,8 @@ void Link::OnReadable() {
   if (write_waits_for_read()) send_blocked_ = false;
   if (codec_ != nullptr) Receive();
   Deliver();
-  if (attached()) UpdateWatch();
+  // While ready it has pumped, and that has updated.
+  if (attached() && state_ != State::kReady) UpdateWatch();
 }
 
 void Link::OnWritable() {

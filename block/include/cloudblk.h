@@ -248,7 +248,8 @@ typedef struct CloudblkRequest {
 
 typedef struct CloudblkCompletion {
     void *opaque;
-    int result;            /* 0 or -errno */
+    int result;            /* 0 or -errno; -EFAULT: memory of the request
+                              cannot be touched */
     uint64_t bytes_stored; /* READ: how much of the buffers, from their start, may have been
                               written, whatever `result` says */
 } CloudblkCompletion;
