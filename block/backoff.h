@@ -14,21 +14,28 @@ namespace cloudblk {
 class Backoff {
  public:
   static constexpr int64_t kMost = 2000 * kNsPerMs;
+  // While a volume is opened for the first time, for which somebody waits.
+  static constexpr int64_t kOpening = 1000 * kNsPerMs;
 
   explicit Backoff(uint64_t seed) : jitter_(static_cast<std::minstd_rand::result_type>(seed)) {}
 
   // A connection is about to be made.
   void NoteAttempt() { ++attempts_; }
-  // The server answers: the next connection may be made at once.
+  // A connection has held for kMost, which alone says that the server is well: the next one may be
+  // made at once.
   void Reset() { attempts_ = 0; }
 
-  // Nanoseconds. `retry_ms`: a server that is there said when to ask again, or 0.
-  int64_t Delay(uint32_t retry_ms) {
+  // Nanoseconds from the beginning of one attempt to the next. `retry_ms`: a server that is there
+  // said when to ask again, or 0. `most`: at most so long.
+  int64_t Delay(uint32_t retry_ms, int64_t most) {
     // The first attempt after a loss is made at once. Not so when connections break as soon as they
-    // are made: only an answer, or some time, starts the count anew.
+    // are made, though something was answered over each.
     if (attempts_ == 0) return 0;
-    int64_t delay = std::min(kMost, kFirst << std::min<uint32_t>(attempts_ - 1, 20));
-    if (retry_ms != 0) delay = std::min(kBusyMost, retry_ms * kNsPerMs);
+    int64_t delay = std::min(most, kFirst << std::min<uint32_t>(attempts_ - 1, 20));
+    if (retry_ms != 0) {
+      // Not at once, over and over, where the server says so.
+      delay = std::min(kBusyMost, std::max(delay, retry_ms * kNsPerMs));
+    }
     // Between a half and the whole of it, so that the clients of a server do not come as one.
     const double share = static_cast<double>(jitter_() - std::minstd_rand::min()) /
                          static_cast<double>(std::minstd_rand::max() - std::minstd_rand::min());
@@ -41,7 +48,7 @@ class Backoff {
   static constexpr int64_t kBusyMost = 500 * kNsPerMs;
 
   std::minstd_rand jitter_;
-  uint32_t attempts_ = 0;  // since the last answer
+  uint32_t attempts_ = 0;  // since the last connection that held
 };
 
 }  // namespace cloudblk

@@ -33,8 +33,8 @@ namespace {
 
 // Bytes, in any protocol of ours.
 constexpr size_t kMaxClientName = 255;
-constexpr uint32_t kDefaultOpenTimeoutMs = 15'000;
-constexpr uint32_t kDefaultAnswerTimeoutMs = 30'000;
+constexpr uint32_t kDefaultOpenTimeoutMs = 30'000;
+constexpr uint32_t kDefaultAnswerTimeoutMs = 8'000;
 
 std::string ClientName(const char* given) {
   std::string name = given != nullptr ? given : "";

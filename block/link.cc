@@ -17,6 +17,13 @@ namespace {
 
 // How often a channel looks whether channel 0 has the volume, or knows who has.
 constexpr int64_t kClaimPoll = 10 * kNsPerMs;
+// After that long without an answer to a connection people are told what is waited for.
+constexpr int64_t kTellSlow = 3 * kNsPerS;
+// A server that has said hello may take so long to open the volume: what an earlier connection left
+// at its storage has to be done first.
+constexpr int64_t kOpenPatience = 30 * kNsPerS;
+// So long a connection has to have worked, for its silence not to count with earlier ones'.
+constexpr int64_t kWorked = 60 * kNsPerS;
 
 using State = LinkState;
 
@@ -250,6 +257,9 @@ void Link::Cut(const Failure& failure) {
       Log(CLOUDBLK_LOG_ERROR, server_name_ + ": " + failure.text +
                                   "; requests wait until the name stands for ours again");
     }
+    NoteFailed(failure.error == EPROTO && !failure.refused()
+                   ? "what answers there is no cloudblk server: " + failure.text
+                   : failure.text);
     // A server that tells when a lease ends has the volume: no other one could let us in meanwhile.
     if (failure.error != EBUSY || failure.retry_ms == 0) TryNextAddress();
   }
@@ -257,8 +267,10 @@ void Link::Cut(const Failure& failure) {
   // Only now that this channel counts as not ready: else another one that becomes ready could end
   // the outage (SessionState::ChannelReady).
   if (was == State::kReady && failure.error != ECANCELED) session_->NoteOutage();
-  const int64_t delay = backoff_.Delay(failure.retry_ms);
-  if (attached()) timer_->Arm(now + delay);
+  const int64_t delay =
+      backoff_.Delay(failure.retry_ms, opened_ ? Backoff::kMost : Backoff::kOpening);
+  // From one beginning to the next: who has waited for an answer has waited already.
+  if (attached()) timer_->Arm(std::max(now, connect_began_ns_ + delay));
   observer_->OnFailure(failure);
 }
 
@@ -271,8 +283,35 @@ void Link::NoteLost(const Failure& failure, int64_t now) {
   // before another one is up.
   if (failure.error == ETIMEDOUT && !StayThoughSilent()) TryNextAddress();
   if (failure.error == ECANCELED) return;
-  Log(CLOUDBLK_LOG_WARNING, "lost " + server_name_ + ": " + failure.text + "; reconnecting");
   QueueEvent(CLOUDBLK_EVENT_LOST, 0, failure.text);
+  if (!attached()) return;
+  std::string next = "reconnecting";
+  if (session_->address() != address_) {
+    next = "going on to " + connector_->Name(session_->address());
+  }
+  if (IsSilentAgain(failure)) {
+    next +=
+        ". The server takes connections and then nothing passes: does the network drop large "
+        "packets (MTU)?";
+  }
+  Tell(CLOUDBLK_LOG_WARNING, session_->outage().Lost(now, server_name_, failure.text, next));
+}
+
+// Whether one connection after the other was made and then fell silent.
+bool Link::IsSilentAgain(const Failure& failure) {
+  if (failure.error != ETIMEDOUT) {
+    silences_ = 0;
+    return false;
+  }
+  if (silent_since_ns_ - ready_since_ns_ >= kWorked) silences_ = 0;
+  return ++silences_ > 1;
+}
+
+// Requests wait, and an attempt to come back has failed or takes long. Before the volume was opened
+// for the first time whoever opens it tells.
+void Link::NoteFailed(const std::string& why) {
+  if (!opened_ || !attached()) return;
+  Tell(CLOUDBLK_LOG_WARNING, session_->outage().Failed(loop_->NowNs(), server_name_, why));
 }
 
 // All channels are to be with one server: while others hear from it, a silent connection is made
@@ -323,15 +362,14 @@ void Link::EndSession(const Failure& failure) {
 void Link::ArmForState() {
   const SessionConfig& config = session_->config();
   const int64_t now = loop_->NowNs();
-  // Until the channel was opened once, all steps at one address share open_answer_timeout_ns.
-  const int64_t opening_ends =
-      opened_ ? INT64_MAX : connect_began_ns_ + config.open_answer_timeout_ns;
   timer_armed_ = false;
   switch (state_) {
     case State::kConnecting:
-      return timer_->Arm(std::min(now + config.connect_timeout_ns, opening_ends));
+      return ArmAttempt(now, config.connect_timeout_ns);
     case State::kHandshake:
-      return timer_->Arm(std::min(now + config.answer_timeout_ns, opening_ends));
+      handshake_began_ns_ = now;
+      unheard_bytes_ = codec_stats_.bytes_received;
+      return ArmAttempt(now, config.answer_timeout_ns);
     case State::kBackoff:
       return timer_->Arm(now);
     case State::kReady:
@@ -345,18 +383,45 @@ void Link::ArmForState() {
   }
 }
 
+// Until the channel was opened once, all steps at one address share open_answer_timeout_ns.
+int64_t Link::OpeningEnds() const {
+  return opened_ ? INT64_MAX : connect_began_ns_ + session_->config().open_answer_timeout_ns;
+}
+
+void Link::ArmAttempt(int64_t now, int64_t timeout) {
+  deadline_ns_ = std::min(now + timeout, OpeningEnds());
+  timer_->Arm(opened_ ? std::min(now + kTellSlow, deadline_ns_) : deadline_ns_);
+}
+
+// An attempt to connect has no answer yet.
+void Link::OnSlow() {
+  const int64_t now = loop_->NowNs();
+  const bool heard = state_ == State::kHandshake && codec_stats_.bytes_received != unheard_bytes_;
+  if (heard && now >= deadline_ns_) {
+    const int64_t patience = std::max(session_->config().answer_timeout_ns, kOpenPatience);
+    deadline_ns_ = std::min(handshake_began_ns_ + patience, OpeningEnds());
+  }
+  if (now < deadline_ns_) {
+    NoteFailed(heard ? "does not open the volume yet" : "does not answer");
+    return timer_->Arm(deadline_ns_);
+  }
+  if (state_ == State::kConnecting) {
+    return Cut(
+        {.error = ETIMEDOUT, .text = "cannot connect to " + server_name_ + ": no answer in time"});
+  }
+  const char* const what =
+      heard ? " does not open the volume in time" : " accepted the connection and does not answer";
+  Cut({.error = ETIMEDOUT, .text = server_name_ + what});
+}
+
 void Link::OnTimer() {
   switch (state_) {
     case State::kBackoff:
       Connect();
       break;
     case State::kConnecting:
-      Cut({.error = ETIMEDOUT,
-           .text = "cannot connect to " + server_name_ + ": no answer in time"});
-      break;
     case State::kHandshake:
-      Cut({.error = ETIMEDOUT,
-           .text = server_name_ + " accepted the connection and does not answer"});
+      OnSlow();
       break;
     case State::kReady:
       CheckLiveness();
@@ -378,6 +443,12 @@ void Link::Log(CloudblkLogLevel level, const std::string& text) const {
   const std::string line =
       Printable(session_->config().volume + " channel " + std::to_string(index_) + ": " + text);
   log_(level, line.c_str());
+}
+
+// Of the session as a whole. Empty: there is nothing to tell.
+void Link::Tell(CloudblkLogLevel level, const std::string& line) const {
+  if (log_ == nullptr || line.empty()) return;
+  log_(level, Printable(session_->config().volume + ": " + line).c_str());
 }
 
 void Link::FillStats(CloudblkStats* stats) const {

@@ -138,15 +138,21 @@ class Link final : public FdHandler {
   void Begin();
   void Cut(const Failure& failure);
   void NoteLost(const Failure& failure, int64_t now);
+  bool IsSilentAgain(const Failure& failure);
+  void NoteFailed(const std::string& why);
   void DropConnection();
   void EndSession(const Failure& failure);
   void Settle();
   void ArmForState();
+  int64_t OpeningEnds() const;
+  void ArmAttempt(int64_t now, int64_t timeout);
+  void OnSlow();
   void OnTimer();
   bool StayThoughSilent();
   void TryNextAddress();
   void QueueEvent(CloudblkEventKind kind, uint64_t value, std::string_view text);
   void Log(CloudblkLogLevel level, const std::string& text) const;
+  void Tell(CloudblkLogLevel level, const std::string& line) const;
 
   // --- link_pass.cc: what one turn of the loop does with a connection. ---------------------------
   bool TakeBytes();
@@ -172,6 +178,8 @@ class Link final : public FdHandler {
   // Not inlined into what runs for each request.
   [[gnu::cold]] void StartAging();
   void OnAgeTimer();
+  int64_t ping_after() const;
+  void ArmLiveness(int64_t deadline_ns);
   void RunTurn();
   void UpdateWatch();
   bool write_waits_for_read() const;
@@ -206,6 +214,7 @@ class Link final : public FdHandler {
       timeout_told_at_;  // the queue's answers when it was told that some failed
   Backoff backoff_;
   bool other_volume_told_ = false;  // since it was ready
+  uint32_t silences_ = 0;           // connections in a row that were made and fell silent
   bool stayed_ = false;  // with a server that fell silent, because other channels heard from it
   bool unreadable_told_ = false;          // CutUnreadable has warned
   std::optional<uint64_t> reopened_for_;  // of MustReopen: the generation of its last time
@@ -220,6 +229,9 @@ class Link final : public FdHandler {
   std::unique_ptr<Codec> codec_;
   Outbox outbox_;
   int64_t connect_began_ns_ = 0;
+  int64_t handshake_began_ns_ = 0;
+  int64_t deadline_ns_ = 0;                  // of connecting or of the handshake
+  uint64_t unheard_bytes_ = 0;               // what had been received when the handshake began
   ClaimMode claim_mode_ = ClaimMode::kNone;  // that the handshake was begun in
   uint64_t generation_ = 0;                  // of the volume, as this connection was told
   int64_t ready_since_ns_ = 0;

@@ -60,10 +60,8 @@ bool Link::Poll() {
 // be called, which alone may change what is watched and tell the host.
 bool Link::TakeBytes() {
   const uint64_t bytes = codec_stats_.bytes_received;
-  const uint64_t answers = queue_->answers();
   pass_ended_ = !codec_->Receive(transport_.get(), queue_, &outbox_, &facts_);
   receive_blocked_ = transport_->read_wants_write();
-  if (queue_->answers() != answers) backoff_.Reset();
   if (codec_stats_.bytes_received == bytes) return pass_ended_;
   silent_since_ns_ = loop_->NowNs();
   session_->NoteHeard(index_, silent_since_ns_);
@@ -164,17 +162,17 @@ void Link::BecomeReady() {
   SetState(State::kReady);
   ready_since_ns_ = loop_->NowNs();
   ArmForState();
-  if (opened_) {
-    Log(CLOUDBLK_LOG_INFO, "connected again to " + server_name_);
-  } else {
-    backoff_.Reset();
-  }
+  if (!opened_) backoff_.Reset();
   opened_ = true;
   claimed_ = true;
   other_volume_told_ = false;
   session_->NoteRenewed();
   Settle();
-  if (session_->ChannelReady()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
+  if (session_->ChannelReady()) {
+    if (session_->EndOutage()) QueueEvent(CLOUDBLK_EVENT_RESTORED, 0, "");
+    Tell(CLOUDBLK_LOG_INFO, session_->outage().Restored(loop_->NowNs(), server_name_));
+    if (session_->outage().restored_untold()) ArmLiveness(loop_->NowNs() + ping_after());
+  }
   // What is asked for now only goes to the outbox: the pass that we are in ends with a send.
   const bool blocked = std::exchange(send_blocked_, true);
   observer_->OnReady();
@@ -301,25 +299,43 @@ void Link::NoteWaiting() {
   // Left armed when the last answer comes: it then fires once and rests, and no request has to pay
   // for arming and disarming it.
   if (timer_armed_) return;
-  timer_armed_ = true;
-  timer_->Arm(silent_since_ns_ + session_->config().answer_timeout_ns / 2);
+  ArmLiveness(silent_since_ns_ + ping_after());
   StartAging();
+}
+
+// How long a server may be silent before it is asked for a sign of life. There has to be time left
+// for its answer.
+int64_t Link::ping_after() const { return session_->config().answer_timeout_ns * 3 / 8; }
+
+void Link::ArmLiveness(int64_t deadline_ns) {
+  timer_armed_ = true;
+  timer_->Arm(deadline_ns);
 }
 
 void Link::CheckLiveness() {
   timer_armed_ = false;
-  if (!queue_->has_unanswered()) return;
+  const int64_t now = loop_->NowNs();
+  Outage& outage = session_->outage();
+  Tell(CLOUDBLK_LOG_INFO, outage.Holds(now, server_name_));
+  if (!queue_->has_unanswered()) {
+    if (outage.restored_untold()) ArmLiveness(now + ping_after());
+    return;
+  }
   const int64_t timeout = session_->config().answer_timeout_ns;
-  const int64_t silence = loop_->NowNs() - silent_since_ns_;
   // Where no sign of life can be asked for, a request may take as long as it does: the transport
   // finds out whether the peer is there.
-  if (silence >= timeout && capabilities_.ping) {
-    return Cut(
-        {.error = ETIMEDOUT, .text = "no answer for " + std::to_string(timeout / kNsPerS) + " s"});
+  if (capabilities_.ping && now - silent_since_ns_ >= timeout) {
+    // What came while this loop itself stood still is yet to be read.
+    Receive();
+    if (state_ != State::kReady) return;
+    if (!queue_->has_unanswered()) return;
+    if (now - silent_since_ns_ >= timeout) {
+      return Cut({.error = ETIMEDOUT,
+                  .text = "no answer for " + std::to_string(timeout / kNsPerS) + " s"});
+    }
   }
-  timer_armed_ = true;
-  if (silence < timeout / 2) return timer_->Arm(silent_since_ns_ + timeout / 2);
-  timer_->Arm((capabilities_.ping ? silent_since_ns_ : loop_->NowNs()) + timeout);
+  if (now - silent_since_ns_ < ping_after()) return ArmLiveness(silent_since_ns_ + ping_after());
+  ArmLiveness((capabilities_.ping ? silent_since_ns_ : now) + timeout);
   if (pinged_ || !capabilities_.ping) return;
   if (!codec_->Send({.kind = Command::Kind::kPing}, &outbox_)) return;
   pinged_ = true;

@@ -14,6 +14,10 @@
 namespace cloudblk {
 namespace {
 
+// After that long the kernel gives up a connection without requests whose peer is gone. While
+// requests wait, Link::CheckLiveness is sooner.
+constexpr int64_t kDeadPeerNs = 30 * kNsPerS;
+
 Result<std::vector<SocketAddress>> ResolveAll(const std::vector<Endpoint>& endpoints) {
   std::vector<SocketAddress> all;
   Status failed;
@@ -94,11 +98,12 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
 
   // A server that is silent leaves the others their share.
   const int64_t share = timeout_ns / static_cast<int64_t>(addresses->size());
-  config.open_answer_timeout_ns = std::min(config.answer_timeout_ns, share);
+  config.open_answer_timeout_ns = share;
   config.volume = uri->volume;
   config.new_codec = NativeCodec::New;
   SocketSettings settings;
-  settings.dead_peer_ms = static_cast<uint32_t>(config.answer_timeout_ns / kNsPerMs);
+  settings.dead_peer_ms =
+      static_cast<uint32_t>(std::max(kDeadPeerNs, config.answer_timeout_ns) / kNsPerMs);
   std::unique_ptr<Session> session(new Session(
       std::move(config), std::make_unique<SocketConnector>(std::move(*addresses), settings,
                                                            AnotherLookup(uri->endpoints))));

@@ -13,6 +13,7 @@
 
 #include "base/uuid.h"
 #include "block/include/cloudblk.h"
+#include "block/outage.h"
 #include "block/types.h"
 
 namespace cloudblk {
@@ -36,7 +37,8 @@ struct SessionConfig {
   bool takeover = false;
   bool payload_crc = false;
   int64_t connect_timeout_ns = 5'000'000'000;
-  int64_t answer_timeout_ns = 30'000'000'000;
+  // A server that is silent for so long, though requests wait, is left.
+  int64_t answer_timeout_ns = 8'000'000'000;
   int64_t open_answer_timeout_ns = 30'000'000'000;  // of one address, until the volume was opened
   uint64_t jitter_seed = 1;
   CloudblkEventFn* event = nullptr;
@@ -186,10 +188,8 @@ class SessionState {
     return address_.compare_exchange_strong(address, next) && next == 0;
   }
 
-  // True if that ends an outage: every channel is ready again.
-  bool ChannelReady() {
-    return ready_.fetch_add(1) + 1 == config_.channels && outage_.exchange(false);
-  }
+  // True if every channel is ready now.
+  bool ChannelReady() { return ready_.fetch_add(1) + 1 == config_.channels; }
   void ChannelNotReady() { ready_.fetch_sub(1); }
 
   // Channel `index` received something from its server.
@@ -202,7 +202,13 @@ class SessionState {
     }
     return false;
   }
-  void NoteOutage() { outage_ = true; }
+  // A channel that was ready is lost: the host was told.
+  void NoteOutage() { event_due_ = true; }
+  // Every channel is ready. Whether the host is to be told.
+  bool EndOutage() { return event_due_.exchange(false); }
+  // What people are told of that.
+  Outage& outage() { return outage_; }
+  const Outage& outage() const { return outage_; }
 
  private:
   // Each has a cache line of its own: they are written with every batch.
@@ -238,7 +244,8 @@ class SessionState {
   std::atomic<size_t> address_{0};
   std::atomic<uint32_t> ready_{0};      // channels
   std::atomic<uint32_t> unsettled_{0};  // channels
-  std::atomic<bool> outage_{false};
+  std::atomic<bool> event_due_{false};
+  Outage outage_;
 
   // NoteWrite counts and then looks at the generation, SetGeneration sets it and then looks at the
   // count: whichever comes second sees the other. Both rely on sequential consistency.

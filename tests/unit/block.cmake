@@ -27,6 +27,7 @@ cloudblk_test(block_test
     block/codec_test.cc
     block/fault_test.cc
     block/header_c99.c
+    block/outage_test.cc
     block/parts_test.cc
     block/poll_test.cc
     block/session_move_test.cc

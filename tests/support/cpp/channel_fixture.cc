@@ -94,6 +94,11 @@ ChannelFixture::ChannelFixture(const FixtureOptions& options)
   // Not where `accept` has another server: then the loop may outlive this fixture.
   if (!options.accept) loop.AddStep([this] { return server.Step(); });
   channel.set_observer(this);
+  if (own_loop != nullptr) logged.clear();
+}
+
+void ChannelFixture::Log(CloudblkLogLevel level, const char* message) {
+  if (level != CLOUDBLK_LOG_DEBUG) logged.emplace_back(message);
 }
 
 ChannelFixture::~ChannelFixture() {
@@ -104,7 +109,7 @@ ChannelFixture::~ChannelFixture() {
 }
 
 void ChannelFixture::Attach(ManualLoop* to) {
-  channel.Attach({to != nullptr ? to : &loop, Complete, this, nullptr});
+  channel.Attach({to != nullptr ? to : &loop, Complete, this, Log});
 }
 
 void ChannelFixture::Open() {

@@ -105,6 +105,8 @@ class ChannelFixture : public ChannelObserver {
   std::vector<std::unique_ptr<Io>> ios;
   std::vector<EventSeen> events;
   std::vector<uint32_t> batches;  // sizes
+  // What people are told, of all fixtures of this thread since the last one with a loop of its own.
+  static inline thread_local std::vector<std::string> logged;
   std::function<void()> on_complete;
   std::vector<Failure> failures;
   int times_ready = 0;
@@ -115,6 +117,7 @@ class ChannelFixture : public ChannelObserver {
   Io* NewIo(CloudblkOperation operation);
   void Submit(const CloudblkRequest& request);
   static void Complete(void* opaque, const CloudblkCompletion* done, uint32_t count);
+  static void Log(CloudblkLogLevel level, const char* message);
   static void Event(void* opaque, CloudblkEventKind kind, uint64_t value, const char* text);
 };
 

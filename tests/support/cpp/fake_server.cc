@@ -176,7 +176,7 @@ void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view paylo
   if (lose == Lose::kRequest) return Cut();
   if (judge_open) open.status = judge_open(message);
   if (lose == Lose::kAnswer) return Cut();
-  if (silent) return;
+  if (silent || hold_opens) return;
   Send(Frame(wire::FrameType::kOpenReply, open, wire::kOpenReplySize,
              open.status == wire::StatusCode::kOk ? "" : refusal));
   if (open.status == wire::StatusCode::kOk) {

@@ -68,6 +68,7 @@ class FakeServer {
   bool holes = false;          // answer reads of zeros with HOLE
   bool silent = false;         // read, but say nothing at all
   bool deaf = false;           // do not even read
+  bool hold_opens = false;     // say hello, and do not answer an OPEN
   bool cut_by_resize = false;  // end the connection instead of answering a RESIZE
   wire::StatusCode resize_status = wire::StatusCode::kOk;  // with `refusal`, if it is another
   bool corrupt_data = false;  // send data that does not match its CRC, once

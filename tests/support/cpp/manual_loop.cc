@@ -47,6 +47,19 @@ void ManualLoop::SetReadiness(int fd, std::function<Readiness()> readiness) {
   readiness_[fd] = std::move(readiness);
 }
 
+bool ManualLoop::FireTimers() {
+  bool any = false;
+  for (; !timers_.empty() && timers_.begin()->first <= now_; any = true) {
+    timers_.begin()->second->Fire();
+  }
+  return any;
+}
+
+void ManualLoop::Stand(int64_t ns) {
+  now_ += ns;
+  FireTimers();
+}
+
 bool ManualLoop::Turn() {
   bool busy = false;
   for (const auto& step : steps_) busy |= step();
@@ -63,10 +76,7 @@ bool ManualLoop::Turn() {
       busy = true;
     }
   }
-  while (!timers_.empty() && timers_.begin()->first <= now_) {
-    timers_.begin()->second->Fire();
-    busy = true;
-  }
+  busy |= FireTimers();
   std::vector<std::function<void()>> deferred;
   deferred.swap(deferred_);
   for (const auto& fn : deferred) fn();

@@ -50,6 +50,8 @@ class ManualLoop final : public EventLoop {
   void Run();
   // Moves the clock and runs, stopping at each timer on the way.
   void Advance(int64_t ns);
+  // The clock moves and nobody looks, until the timers that are due by then go off before all else.
+  void Stand(int64_t ns);
   // When the next timer is due; negative: none is armed.
   int64_t next_timer() const { return timers_.empty() ? -1 : timers_.begin()->first; }
   // How often something was put off so far.
@@ -66,6 +68,7 @@ class ManualLoop final : public EventLoop {
     FdHandler* handler;
   };
   bool Turn();
+  bool FireTimers();
 
   int next_fd_ = 1000;
   int64_t now_ = 1'000'000'000;

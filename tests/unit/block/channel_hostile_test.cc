@@ -215,7 +215,7 @@ TEST(ChannelHostileHandshake, AnOutboxFullOfPingsBeforeAClose) {
   f.Run();
   for (int i = 0; i < 40; ++i) {
     // So long that it asks, and then a sign of life.
-    f.loop.Advance(16 * kSecond);
+    f.loop.Advance(4 * kSecond);
     f.server.SendEvent(wire::EventKind::kGoingAway, 0, "");
     f.Run();
     ASSERT_EQ(f.server.connections(), 1u) << i;
