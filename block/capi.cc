@@ -80,6 +80,7 @@ Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
   const uint32_t open_ms =
       options.open_timeout_ms != 0 ? options.open_timeout_ms : kDefaultOpenTimeoutMs;
   config.answer_timeout_ns = answer_ms * kNsPerMs;
+  config.log = options.log;
   config.event = options.event;
   config.event_opaque = options.event_opaque;
   return Session::Open(options.server, std::move(config), open_ms * kNsPerMs);
@@ -130,16 +131,35 @@ void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcep
   full.rotational = volume.rotational;
   full.lost = state.revoked();
   std::ranges::copy(volume.uuid.bytes, full.volume_uuid);
-  std::ranges::copy(state.uuid().bytes, full.session_uuid);
+  std::ranges::copy(state.UuidForOthers().bytes, full.session_uuid);
   full.generation = state.generation();
   full.epoch = state.epoch();
   std::memcpy(info, &full, std::min<size_t>(info->size, sizeof(full)));
+}
+
+void cloudblk_session_status(CloudblkSession* session, char* text, size_t size) noexcept {
+  const cloudblk::SessionState& state = session->session->state();
+  const std::string status =
+      state.revoked() ? "lost"
+                      : cloudblk::Printable(state.outage().Describe(cloudblk::MonotonicNs()));
+  if (size > 0) text[status.copy(text, size - 1)] = '\0';
 }
 
 int cloudblk_session_release(CloudblkSession* session, uint32_t timeout_ms, char* error,
                              size_t error_size) noexcept {
   return cloudblk::Report(session->session->Release(timeout_ms * cloudblk::kNsPerMs), error,
                           error_size);
+}
+
+void cloudblk_session_release_all(CloudblkRelease* releases, uint32_t count,
+                                  uint32_t timeout_ms) noexcept {
+  std::vector<cloudblk::Session*> sessions;
+  for (uint32_t i = 0; i < count; ++i) sessions.push_back(releases[i].session->session.get());
+  const std::vector<cloudblk::Status> results =
+      cloudblk::Session::Release(sessions, timeout_ms * cloudblk::kNsPerMs);
+  for (uint32_t i = 0; i < count; ++i) {
+    releases[i].result = cloudblk::Report(results[i], releases[i].error, sizeof(releases[i].error));
+  }
 }
 
 void cloudblk_session_export(CloudblkSession* session, CloudblkIdentity* identity) noexcept {
@@ -151,6 +171,11 @@ void cloudblk_session_export(CloudblkSession* session, CloudblkIdentity* identit
 
 int cloudblk_session_adopt(CloudblkSession* session, const CloudblkIdentity* identity, char* error,
                            size_t error_size) noexcept {
+  if (identity->size < sizeof(CloudblkIdentity)) {
+    return cloudblk::Report(
+        cloudblk::Status(EINVAL, "the identity is another version's; build the program anew"),
+        error, error_size);
+  }
   return cloudblk::Report(session->session->Adopt(*identity), error, error_size);
 }
 

@@ -63,7 +63,7 @@ void TimerFree(void* timer) { delete static_cast<Timer*>(timer); }
 int64_t NowNs(void* loop) { return static_cast<EpollLoop*>(loop)->NowNs(); }
 
 void Log(CloudblkLogLevel level, const char* message) {
-  if (level >= CLOUDBLK_LOG_WARNING) std::fprintf(stderr, "%s\n", message);
+  if (level >= CLOUDBLK_LOG_INFO) std::fprintf(stderr, "cloudblk: %s\n", message);
 }
 
 }  // namespace

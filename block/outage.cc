@@ -19,17 +19,17 @@ constexpr int64_t kFirstReminder = 30 * kNsPerS;
 // Bounds what is kept of servers whose names lead elsewhere all the time.
 constexpr size_t kMaxServers = 64;
 
-std::string WithoutNumbers(std::string text) {
-  std::erase_if(text, [](char c) { return (c >= '0' && c <= '9') || c == '.'; });
-  return text;
-}
-
 // What was said of a server may name it already.
 std::string About(const std::string& server, const std::string& why) {
   return why.find(server) == std::string::npos ? server + ": " + why : why;
 }
 
 }  // namespace
+
+std::string WithoutNumbers(std::string text) {
+  std::erase_if(text, [](char c) { return (c >= '0' && c <= '9') || c == '.'; });
+  return text;
+}
 
 bool Outage::MayTell(int64_t now) const {
   return told_ < kFreeLines || now - told_ns_ >= std::min<int64_t>(told_ * kNsPerS, kRarest);

@@ -11,6 +11,9 @@
 
 namespace cloudblk {
 
+// A reason that two lines give is the same if only times and counts in it differ.
+std::string WithoutNumbers(std::string text);
+
 // What people are told while a session is without its servers: that it lost one, why it does not
 // come back, again when the reason changes and now and then, and that it is back. One for all
 // channels, any thread. However fast connections come and go, lines become rarer.

@@ -7,7 +7,9 @@
 
 #include "base/clock.h"
 #include "base/epoll_loop.h"
+#include "base/text.h"
 #include "block/native_codec.h"
+#include "block/outage.h"
 #include "block/session_steps.h"
 #include "block/uri.h"
 
@@ -17,6 +19,8 @@ namespace {
 // After that long the kernel gives up a connection without requests whose peer is gone. While
 // requests wait, Link::CheckLiveness is sooner.
 constexpr int64_t kDeadPeerNs = 30 * kNsPerS;
+// Who waits for a volume to be opened wonders after that long.
+constexpr int64_t kTellWaiting = kNsPerS;
 
 Result<std::vector<SocketAddress>> ResolveAll(const std::vector<Endpoint>& endpoints) {
   std::vector<SocketAddress> all;
@@ -40,16 +44,46 @@ SocketConnector::Lookup AnotherLookup(const std::vector<Endpoint>& endpoints) {
   return [endpoints] { return ResolveAll(endpoints); };
 }
 
+// Tells what a step waits for, when that takes long and when it changes.
+class WaitingLines {
+ public:
+  using Log = void (*)(CloudblkLogLevel level, const char* message);
+
+  WaitingLines(Log log, int64_t timeout_ns) : log_(log), timeout_ns_(timeout_ns) {}
+
+  // Once every kTellWaiting.
+  void Tell(const SessionStep& step) {
+    const std::string reason = step.WaitsFor();
+    if (log_ == nullptr || reason.empty()) return;
+    if (WithoutNumbers(reason) == told_) return;
+    told_ = WithoutNumbers(reason);
+    const std::string line =
+        "waiting (" + std::to_string(timeout_ns_ / kNsPerMs) + " ms at most): " + reason;
+    log_(CLOUDBLK_LOG_WARNING, Printable(line).c_str());
+  }
+
+ private:
+  const Log log_;
+  const int64_t timeout_ns_;
+  std::string told_;
+};
+
 // Carries the step out on a loop of this thread, and waits for it at most timeout_ns.
-Status Run(SessionStep* step, EpollLoop* loop, int64_t timeout_ns) {
+Status Run(SessionStep* step, EpollLoop* loop, int64_t timeout_ns,
+           WaitingLines::Log log = nullptr) {
+  WaitingLines lines(log, timeout_ns);
   const int64_t deadline = loop->NowNs() + timeout_ns;
+  int64_t tell = loop->NowNs() + kTellWaiting;
   step->Start({loop, nullptr, nullptr, nullptr});
   while (!step->done()) {
-    const int64_t left = deadline - loop->NowNs();
-    if (left <= 0) {
+    const int64_t now = loop->NowNs();
+    if (now >= deadline) {
       step->GiveUp(timeout_ns);
+    } else if (now >= tell) {
+      lines.Tell(*step);
+      tell = now + kTellWaiting;
     } else {
-      loop->RunOnce(left);
+      loop->RunOnce(std::min(deadline, tell) - now);
     }
   }
   step->Finish();
@@ -108,7 +142,7 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
       std::move(config), std::make_unique<SocketConnector>(std::move(*addresses), settings,
                                                            AnotherLookup(uri->endpoints))));
   OpenStep step(&session->state_, session->all_);
-  const Status status = Run(&step, loop->get(), timeout_ns);
+  const Status status = Run(&step, loop->get(), timeout_ns, session->state_.config().log);
   if (!status.ok()) return status;
   return session;
 }
@@ -119,6 +153,7 @@ void Session::AbandonAll() {
 
 Status Session::Resize(uint64_t size, bool force, int64_t timeout_ns) {
   if (state_.revoked()) return Lost();
+  if (state_.released()) return Status(EPERM, "the session has given the volume up");
   if (!all_.front()->link().capabilities().resize) {
     return Status(EOPNOTSUPP, "this server cannot be asked for another size of the volume");
   }
@@ -126,16 +161,45 @@ Status Session::Resize(uint64_t size, bool force, int64_t timeout_ns) {
   return Run(&step, timeout_ns);
 }
 
-Status Session::Release(int64_t timeout_ns) {
+Status Session::MayRelease() const {
   if (state_.revoked()) return Lost();
   if (state_.observe()) return Status(EPERM, "the session only observes the volume");
   if (!all_.front()->link().capabilities().move) return CannotMove();
   for (const Channel* channel : all_) {
     if (channel->in_flight() != 0) return Status(EBUSY, "requests are in flight");
   }
-  ReleaseStep step(&state_, all_);
-  return Run(&step, timeout_ns);
+  return Status::Ok();
 }
+
+std::vector<Status> Session::Release(const std::vector<Session*>& sessions, int64_t timeout_ns) {
+  Result<std::unique_ptr<EpollLoop>> loop = EpollLoop::Create();
+  if (!loop.ok()) return std::vector<Status>(sessions.size(), loop.status());
+  std::vector<Status> results;
+  std::vector<std::unique_ptr<ReleaseStep>> steps;  // null: it may not
+  for (Session* session : sessions) {
+    results.push_back(session->MayRelease());
+    steps.push_back(results.back().ok()
+                        ? std::make_unique<ReleaseStep>(&session->state_, session->all_)
+                        : nullptr);
+    if (steps.back() != nullptr) steps.back()->Start({loop->get(), nullptr, nullptr, nullptr});
+  }
+  const int64_t deadline = (*loop)->NowNs() + timeout_ns;
+  const auto done = [](const auto& step) { return step == nullptr || step->done(); };
+  while (!std::ranges::all_of(steps, done)) {
+    const int64_t left = deadline - (*loop)->NowNs();
+    if (left <= 0) break;
+    (*loop)->RunOnce(left);
+  }
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i] == nullptr) continue;
+    if (!steps[i]->done()) steps[i]->GiveUp(timeout_ns);
+    steps[i]->Finish();
+    results[i] = steps[i]->status();
+  }
+  return results;
+}
+
+Status Session::Release(int64_t timeout_ns) { return Release({this}, timeout_ns).front(); }
 
 Status Session::Adopt(const CloudblkIdentity& identity) {
   if (!state_.observe()) return Status(EPERM, "the session does not observe");

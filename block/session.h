@@ -39,6 +39,8 @@ class Session {
   // in flight; EPERM: it observes, or the server refuses; EIO: the volume was lost;
   // ETIMEDOUT; EOPNOTSUPP. Precondition: every channel is detached.
   Status Release(int64_t timeout_ns);
+  // The same for several at once, within the same time. One result for each.
+  static std::vector<Status> Release(const std::vector<Session*>& sessions, int64_t timeout_ns);
   // Becomes the session that another client released; the observing ends. Claim makes it active.
   // Preconditions: the session observes, and its channels are on this thread.
   Status Adopt(const CloudblkIdentity& identity);
@@ -60,6 +62,7 @@ class Session {
  private:
   Session(SessionConfig config, std::unique_ptr<Connector> connector);
   void AbandonAll();
+  Status MayRelease() const;
 
   const std::unique_ptr<Connector> connector_;
   SessionState state_;

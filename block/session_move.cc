@@ -25,7 +25,10 @@ void SessionState::NoteReleased(bool confirmed) {
 
 void SessionState::Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, uint64_t generation,
                          bool unflushed, bool lost) {
-  uuid_ = uuid;
+  {
+    const std::lock_guard lock(uuid_mutex_);
+    uuid_ = uuid;
+  }
   epoch_ = epoch;
   epoch_claimed_ = false;
   claim_epoch_ = epoch + kClaimEpochStep;

@@ -42,6 +42,7 @@ struct SessionConfig {
   int64_t open_answer_timeout_ns = 30'000'000'000;  // of one address, until the volume was opened
   uint64_t jitter_seed = 1;
   CloudblkEventFn* event = nullptr;
+  void (*log)(CloudblkLogLevel level, const char* message) = nullptr;  // while opening
   void* event_opaque = nullptr;
 };
 
@@ -89,6 +90,11 @@ class SessionState {
   // learn.
 
   const Uuid& uuid() const { return uuid_; }
+  // The same, on any thread and at any time.
+  Uuid UuidForOthers() const {
+    const std::lock_guard lock(uuid_mutex_);
+    return uuid_;
+  }
   const Uuid& token() const { return token_; }
   bool observe() const { return observe_; }
   // The volume was given out of our hands, or may have been: nothing is sent until Claim.
@@ -221,10 +227,11 @@ class SessionState {
 
   const SessionConfig config_;
   const std::unique_ptr<Heard[]> heard_;  // by channel; any thread
+  mutable std::mutex uuid_mutex_;         // to change it, and to read it from other threads
   Uuid uuid_;
-  uint64_t epoch_ = 1;          // that the volume was held at, without a claim under way
-  bool epoch_claimed_ = false;  // it was reached by a claim of ours
-  uint64_t claim_epoch_ = 0;
+  std::atomic<uint64_t> epoch_{1};  // that the volume was held at, without a claim under way
+  bool epoch_claimed_ = false;      // it was reached by a claim of ours
+  std::atomic<uint64_t> claim_epoch_{0};
   // Drawn with the first claim. It tells us from others who resume the same saved state, and so is
   // never part of one.
   Uuid claimer_;

@@ -10,6 +10,17 @@
 namespace cloudblk {
 namespace {
 
+// A server that restarts is back within that. One that cannot be reached for longer is rather not
+// there at all, and a mistake in the URI should not take the whole time to be told.
+constexpr int64_t kRestart = 5 * kNsPerS;
+
+// Nobody listens, or the network leads nowhere. ENOENT: there is no such socket in the file system.
+bool IsUnreachable(const Failure& failure) {
+  return !failure.refused() &&
+         (failure.error == ECONNREFUSED || failure.error == ENOENT || failure.error == ENETDOWN ||
+          failure.error == EHOSTUNREACH || failure.error == ENETUNREACH);
+}
+
 bool Ready(const Channel* channel) { return channel->state() == Channel::State::kReady; }
 
 Status Lost() { return Status(EIO, "the volume was lost to another client"); }
@@ -33,6 +44,7 @@ void SessionStep::AbandonAll() {
 // --- Open ---------------------------------------------------------------------------------------
 
 void OpenStep::Start(const Channel::Host& host) {
+  loop_ = host.loop;
   for (Channel* channel : channels_) {
     channel->set_observer(this);
     channel->Attach(host);
@@ -44,6 +56,7 @@ void OpenStep::OnReady(Channel* channel) {
   if (done()) return;
   // What was wrong before has nothing to do with what the other channels wait for now.
   exhausted_.clear();
+  unreachable_since_ns_ = 0;
   last_ = {};
   last_server_.clear();
   if (!started_others_) {
@@ -72,20 +85,31 @@ void OpenStep::OnFailure(Channel* channel, const Failure& failure) {
     last_server_ = server;
   }
   // Every address gets its chance, and one that may take us later is waited for.
-  if (failure.may_pass()) return exhausted_.clear();
+  if (failure.may_pass()) {
+    unreachable_since_ns_ = 0;
+    return exhausted_.clear();
+  }
+  if (IsUnreachable(failure)) {
+    if (unreachable_since_ns_ == 0) unreachable_since_ns_ = loop_->NowNs();
+    if (loop_->NowNs() - unreachable_since_ns_ < kRestart) return;
+  }
   exhausted_.insert(channel->link().address());
   if (exhausted_.size() < channel->link().connector().count()) return;
   Done(Status(last_.error, Describe(last_)));
 }
 
-void OpenStep::GiveUp(int64_t waited_ns) {
+std::string OpenStep::WaitsFor() const {
   const std::string& waiting = (*std::ranges::find_if_not(channels_, Ready))->link().server_name();
-  std::string why = "server " + waiting + " does not answer";
   // What a server said, or what is wrong with this one, rather than with another one.
-  if (last_.error != 0 && (last_.refused() || last_server_ == waiting)) why = Describe(last_);
+  if (last_.error != 0 && (last_.refused() || last_server_ == waiting)) return Describe(last_);
+  return "server " + waiting + " does not answer";
+}
+
+void OpenStep::GiveUp(int64_t waited_ns) {
   const std::string waited = waited_ns < kNsPerS ? std::to_string(waited_ns / kNsPerMs) + " ms"
                                                  : std::to_string(waited_ns / kNsPerS) + " s";
-  Done(Status(last_.refused() ? last_.error : ETIMEDOUT, "gave up after " + waited + ": " + why));
+  Done(Status(last_.refused() ? last_.error : ETIMEDOUT,
+              "gave up after " + waited + ": " + WaitsFor()));
 }
 
 void OpenStep::Finish() {
@@ -108,6 +132,8 @@ std::string OpenStep::Describe(const Failure& failure) const {
   const std::string text = failure.text.find(last_server_) == std::string::npos
                                ? last_server_ + ": " + failure.text
                                : failure.text;
+  // Else it is this end that lacks something: permissions, descriptors.
+  if (!MayPass(failure) && !IsUnreachable(failure)) return text;
   return text + "; start cloudblk-proxy there, or correct the server URI";
 }
 

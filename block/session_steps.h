@@ -33,6 +33,8 @@ class SessionStep : public ChannelObserver {
   const Status& status() const { return status_; }
   // The time is up, after `waited_ns`: the step is done.
   virtual void GiveUp(int64_t waited_ns) = 0;
+  // What it waits for, for people; empty: that is not worth a line.
+  virtual std::string WaitsFor() const { return {}; }
   // Detaches the channels.
   virtual void Finish() = 0;
 
@@ -63,6 +65,7 @@ class OpenStep final : public SessionStep {
   void Start(const Channel::Host& host) override;
   // Fails with what was last wrong.
   void GiveUp(int64_t waited_ns) override;
+  std::string WaitsFor() const override;
   // After a failure it ends their connections too.
   void Finish() override;
 
@@ -72,10 +75,13 @@ class OpenStep final : public SessionStep {
  private:
   std::string Describe(const Failure& failure) const;
 
+  EventLoop* loop_ = nullptr;
   bool started_others_ = false;
   // Addresses that failed for good since one last failed in a way that may pass
   // (Failure::may_pass).
   std::set<size_t> exhausted_;
+  // Since when nothing but IsUnreachable was found; 0: something else was.
+  int64_t unreachable_since_ns_ = 0;
   Failure last_;
   std::string last_server_;
 };

@@ -83,10 +83,12 @@ struct Failure {
   bool final = false;                // a session that was open before is over
 
   bool refused() const { return refusal != Refusal::kNone; }
-  // Whether asking again soon may end otherwise.
+  // Whether asking again soon may end otherwise. A server that refuses says so itself;
+  // ECONNREFUSED: it is about to stop, and the next one comes.
   bool may_pass() const {
-    if (refused()) return (error == EBUSY && retry_ms > 0) || error == ECONNREFUSED;
-    return error == ETIMEDOUT || error == ECONNRESET || error == EPIPE || error == EAGAIN;
+    if (refused()) return retry_ms > 0 || error == ECONNREFUSED;
+    return error == ETIMEDOUT || error == ECONNRESET || error == ECONNABORTED || error == EPIPE ||
+           error == EAGAIN;
   }
 };
 

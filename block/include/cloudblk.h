@@ -99,6 +99,8 @@ typedef struct CloudblkOptions {
     uint32_t answer_timeout_ms; /* a server silent so long while requests wait is left; 0: 8000 */
     CloudblkEventFn *event;     /* may be NULL */
     void *event_opaque;
+    /* One line without a line feed, that says what opening waits for; may be NULL. */
+    void (*log)(CloudblkLogLevel level, const char *message);
 } CloudblkOptions;
 
 /* What the volume is. Constant after open, but for size_bytes (CLOUDBLK_EVENT_RESIZED). */
@@ -138,6 +140,12 @@ int cloudblk_session_open(const CloudblkOptions *options, CloudblkSession **sess
 void cloudblk_session_info(CloudblkSession *session, CloudblkInfo *info) CLOUDBLK_NOEXCEPT;
 
 /*
+ * Whether the session has its server: "connected", "away for ... s: ..." with the reason, or "lost".
+ * One line into text[0..size). Any thread, at any time until close.
+ */
+void cloudblk_session_status(CloudblkSession *session, char *text, size_t size) CLOUDBLK_NOEXCEPT;
+
+/*
  * Live migration. The session of the source moves to the destination, which has opened the volume
  * to observe: RELEASE at the source, its identity through the migration stream, ADOPT and CLAIM at
  * the destination. The source takes it back by CLAIM, while the destination has not claimed it.
@@ -165,11 +173,22 @@ typedef struct CloudblkIdentity {
 int cloudblk_session_release(CloudblkSession *session, uint32_t timeout_ms, char *error,
                              size_t error_size) CLOUDBLK_NOEXCEPT;
 
+typedef struct CloudblkRelease {
+    CloudblkSession *session;
+    int result;      /* out: 0 or -errno, as of cloudblk_session_release() */
+    char error[512]; /* out: one line if it failed */
+} CloudblkRelease;
+
+/* The same for several sessions at once, all within timeout_ms. */
+void cloudblk_session_release_all(CloudblkRelease *releases, uint32_t count,
+                                  uint32_t timeout_ms) CLOUDBLK_NOEXCEPT;
+
 /* Fills *identity (size is set). */
 void cloudblk_session_export(CloudblkSession *session,
                              CloudblkIdentity *identity) CLOUDBLK_NOEXCEPT;
 
-/* Makes a session that observes the one that was released. No more events come until a claim. */
+/* Makes a session that observes the one that was released. No more events come until a claim.
+   -EINVAL too: identity->size is another version's. */
 int cloudblk_session_adopt(CloudblkSession *session, const CloudblkIdentity *identity, char *error,
                            size_t error_size) CLOUDBLK_NOEXCEPT;
 

@@ -31,6 +31,7 @@ cloudblk_test(block_test
     block/parts_test.cc
     block/poll_test.cc
     block/session_move_test.cc
+    block/session_release_test.cc
     block/session_test.cc
     block/session_threads_test.cc
     block/uri_test.cc

@@ -39,7 +39,7 @@ class OpenStepTest : public ::testing::Test {
     loop.Run();
   }
   void RunUntilDone() {
-    for (int ms = 0; ms < 1000 && !opener.done(); ++ms) loop.Advance(kSecond / 1000);
+    for (int ms = 0; ms < 10'000 && !opener.done(); ++ms) loop.Advance(kSecond / 1000);
   }
   void ExpectFailed(int error) {
     ASSERT_TRUE(opener.done());
@@ -152,13 +152,54 @@ TEST_F(OpenStepTest, ASilentServer) {
   ExpectFailed(ETIMEDOUT);
 }
 
+// Not for the whole time that opening may take: it may be a mistake.
 TEST_F(OpenStepTest, NobodyListens) {
   a.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
   Start();
-  RunUntilDone();
-  EXPECT_THAT(opener.status().message(), HasSubstr("memory:1: Connection refused; start"));
-  EXPECT_THAT(a.addresses_tried, ElementsAre(0, 1));
+  loop.Advance(4 * kSecond);
+  EXPECT_FALSE(opener.done());
+  EXPECT_THAT(opener.WaitsFor(), HasSubstr("Connection refused; start"));
+  loop.Advance(3 * kSecond);
+  EXPECT_THAT(opener.status().message(), HasSubstr("Connection refused; start"));
+  EXPECT_LT(a.addresses_tried.size(), 20u);
   ExpectFailed(ECONNREFUSED);
+}
+
+TEST_F(OpenStepTest, AServerThatRestartsIsWaitedFor) {
+  a.server.open.status = wire::StatusCode::kShuttingDown;
+  Start();
+  loop.Advance(10 * kSecond);
+  EXPECT_FALSE(opener.done());
+  a.server.open.status = wire::StatusCode::kOk;
+  a.on_link = [](size_t, MemoryLink* link) { link->refuses = true; };
+  loop.Advance(3 * kSecond);
+  EXPECT_FALSE(opener.done());
+  a.on_link = nullptr;
+  // At a pace of one second at most.
+  loop.Advance(kSecond);
+  EXPECT_TRUE(opener.done());
+  EXPECT_TRUE(opener.status().ok());
+}
+
+TEST_F(OpenStepTest, WhateverTheServerSaysWillPassIsWaitedFor) {
+  a.server.open.status = wire::StatusCode::kTooMany;
+  a.server.open.retry_ms = 100;
+  Start();
+  loop.Advance(10 * kSecond);
+  EXPECT_FALSE(opener.done());
+  a.server.open.status = wire::StatusCode::kOk;
+  loop.Advance(kSecond);
+  EXPECT_TRUE(opener.done() && opener.status().ok());
+}
+
+TEST_F(OpenStepTest, ARefusalIsToldThoughAnotherServerIsNotThere) {
+  a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 1; };
+  a.server.open.status = wire::StatusCode::kNoSuchVolume;
+  a.server.refusal = "no volume 'disk' here; add --volume";
+  Start();
+  loop.Advance(8 * kSecond);
+  EXPECT_THAT(opener.status().message(), HasSubstr("memory:0 refuses volume 'disk': no volume"));
+  ExpectFailed(ENOENT);
 }
 
 TEST_F(OpenStepTest, OneOfTwoListens) {
@@ -345,7 +386,7 @@ TEST(Session, AFailureOfTheSecondChannelAtOnceIsNotLost) {
   Channel second(&a.state, 1, &failing);
   OpenStep opener(&a.state, {&a.channel, &second});
   opener.Start({&loop, nullptr, nullptr, nullptr});
-  loop.Run();
+  loop.Advance(7 * kSecond);
   EXPECT_TRUE(opener.done());
   EXPECT_EQ(opener.status().error(), ECONNREFUSED);
   opener.Finish();
@@ -380,6 +421,24 @@ TEST(Session, ATimeoutOfItsOwn) {
   const Result<std::unique_ptr<Session>> session = Session::Open(server.uri(), config, 50'000'000);
   ASSERT_FALSE(session.ok());
   EXPECT_EQ(session.status().error(), ETIMEDOUT);
+}
+
+TEST(Session, WhatIsWaitedForIsToldAfterASecond) {
+  static std::vector<std::string> lines;
+  TcpFakeServer server(1 << 20);
+  server.Do([](FakeServer* fake) {
+    fake->open.status = wire::StatusCode::kBusy;
+    fake->open.retry_ms = 8000;
+    fake->refusal = "held by host-b\x1b, its lease ends in 8 s";
+  });
+  SessionConfig config;
+  config.uuid = RandomUuid();
+  config.log = [](CloudblkLogLevel, const char* line) { lines.emplace_back(line); };
+  const Result<std::unique_ptr<Session>> session =
+      Session::Open(server.uri(), config, 5 * kSecond / 2);
+  ASSERT_FALSE(session.ok());
+  EXPECT_THAT(lines, ElementsAre(::testing::AllOf(HasSubstr("waiting (2500 ms at most): "),
+                                                  HasSubstr("held by host-b?, its lease"))));
 }
 
 TEST(Session, ASilentServerLeavesTheNextOneItsTime) {
