@@ -17,7 +17,7 @@
 /* What a disk gets at least, after others have used up the time at exit. */
 #define CLOSE_MIN_MS 5
 /* Of libcloudblk, for open-timeout=0. */
-#define DEFAULT_OPEN_TIMEOUT_MS 15000
+#define DEFAULT_OPEN_TIMEOUT_MS 30000
 /* What the second opening gets at least. */
 #define OPEN_MIN_MS 1000
 
@@ -105,8 +105,10 @@ static CloudblkSession *open_session(CloudblkDevice *dev, bool observe,
         .takeover = conf->takeover,
         .payload_crc = conf->payload_crc,
         .open_timeout_ms = timeout_ms,
+        .answer_timeout_ms = conf->server_timeout * 1000,
         .event = session_event,
         .event_opaque = dev,
+        .log = cloudblk_loop_log,
     };
     CloudblkSession *session;
     char message[512];

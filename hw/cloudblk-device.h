@@ -24,6 +24,7 @@ typedef struct CloudblkConf {
     char *iothreads;
     uint32_t open_timeout_ms;
     uint32_t request_timeout_s; /* big QEMU lock: may change later */
+    uint32_t server_timeout; /* seconds */
     bool takeover;
     bool payload_crc;
     bool read_only;
@@ -90,6 +91,8 @@ struct CloudblkDevice {
     /* Migrating */
     CloudblkIdentity identity; /* as in the stream */
     bool leaving; /* the volume was given up, or may be, and not taken back */
+    bool left;    /* at the present attempt to migrate, with leave_result */
+    int leave_result;
 
     /* Shared, atomic */
     int io_status; /* BlockDeviceIoStatus: why requests wait for a continue */
@@ -134,7 +137,7 @@ BlockErrorAction cloudblk_error_action(CloudblkDisk *disk, bool is_read,
                                        int error);
 void cloudblk_error_raise(CloudblkDisk *disk, BlockErrorAction action,
                           bool is_read, int error);
-/* Adds the properties io-status and request-timeout to the class. */
+/* Adds io-status, server-status and request-timeout to the class. */
 void cloudblk_error_class_init(ObjectClass *klass);
 
 /* cloudblk-ioeventfd.c: who serves the queues. Big QEMU lock held. */

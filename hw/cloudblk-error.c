@@ -74,6 +74,17 @@ static int get_io_status(Object *obj, Error **errp)
     return qatomic_read(&CLOUDBLK_DEVICE(obj)->io_status);
 }
 
+static char *get_server_status(Object *obj, Error **errp)
+{
+    CloudblkDevice *dev = CLOUDBLK_DEVICE(obj);
+    char text[512] = "not opened";
+
+    if (dev->session) {
+        cloudblk_session_status(dev->session, text, sizeof(text));
+    }
+    return g_strdup(text);
+}
+
 static void get_request_timeout(Object *obj, Visitor *v, const char *name,
                                 void *opaque, Error **errp)
 {
@@ -113,6 +124,8 @@ static void set_request_timeout(Object *obj, Visitor *v, const char *name,
 
 void cloudblk_error_class_init(ObjectClass *klass)
 {
+    object_class_property_add_str(klass, "server-status", get_server_status,
+                                  NULL);
     object_class_property_add_enum(klass, "io-status", "BlockDeviceIoStatus",
                                    &BlockDeviceIoStatus_lookup, get_io_status,
                                    NULL);

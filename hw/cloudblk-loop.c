@@ -48,7 +48,7 @@ static int64_t loop_now_ns(void *loop)
     return qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
 }
 
-static void loop_log(CloudblkLogLevel level, const char *message)
+void cloudblk_loop_log(CloudblkLogLevel level, const char *message)
 {
     switch (level) {
     case CLOUDBLK_LOG_ERROR:
@@ -74,7 +74,7 @@ static const CloudblkLoopOps loop_ops = {
     .timer_arm = loop_timer_arm,
     .timer_free = loop_timer_free,
     .now_ns = loop_now_ns,
-    .log = loop_log,
+    .log = cloudblk_loop_log,
 };
 
 /* ---- Loops ---- */

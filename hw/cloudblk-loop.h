@@ -5,6 +5,9 @@
 
 #include "cloudblk-disk.h"
 
+/* Where the engine's lines go. Any thread. */
+void cloudblk_loop_log(CloudblkLogLevel level, const char *message);
+
 /*
  * Of a disk that is being realized: the loop of `iothread`, or, if that is
  * NULL, of the main loop. The channel comes later.

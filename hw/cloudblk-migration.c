@@ -17,8 +17,8 @@
 #include "cloudblk-request.h"
 
 /*
- * How long the server may take to take the volume back, which includes a flush.
- * The VM stands still meanwhile.
+ * How long the servers may take to take the volumes back, which includes a
+ * flush, all at once. The VM stands still meanwhile.
  */
 #define RELEASE_TIMEOUT_MS 3000
 
@@ -143,12 +143,50 @@ static const VMStateInfo requests_info = {
 
 /* ---- Leaving ---- */
 
+/*
+ * Gives up the volumes of all disks, so that the VM stands still as long as the
+ * slowest takes, not as long as all of them. If one stays here the migration
+ * fails, and all are taken back.
+ */
+static void leave_all(void)
+{
+    g_autofree CloudblkRelease *releases = NULL;
+    CloudblkDevice *dev;
+    unsigned count = 0;
+    unsigned i;
+
+    QLIST_FOREACH(dev, &cloudblk_devices, next) {
+        count++;
+    }
+    releases = g_new0(CloudblkRelease, count);
+    count = 0;
+    QLIST_FOREACH(dev, &cloudblk_devices, next) {
+        dev->leaving = true;
+        for (i = 0; i < dev->disk.num_loops; i++) {
+            cloudblk_loop_detach(&dev->disk.loops[i]);
+        }
+        releases[count++].session = dev->session;
+    }
+    cloudblk_session_release_all(releases, count, RELEASE_TIMEOUT_MS);
+    count = 0;
+    QLIST_FOREACH(dev, &cloudblk_devices, next) {
+        CloudblkRelease *release = &releases[count++];
+
+        for (i = 0; i < dev->disk.num_loops; i++) {
+            cloudblk_loop_attach(&dev->disk.loops[i], qemu_get_aio_context());
+        }
+        if (release->result < 0) {
+            error_report("cloudblk: cannot give up %s, so it stays here: %s",
+                         dev->conf.server, release->error);
+        }
+        dev->left = true;
+        dev->leave_result = release->result;
+    }
+}
+
 static int leave(void *opaque)
 {
     CloudblkDevice *dev = opaque;
-    char message[512];
-    unsigned i;
-    int ret;
 
     /* A snapshot would have to hold the disk as it is now */
     if (!runstate_check(RUN_STATE_FINISH_MIGRATE)) {
@@ -164,19 +202,13 @@ static int leave(void *opaque)
                      dev->conf.server);
         return -ENOTSUP;
     }
-    dev->leaving = true;
-    for (i = 0; i < dev->disk.num_loops; i++) {
-        cloudblk_loop_detach(&dev->disk.loops[i]);
+    if (!dev->left) {
+        leave_all();
     }
-    ret = cloudblk_session_release(dev->session, RELEASE_TIMEOUT_MS, message,
-                                   sizeof(message));
-    for (i = 0; i < dev->disk.num_loops; i++) {
-        cloudblk_loop_attach(&dev->disk.loops[i], qemu_get_aio_context());
-    }
-    if (ret < 0) {
-        error_report("cloudblk: cannot give up %s, so it stays here: %s",
-                     dev->conf.server, message);
-        return ret;
+    /* What is saved next time is of another attempt */
+    dev->left = false;
+    if (dev->leave_result < 0) {
+        return dev->leave_result;
     }
     dev->identity.size = sizeof(dev->identity);
     cloudblk_session_export(dev->session, &dev->identity);
@@ -206,7 +238,7 @@ void cloudblk_migration_run(CloudblkDevice *dev)
     char message[512];
     int ret;
 
-    dev->leaving = false;
+    dev->leaving = dev->left = false;
     ret = cloudblk_session_claim(dev->session, message, sizeof(message));
     if (ret == 0) {
         return;

@@ -94,7 +94,7 @@ static void cloudblk_pci_instance_init(Object *obj)
 {
     /* Those of the virtio device that are no qdev properties */
     static const char *const own[] = { "bootindex", "io-status",
-                                       "request-timeout" };
+                                       "request-timeout", "server-status" };
     CloudblkPCI *pci = CLOUDBLK_PCI(obj);
     g_autofree char *virtio_type = NULL;
     unsigned i;
