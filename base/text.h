@@ -19,8 +19,8 @@ bool IsText(std::string_view text);
 // The start of a UTF-8 text: at most `max` bytes of it, and no part of a character.
 std::string_view CutText(std::string_view text, size_t max);
 
-// A peer's text for a log, a terminal or another peer: with '?' for every control character, so
-// that it stays on one line and can hold no escape sequence.
+// A peer's text for a log, a terminal or another peer: with '?' for every control character and for
+// what is not UTF-8, so that it stays on one line, can hold no escape sequence and is text.
 std::string Printable(std::string_view text);
 
 }  // namespace cloudblk

@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstring>
 
-#include "base/text.h"
 #include "block/codec.h"
 #include "proxy-protocol/wire_errno.h"
 
@@ -190,9 +189,6 @@ bool NativeReceiver::ParseControl() {
   if (wire::CheckHeaderSection(header_, section) != wire::DecodeError::kOk) {
     return Fail(EPROTO,
                 "bad frame: " + std::string(wire::Describe(wire::DecodeError::kBadSectionCrc)));
-  }
-  if (!IsText(payload)) {
-    return Fail(EPROTO, "bad frame: " + std::string(wire::Describe(wire::DecodeError::kBadText)));
   }
   head_ += size;
   phase_ = Phase::kHeader;

@@ -6,6 +6,9 @@
 #include "hw/virtio/virtio-access.h"
 #include "standard-headers/linux/virtio_blk.h"
 
+/* A day: whoever wants more does not want it at all. */
+#define MAX_SERVER_TIMEOUT 86400
+
 bool cloudblk_config_check(CloudblkDevice *dev, Error **errp)
 {
     CloudblkConf *conf = &dev->conf;
@@ -13,6 +16,11 @@ bool cloudblk_config_check(CloudblkDevice *dev, Error **errp)
     if (!conf->server || !*conf->server) {
         error_setg(errp, "server is not set, give the volume's URI as in "
                          "server=cloudblk://host:port/volume");
+        return false;
+    }
+    if (conf->server_timeout > MAX_SERVER_TIMEOUT) {
+        error_setg(errp, "server-timeout must be at most %d seconds",
+                   MAX_SERVER_TIMEOUT);
         return false;
     }
     if (conf->num_queues == CLOUDBLK_AUTO_NUM_QUEUES) {

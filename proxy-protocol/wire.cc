@@ -142,8 +142,6 @@ std::string_view Describe(DecodeError error) {
       return "unknown operation";
     case DecodeError::kBadStatus:
       return "unknown status or event";
-    case DecodeError::kBadText:
-      return "a text is not UTF-8";
   }
   return "unknown error";
 }

@@ -227,7 +227,6 @@ enum class DecodeError {
   kBadLength,    // a length does not fit its type, its cap or its sum
   kBadOperation,
   kBadStatus,  // an unknown status code or event
-  kBadText,    // not UTF-8 text, or a NUL in it
 };
 std::string_view Describe(DecodeError error);
 

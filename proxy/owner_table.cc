@@ -23,6 +23,9 @@ std::string WallTime() {
   return fmt::format("{:%Y-%m-%d %H:%M:%S} UTC", fmt::gmtime(time(nullptr)));
 }
 
+// Epochs tell one session's lives apart, and say nothing without it.
+std::string ShortName(const Uuid& session) { return ToString(session).substr(0, 8); }
+
 }  // namespace
 
 OwnershipAnswer OwnerTable::Commit(OwnershipCall* call, int64_t now) {
@@ -85,8 +88,9 @@ OwnershipAnswer OwnerTable::CommitOpen(OwnershipCall* call, int64_t now) {
   }
   call->activate = open.session;
   if (fresh) {
-    spdlog::info("volume '{}': {} {} ({}), epoch {}", volume_, claims ? "claimed by" : "active for",
-                 session.client_name, session.address, session.epoch);
+    spdlog::info("volume '{}': {} {} ({}), session {} epoch {}", volume_,
+                 claims ? "claimed by" : "active for", session.client_name, session.address,
+                 ShortName(session.uuid), session.epoch);
   }
   return {wire::StatusCode::kOk, {}, session.epoch, 0};
 }
@@ -135,8 +139,8 @@ OwnershipAnswer OwnerTable::CommitClaim(OwnershipCall* call, int64_t now) {
   last_ = {FormerOf(session)};
   knows_last_ = true;
   call->activate = session.uuid;
-  spdlog::info("volume '{}': claimed by {} ({}), epoch {}", volume_, session.client_name,
-               session.address, session.epoch);
+  spdlog::info("volume '{}': claimed by {} ({}), session {} epoch {}", volume_, session.client_name,
+               session.address, ShortName(session.uuid), session.epoch);
   return {wire::StatusCode::kOk, {}, session.epoch, 0};
 }
 
@@ -241,8 +245,10 @@ void OwnerTable::Gone(Peer* peer, int64_t now) {
   if (session->connected()) return;
   session->lost_ns = now;
   if (session->token) return;
-  spdlog::info("volume '{}': lost the last connection of {} ({}); its lease ends in {} s", volume_,
-               session->client_name, session->address, lease_ns_ / kNsPerS);
+  spdlog::info(
+      "volume '{}': lost the last connection of {} ({}); it may come back for {} s, unless "
+      "another client was given the volume",
+      volume_, session->client_name, session->address, lease_ns_ / kNsPerS);
 }
 
 void OwnerTable::Take(const OwnerRecord& record, int64_t now) {

@@ -14,7 +14,9 @@ namespace cloudblk::proxy {
 
 void ReplyWriter::AddMessage(wire::FrameType type, std::span<const uint8_t> section,
                              std::string_view text) {
-  text = CutText(text, wire::kMaxText);
+  // A path or a damaged record may be in it.
+  const std::string printable = Printable(CutText(text, wire::kMaxText));
+  text = printable;
   const size_t at = control_.size();
   control_.resize(at + wire::kFrameHeaderSize + section.size() + text.size());
   const std::span frame(control_.data() + at, control_.size() - at);

@@ -110,7 +110,7 @@ void Bench::Start(Job* job, uint64_t slot, bool write) {
     return;
   }
   idle_.push_back(job);
-  Fail(fmt::format("the volume refused a request: {}", strerror(-accepted)));
+  Fail(fmt::format("the volume refused a request: {}", DescribeErrno(-accepted)));
 }
 
 void Bench::Finish(Job* job, int result) {
@@ -120,7 +120,7 @@ void Bench::Finish(Job* job, int result) {
   ++(job->write ? result_.writes : result_.reads);
   if (result < 0) {
     Fail(fmt::format("a {} at offset {} failed: {}", job->write ? "write" : "read",
-                     job->slot * options_.size, strerror(-result)));
+                     job->slot * options_.size, DescribeErrno(-result)));
   } else if (options_.verify && !job->write && stamps_.Written(job->slot)) {
     ++result_.verified;
     if (!stamps_.Check(job->slot, job->data)) {

@@ -4,6 +4,8 @@
 #include <poll.h>
 
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "block/epoll_ops.h"
@@ -26,6 +28,11 @@ struct OneResult final : Waiter {
 };
 
 }  // namespace
+
+std::string DescribeErrno(int error) {
+  if (error == ERANGE) return "beyond the end of the volume, which has become smaller";
+  return strerror(error);
+}
 
 Client::Client(std::unique_ptr<EpollLoop> loop, const ClientOptions& options)
     : loop_(std::move(loop)), options_(options) {}
@@ -62,6 +69,9 @@ Status Client::OpenSession(bool observe) {
   open.takeover = options_.takeover;
   open.payload_crc = options_.payload_crc;
   open.open_timeout_ms = options_.open_timeout_ms;
+  open.answer_timeout_ms = options_.server_timeout * 1000;
+  open.client_name = options_.client_name.c_str();
+  open.log = EpollLoopOps()->log;
   char error[512];
   const int result = cloudblk_session_open(&open, &session_, error, sizeof(error));
   if (result < 0) return Status(-result, error);

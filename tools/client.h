@@ -23,7 +23,12 @@ struct ClientOptions {
   bool takeover = false;
   bool payload_crc = false;
   uint32_t open_timeout_ms = 0;
+  uint32_t server_timeout = 0;  // seconds; 0: the engine's default
+  std::string client_name;      // what others who want the volume see
 };
+
+// What an errno means here, where the system's text would not tell.
+std::string DescribeErrno(int error);
 
 // Who gets the result of a request. Must live until then.
 class Waiter {

@@ -63,7 +63,7 @@ class Ring {
 };
 
 Status FromErrno(int error, const std::string& what) {
-  return Status(error, fmt::format("{}: {}", what, strerror(error)));
+  return Status(error, fmt::format("{}: {}", what, DescribeErrno(error)));
 }
 
 Status Interrupted() { return Status(ECANCELED, "interrupted"); }

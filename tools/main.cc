@@ -12,6 +12,7 @@
 #include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -31,6 +32,7 @@ using Json = nlohmann::ordered_json;
 constexpr int kUsageError = 2;
 // Of bench: each request in flight has a buffer.
 constexpr uint32_t kMaxDepth = 65536;
+constexpr uint32_t kMaxServerTimeout = 86'400;  // seconds
 
 struct Options {
   ClientOptions client;
@@ -70,7 +72,7 @@ int Fail(const Status& status) {
 }
 
 int FailErrno(int result, const char* what) {
-  return Fail(Status(-result, fmt::format("{}: {}", what, strerror(-result))));
+  return Fail(Status(-result, fmt::format("{}: {}", what, DescribeErrno(-result))));
 }
 
 int Info(Client* client, const Options& options) {
@@ -259,8 +261,13 @@ CLI::App* AddCommand(CLI::App* app, Options* o, const char* name, const char* he
       ->required();
   command
       ->add_option("--timeout", o->client.open_timeout_ms,
-                   "Give up opening after so many ms (default 15000)")
+                   "Give up opening after so many ms (default 30000)")
       ->transform(kDecimal);
+  command
+      ->add_option("--server-timeout", o->client.server_timeout,
+                   "Leave a server that is silent for so many s (default 8)")
+      ->transform(kDecimal)
+      ->check(CLI::Range(uint32_t{0}, kMaxServerTimeout));
   return command;
 }
 
@@ -300,6 +307,13 @@ void AddBench(CLI::App* command, Options* o) {
   command->add_flag("--verify", b->verify, "Check all content that this run wrote");
 }
 
+// So that who is refused because of it sees what has the volume.
+std::string ClientName(const std::string& command) {
+  char host[256] = "";
+  if (gethostname(host, sizeof(host) - 1) != 0) std::strcpy(host, "unknown host");
+  return fmt::format("{} cloudblk {}, pid {}", host, command, getpid());
+}
+
 int Run(const std::string& name, const Options& options) {
   if (name == "ping") return Ping(options);
   auto client = Client::Open(options.client);
@@ -315,8 +329,10 @@ int Run(const std::string& name, const Options& options) {
 
 // A full disk shows only now.
 int FlushOutput() {
-  const bool written = fflush(stdout) == 0 && std::cout.flush();
-  return written ? 0 : FailErrno(-errno, "cannot write to the standard output");
+  errno = 0;
+  if (fflush(stdout) == 0 && std::cout.flush()) return 0;
+  // What failed may have been an earlier write, whose reason is gone.
+  return FailErrno(errno != 0 ? -errno : -EIO, "cannot write to the standard output");
 }
 
 int Main(int argc, char** argv) {
@@ -368,6 +384,7 @@ int Main(int argc, char** argv) {
   }
   CLI::App* command = app.get_subcommands().front();
   const std::string name = command->get_name();
+  o.client.client_name = ClientName(name);
   o.client.read_only = command == read || (command == bench && o.bench.pattern.ends_with("read"));
   if (command == discard && o.length == UINT64_MAX) {
     return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));

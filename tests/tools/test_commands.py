@@ -10,6 +10,7 @@ import pty
 import random
 import select
 import signal
+import socket
 import subprocess
 import termios
 
@@ -17,6 +18,7 @@ import pytest
 
 from tests.support.paths import CLIENT
 from tests.support.proxy import Proxy
+from tests.support.virtio import poll
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -135,6 +137,29 @@ def test_discard(proxy, path):
     assert output("read", uri) == data[:MIB] + bytes(6 * MIB) + data[-MIB:]
 
 
+def test_who_has_the_volume_is_named(proxy):
+    with subprocess.Popen([CLIENT, "write", proxy.uri("d0"), "-"], stdin=subprocess.PIPE) as holder:
+        holder.stdin.write(bytes(1 << 20))
+        holder.stdin.flush()
+
+        def refused():
+            return cloudblk("flush", "--timeout", "1000", proxy.uri("d0")).stderr.decode()
+
+        poll(lambda: f"cloudblk write, pid {holder.pid}" in refused(), "the holder's name")
+        holder.stdin.close()
+        assert holder.wait(30) == 0
+
+
+def test_a_server_that_is_not_there_is_waited_for_and_named():
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        uri = f"cloudblk://127.0.0.1:{nobody.getsockname()[1]}/d0"
+        lines = cloudblk("info", uri).stderr.decode().splitlines()
+    assert len(lines) == 2, lines
+    assert lines[0].startswith("cloudblk: waiting (30000 ms at most): ") and "Connection refused" in lines[0]
+    assert lines[1].endswith("Connection refused; start cloudblk-proxy there, or correct the server URI")
+
+
 def test_flush(proxy):
     assert output("flush", proxy.uri("d0")) == b"flushed\n"
     assert as_json("flush", proxy.uri("d0")) == {"flushed": True}
@@ -164,7 +189,6 @@ def test_a_resize_survives_the_proxy(proxy):
 
 # Arguments ({uri} is the volume's), standard input, and what the one line says
 MISTAKES = {
-    "nobody listens": (["info", "cloudblk://127.0.0.1:1/d0"], b"", "start cloudblk-proxy there"),
     "no such volume": (["info", "{uri}x"], b"", "there is no volume 'd0x'"),
     "no URI": (["info", "d0"], b"", "cloudblk://"),
     "read beyond the end": (["read", "--offset", "8M", "--length", "1", "{uri}"], b"", "beyond the end"),

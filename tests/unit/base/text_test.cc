@@ -72,6 +72,8 @@ TEST(Text, IsCutBetweenCharacters) {
 TEST(Printable, StaysOnOneLineWithoutEscapes) {
   EXPECT_EQ(Printable(std::string_view("a\nb\x1b[1m\0\x7f", 9)), "a?b?[1m??");
   EXPECT_EQ(Printable("K\xc3\xb6ln"), "K\xc3\xb6ln");
+  EXPECT_EQ(Printable("K\xf6ln \xc3"), "K?ln ?");
+  EXPECT_TRUE(IsText(Printable("\xff\xed\xa0\x80\xf4\x90\x80\x80")));
 }
 
 }  // namespace

@@ -303,11 +303,6 @@ TEST_F(ChannelHostile, AnErrorFrame) {
   EXPECT_EQ(f.events[0].text, "the server reports: you are wrong");
 }
 
-TEST_F(ChannelHostile, ATextThatIsNone) {
-  f.server.SendEvent(wire::EventKind::kGoingAway, 0, std::string("a\0b", 3));
-  ExpectDropped();
-}
-
 TEST_F(ChannelHostile, AnImpossibleSize) {
   f.server.SendEvent(wire::EventKind::kResized, 513, "");
   ExpectDropped();

@@ -171,6 +171,18 @@ TEST(OutageLines, WhatIsNoServerOfOurs) {
   EXPECT_THAT(f.logged[1], HasSubstr("no cloudblk server: "));
 }
 
+// A path or a damaged record, that an older server sends as it is.
+TEST(OutageLines, ATextThatIsNotUtf8IsShownAllTheSame) {
+  ChannelFixture f;
+  f.Open();
+  f.server.open.status = wire::StatusCode::kBusy;
+  f.server.refusal = "in use by 'K\xf6ln'";
+  f.server.Cut();
+  f.loop.Advance(5 * kSecond);
+  ASSERT_EQ(f.logged.size(), 2u);
+  EXPECT_THAT(f.logged[1], AllOf(HasSubstr("in use by 'K?ln'"), Not(HasSubstr("no cloudblk"))));
+}
+
 TEST(OutageLines, ATimeThatRunsOutIsNoNews) {
   ChannelFixture f;
   f.Open();
