@@ -6,8 +6,11 @@ import os
 
 import pytest
 
+from tests.support.proxy import Proxy
 from tests.support.qtest import RAM_SIZE
 from tests.support.virtio import PACKED, S_IOERR, S_OK, T_IN, T_OUT, Request
+
+from .conftest import VOLUME_SIZE, Bench
 
 PAGE = 4096
 REQUESTS, BAD = 32, 13
@@ -128,3 +131,14 @@ def test_all_that_need_the_page_fail(bench, packed, kind, size, crc):
     ram_size(driver, RAM_SIZE - PAGE)
     assert run(driver, requests) == expected(bad)
     assert run(driver, requests) == expected(bad)
+
+
+@pytest.mark.parametrize("kind", (T_IN, T_OUT), ids=("reads", "writes"))
+def test_over_a_unix_socket(qemu, tmp_path, kind):
+    path, size = tmp_path / "socket", 128 << 10
+    with Proxy({"d0": f"memory:?size={VOLUME_SIZE}"}, listen=f"unix://{path}") as proxy, Bench(qemu, proxy) as bench:
+        driver = start(bench, False, False, server=f"cloudblk+unix:///d0?socket={path}")
+        fill(driver, size, 1)
+        requests = prepare(driver, kind, size, 2)
+        ram_size(driver, RAM_SIZE - PAGE)
+        assert run(driver, requests) == expected()

@@ -294,6 +294,7 @@ TEST_P(FaultTest, AWriteFailsOnceNothingOfItCanLand) {
   f.server.open.status = wire::StatusCode::kOk;
   f.loop.Advance(1'000'000'000);
   EXPECT_EQ(write->result, -EFAULT);
+  EXPECT_EQ(later->completions, 1);
   EXPECT_EQ(later->result, 0);
   EXPECT_TRUE(f.server.disk.substr(0, 512) == Pattern(512, 2));
 }
@@ -316,13 +317,14 @@ TEST_P(FaultTest, AllWritesOfABatchMayFail) {
   f.Run();
   for (const Io* io : writes) EXPECT_EQ(io->result, -EFAULT);
   EXPECT_LE(f.server.connections(), 2u);
-  // Room in the outbox included, nothing is left of them.
+  // Nothing is left of them, also of their room in the outbox, and no time passes.
   for (uint64_t i = 0; i < 100; ++i) {
     Bad(CLOUDBLK_OP_WRITE, i * size() % (4 << 20));
     f.Run();
   }
   Io* good = f.Write(0, Pattern(131072, 4));
   f.Run();
+  EXPECT_EQ(good->completions, 1);
   EXPECT_EQ(good->result, 0);
 }
 
