@@ -133,7 +133,7 @@ std::string OpenStep::Describe(const Failure& failure) const {
                                ? last_server_ + ": " + failure.text
                                : failure.text;
   // Else it is this end that lacks something: permissions, descriptors.
-  if (!MayPass(failure) && !IsUnreachable(failure)) return text;
+  if (!failure.may_pass() && !IsUnreachable(failure)) return text;
   return text + "; start cloudblk-proxy there, or correct the server URI";
 }
 
