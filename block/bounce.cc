@@ -120,13 +120,16 @@ bool Bounce::CanFetch(std::span<const iovec> from) {
   std::array<iovec, IOV_MAX> bytes;
   size_t count = 0;
   for (const iovec& element : from) {
-    auto* const begin = static_cast<uint8_t*>(element.iov_base);
-    const size_t to_next_page = kPage - reinterpret_cast<uintptr_t>(begin) % kPage;
-    for (size_t at = 0; at < element.iov_len; at += at == 0 ? to_next_page : kPage) {
-      bytes[count++] = {begin + at, 1};
-      if (count < bytes.size()) continue;
-      if (Fetch(0, bytes) < count) return false;
-      count = 0;
+    auto* at = static_cast<uint8_t*>(element.iov_base);
+    uint8_t* const end = at + element.iov_len;
+    while (at < end) {
+      bytes[count++] = {at, 1};
+      if (count == bytes.size()) {
+        if (Fetch(0, bytes) < count) return false;
+        count = 0;
+      }
+      const size_t left_of_page = kPage - reinterpret_cast<uintptr_t>(at) % kPage;
+      at += std::min<size_t>(left_of_page, static_cast<size_t>(end - at));
     }
   }
   return Fetch(0, std::span(bytes).first(count)) == count;

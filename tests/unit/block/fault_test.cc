@@ -72,6 +72,7 @@ TEST(Bounce, MovesMoreElementsThanACallTakesAndMoreZerosThanTheFileHas) {
   Bounce bounce(8192);
   for (size_t i = 0; i < bounce.size(); ++i) bounce.data()[i] = static_cast<uint8_t>(i * 7);
   std::vector<iovec> elements;
+  elements.reserve(4000);
   for (size_t i = 0; i < 4000; ++i) elements.push_back({memory.data() + 2 * i, 2});
   EXPECT_EQ(bounce.Store(100, elements), elements.size());
   EXPECT_EQ(std::memcmp(memory.data(), bounce.data() + 100, 8000), 0);
@@ -313,6 +314,7 @@ TEST_P(FaultTest, AWriteOfManyPiecesCutsOnce) {
 TEST_P(FaultTest, AllWritesOfABatchMayFail) {
   f.Open();
   std::vector<Io*> writes;
+  writes.reserve(8);
   for (uint64_t i = 0; i < 8; ++i) writes.push_back(Bad(CLOUDBLK_OP_WRITE, i * size()));
   f.Run();
   for (const Io* io : writes) EXPECT_EQ(io->result, -EFAULT);
