@@ -3,7 +3,6 @@
 
 #include <poll.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -120,9 +119,19 @@ void Client::OnReadable() {
   cloudblk_channel_revoke(channel_);
 }
 
-bool Client::AwaitInput(int fd) {
-  std::array<pollfd, 2> files{pollfd{fd, POLLIN, 0}, pollfd{interrupt_.get(), POLLIN, 0}};
-  poll(files.data(), files.size(), -1);
+bool Client::AwaitFile(int fd, bool output) {
+  struct Ready final : FdHandler {
+    void OnReadable() override { is = true; }
+    void OnWritable() override { is = true; }
+    bool is = false;
+  } ready;
+  // A regular file always is, and epoll knows no such.
+  pollfd now{fd, static_cast<short>(output ? POLLOUT : POLLIN), 0};
+  if (poll(&now, 1, 0) == 0) {
+    loop_->Watch(fd, !output, output, &ready);
+    while (!ready.is && InterruptSignal() == 0) Turn();
+    loop_->Unwatch(fd);
+  }
   return InterruptSignal() == 0;
 }
 

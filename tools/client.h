@@ -66,9 +66,9 @@ class Client : private FdHandler {
   void Kick();
   // Waits for something to happen and lets it happen; at most timeout_ns where that is >= 0.
   void Turn(int64_t timeout_ns = -1) { loop_->RunOnce(timeout_ns); }
-  // Waits until there is something to read from a file, which may be a pipe. Nothing else happens
-  // meanwhile. False: interrupted.
-  bool AwaitInput(int fd);
+  // Waits until a file, which may be a pipe, can be read from, or written to. The server is
+  // answered meanwhile, who else takes the client for gone. False: interrupted.
+  bool AwaitFile(int fd, bool output);
 
   // One request without data, waited for. 0 or -errno.
   int Flush();

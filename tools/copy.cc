@@ -12,7 +12,6 @@
 #include <cstring>
 #include <utility>
 
-#include "tools/interrupt.h"
 #include "tools/progress.h"
 
 namespace cloudblk {
@@ -68,12 +67,12 @@ Status FromErrno(int error, const std::string& what) {
 
 Status Interrupted() { return Status(ECANCELED, "interrupted"); }
 
-Status WriteAll(int fd, std::span<const uint8_t> data, const std::string& path) {
+Status WriteAll(Client* client, int fd, std::span<const uint8_t> data, const std::string& path) {
   while (!data.empty()) {
     // The reader of a pipe may be one that does not read on.
-    if (InterruptSignal() != 0) return Interrupted();
+    if (!client->AwaitFile(fd, true)) return Interrupted();
     const ssize_t n = write(fd, data.data(), data.size());
-    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n < 0) return FromErrno(errno, "cannot write to " + path);
     data = data.subspan(static_cast<size_t>(n));
   }
@@ -84,9 +83,9 @@ Status WriteAll(int fd, std::span<const uint8_t> data, const std::string& path) 
 Result<size_t> ReadUpTo(Client* client, int fd, std::span<uint8_t> data, const std::string& path) {
   size_t done = 0;
   while (done < data.size()) {
-    if (!client->AwaitInput(fd)) return Interrupted();
+    if (!client->AwaitFile(fd, false)) return Interrupted();
     const ssize_t n = read(fd, data.data() + done, data.size() - done);
-    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n < 0) return FromErrno(errno, "cannot read " + path);
     if (n == 0) break;
     done += static_cast<size_t>(n);
@@ -94,9 +93,20 @@ Result<size_t> ReadUpTo(Client* client, int fd, std::span<uint8_t> data, const s
   return done;
 }
 
+// A pipe takes what it has room for, where a write would wait for all. It is opened anew, as others
+// use the standard output too and want to wait.
+UniqueFd OpenStandardOutput() {
+  struct stat info{};
+  if (fstat(STDOUT_FILENO, &info) == 0 && S_ISFIFO(info.st_mode)) {
+    UniqueFd fd(open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+    if (fd) return fd;
+  }
+  return UniqueFd(dup(STDOUT_FILENO));
+}
+
 // An output file keeps what it has until Truncate.
 Result<UniqueFd> OpenFile(const std::string& path, bool output) {
-  if (path == "-") return UniqueFd(dup(output ? STDOUT_FILENO : STDIN_FILENO));
+  if (path == "-") return output ? OpenStandardOutput() : UniqueFd(dup(STDIN_FILENO));
   UniqueFd fd(output ? open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)
                      : open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return FromErrno(errno, "cannot open " + path);
@@ -145,11 +155,11 @@ Status Close(UniqueFd fd, const std::string& path) {
 }
 
 // Takes what the ring's oldest chunk read to the file. Returns its bytes.
-Result<uint64_t> Drain(Ring* ring, int fd, const std::string& path) {
+Result<uint64_t> Drain(Client* client, Ring* ring, int fd, const std::string& path) {
   Chunk& chunk = ring->Pop();
   if (chunk.result < 0) return FromErrno(-chunk.result, "a read of the volume failed");
   const Status written =
-      WriteAll(fd, std::span(chunk.data).subspan(chunk.skip, chunk.length), path);
+      WriteAll(client, fd, std::span(chunk.data).subspan(chunk.skip, chunk.length), path);
   if (!written.ok()) return written;
   return chunk.length;
 }
@@ -189,7 +199,7 @@ Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length,
       started += chunk.length;
     }
     client->Kick();
-    auto drained = Drain(&ring, file->get(), path);
+    auto drained = Drain(client, &ring, file->get(), path);
     if (!drained.ok()) return drained.status();
     finished += *drained;
     progress.Update(finished);

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import termios
+import time
 
 import pytest
 
@@ -94,6 +95,25 @@ def test_info_does_not_disturb_the_holder(proxy):
         assert as_json("ping", "--count", "2", uri)["count"] == 2
         out, _ = holder.communicate(noise(MIB))
         assert out == b"%d bytes written and flushed\n" % (2 * MIB) and holder.returncode == 0
+
+
+@pytest.mark.parametrize("command", ("write", "read"))
+def test_a_holder_that_waits_for_a_pipe_is_still_there(proxy, command):
+    """Somebody else asks for the volume for longer than a silent holder keeps it."""
+    uri = proxy.uri("d0")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([CLIENT, command, uri], **pipes) as holder:
+        if command == "write":
+            holder.stdin.write(noise(MIB))
+            holder.stdin.flush()
+        while b"in use" not in cloudblk("flush", uri).stderr:
+            pass
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            assert b"in use" in cloudblk("flush", uri).stderr
+        out, _ = holder.communicate(noise(MIB) if command == "write" else None)
+        assert holder.returncode == 0
+        assert len(out) == SIZE or b"flushed" in out
 
 
 def test_ping(proxy):
