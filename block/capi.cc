@@ -154,6 +154,7 @@ int cloudblk_session_release(CloudblkSession* session, uint32_t timeout_ms, char
 void cloudblk_session_release_all(CloudblkRelease* releases, uint32_t count,
                                   uint32_t timeout_ms) noexcept {
   std::vector<cloudblk::Session*> sessions;
+  sessions.reserve(count);
   for (uint32_t i = 0; i < count; ++i) sessions.push_back(releases[i].session->session.get());
   const std::vector<cloudblk::Status> results =
       cloudblk::Session::Release(sessions, timeout_ms * cloudblk::kNsPerMs);

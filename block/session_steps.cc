@@ -129,9 +129,9 @@ std::string OpenStep::Describe(const Failure& failure) const {
     return "no cloudblk server at " + last_server_ + ": " + failure.text +
            "; check the port in the server URI";
   }
-  const std::string text = failure.text.find(last_server_) == std::string::npos
-                               ? last_server_ + ": " + failure.text
-                               : failure.text;
+  std::string text = failure.text.find(last_server_) == std::string::npos
+                         ? last_server_ + ": " + failure.text
+                         : failure.text;
   // Else it is this end that lacks something: permissions, descriptors.
   if (!failure.may_pass() && !IsUnreachable(failure)) return text;
   return text + "; start cloudblk-proxy there, or correct the server URI";

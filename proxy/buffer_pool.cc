@@ -34,7 +34,7 @@ Buffer BufferPool::Get(uint32_t length) {
   // The one that was used last is the one that is still in the cache.
   uint8_t* const kept = free_[size_class];
   if (kept == nullptr) return Take(capacity);
-  memcpy(&free_[size_class], kept, sizeof(kept));
+  memcpy(static_cast<void*>(&free_[size_class]), kept, sizeof(kept));
   kept_ -= capacity;
   return {kept, capacity};
 }
@@ -56,7 +56,7 @@ void BufferPool::PutSome(Buffer* buffer) {
     Free(buffer->data, capacity);
   } else {
     uint8_t*& first = free_[ClassOf(capacity)];
-    memcpy(buffer->data, &first, sizeof(first));
+    memcpy(buffer->data, static_cast<const void*>(&first), sizeof(first));
     first = buffer->data;
     kept_ += capacity;
   }
@@ -73,7 +73,7 @@ void BufferPool::Trim() {
   for (int size_class = 0; size_class < kClasses; ++size_class) {
     const uint32_t capacity = kAlignment << size_class;
     while (uint8_t* const data = free_[size_class]) {
-      memcpy(&free_[size_class], data, sizeof(data));
+      memcpy(static_cast<void*>(&free_[size_class]), data, sizeof(data));
       kept_ -= capacity;
       Free(data, capacity);
     }
