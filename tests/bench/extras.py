@@ -20,7 +20,7 @@ from .rows import ROWS, device, started
 FILE_SIZE = 256 << 20
 ENGINES = ("libaio", "io_uring")
 # Seconds after which all that a disk did before has its end: the proxy frees its buffers after two times 2 s, and
-# the engine's timer for answers is left armed for 15 s and then rests.
+# the engine's timer for answers is left armed for 3 s and then rests.
 SETTLED = 20
 READY = r"listening on tcp://(\S+)"
 

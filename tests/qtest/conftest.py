@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fixtures of the tests that drive the device without a guest."""
 
+import contextlib
 import json
 
 import pytest
@@ -57,6 +58,12 @@ class Bench:
             properties.setdefault("num_queues", queues)
         machine = self.machine(*arguments, device=device, **properties)
         return BlockDriver(machine, 4, features, device == "cloudblk-pci-transitional", queues, ring_size)
+
+    def messages(self):
+        """Of the last machine, which may still be starting."""
+        with contextlib.suppress(IndexError, FileNotFoundError):
+            return self._machines[-1].messages()
+        return ""
 
     def quit(self):
         """Ends all machines orderly."""

@@ -237,7 +237,7 @@ MISTAKES = {
     "empty server": ({"server": ""}, "server is not set"),
     "no such volume": ({"server": "{uri}x"}, "volume"),
     "bad URI": ({"server": "cloudblk:/nowhere"}, ""),
-    "nobody listens": ({"server": "cloudblk://127.0.0.1:1/d0"}, ""),
+    "a server-timeout of years": ({"server_timeout": 1 << 31}, "server-timeout must be at most 86400 seconds"),
     "no such IOThread": ({"iothreads": "io7"}, "there is no IOThread 'io7'"),
     "an IOThread without a name": ({"iothreads": "io0:"}, "iothreads has an empty name"),
     "two ways to IOThreads": ({"iothread": "io0", "iothreads": "io0"}, "only one of iothread"),
