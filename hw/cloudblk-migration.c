@@ -22,6 +22,9 @@
  */
 #define RELEASE_TIMEOUT_MS 3000
 
+struct CloudblkDeviceList cloudblk_devices =
+    QLIST_HEAD_INITIALIZER(cloudblk_devices);
+
 /* ---- Requests in the stream ---- */
 
 /*

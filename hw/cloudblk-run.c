@@ -21,9 +21,6 @@
  */
 #define DRAIN_NS (300 * SCALE_MS)
 
-struct CloudblkDeviceList cloudblk_devices =
-    QLIST_HEAD_INITIALIZER(cloudblk_devices);
-
 /* ---- Waiting and giving up ---- */
 
 static uint32_t in_flight(CloudblkDevice *dev)
