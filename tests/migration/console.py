@@ -75,6 +75,7 @@ class Console(Lines):
         self.port = None
         self._explain = explain
         self._partial = b""
+        self._torn = False
         self._lines = collections.deque()
         self.done = []
         self.beats = []
@@ -85,6 +86,8 @@ class Console(Lines):
         if self.port:
             self.catch_up()
         self.port = port
+        # What was in the UART of a QEMU that has died never comes: the rest of that line is not to be relied on.
+        self._torn = bool(self._partial)
 
     def catch_up(self):
         """Takes what is there already."""
@@ -95,6 +98,9 @@ class Console(Lines):
             *lines, self._partial = (self._partial + data).split(b"\n")
             for line in lines:
                 line = line.rstrip(b"\r")
+                torn, self._torn = self._torn, False
+                if torn and line.startswith(b"load at "):
+                    continue
                 if line.startswith(b"load "):
                     self._note(line.decode(), when)
                 else:
