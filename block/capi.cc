@@ -74,6 +74,7 @@ Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
   config.read_only = options.read_only;
   config.share_rw = options.share_rw;
   config.takeover = options.takeover;
+  config.end_reservation = options.end_reservation;
   config.payload_crc = options.payload_crc;
   const uint32_t answer_ms =
       options.answer_timeout_ms != 0 ? options.answer_timeout_ms : kDefaultAnswerTimeoutMs;

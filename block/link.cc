@@ -227,7 +227,9 @@ void Link::Begin() {
   } else {
     // Only the first channel takes over, and only once: a session that lost the volume must not
     // fence its successor.
-    params.takeover = config.takeover && !session_->observe() && !session_->has_volume();
+    const bool first = !session_->observe() && !session_->has_volume();
+    params.takeover = config.takeover && first;
+    params.end_reservation = config.end_reservation && first;
   }
   params.volume_name = config.volume;
   params.client_name = config.client_name;

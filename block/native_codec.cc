@@ -32,6 +32,7 @@ wire::Open OpenFrom(const OpenParams& params) {
                (params.read_only ? uint32_t{wire::OpenFlag::kReadOnly} : 0u) |
                (params.share_rw ? uint32_t{wire::OpenFlag::kShareRw} : 0u) |
                (params.takeover ? uint32_t{wire::OpenFlag::kTakeover} : 0u) |
+               (params.end_reservation ? uint32_t{wire::OpenFlag::kEndReservation} : 0u) |
                (params.resume ? uint32_t{wire::OpenFlag::kResume} : 0u);
   if (params.resume) {
     open.volume = params.volume;
@@ -99,7 +100,11 @@ void NativeCodec::Begin(const OpenParams& params, Outbox* outbox) {
   hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer;
   if (wants_crc_) {
     hello.features |= wire::Feature::kPayloadCrc;
-    hello.required_features = wire::Feature::kPayloadCrc;
+    hello.required_features |= wire::Feature::kPayloadCrc;
+  }
+  if (params.end_reservation) {
+    hello.features |= wire::Feature::kEndReservation;
+    hello.required_features |= wire::Feature::kEndReservation;
   }
   AppendControl(wire::FrameType::kHello, hello, wire::kHelloSize, "", outbox_);
   open_waits_ = !open_.claimer.IsNil();

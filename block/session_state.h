@@ -35,6 +35,7 @@ struct SessionConfig {
   bool read_only = false;
   bool share_rw = false;
   bool takeover = false;
+  bool end_reservation = false;
   bool payload_crc = false;
   int64_t connect_timeout_ns = 5'000'000'000;
   // A server that is silent for so long, though requests wait, is left.

@@ -116,6 +116,7 @@ struct OpenParams {
   bool read_only = false;
   bool share_rw = false;
   bool takeover = false;
+  bool end_reservation = false;
   bool payload_crc = false;
   bool resume = false;  // the channel was open before: `volume` and `generation` are what it knows
   Uuid volume;

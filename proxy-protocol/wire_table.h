@@ -65,7 +65,8 @@
 #define CLOUDBLK_FEATURES(X)      \
   X(PayloadCrc, 0, "PAYLOAD_CRC") \
   X(HoleReply, 1, "HOLE_REPLY")   \
-  X(Claimer, 2, "CLAIMER")
+  X(Claimer, 2, "CLAIMER")        \
+  X(EndReservation, 3, "END_RESERVATION")
 
 #define CLOUDBLK_REQUEST_FLAGS(X) X(Fua, 0, "FUA")
 
@@ -78,7 +79,8 @@
   X(ReadOnly, 1, "READ_ONLY")  \
   X(ShareRw, 2, "SHARE_RW")    \
   X(Takeover, 3, "TAKEOVER")   \
-  X(Resume, 4, "RESUME")
+  X(Resume, 4, "RESUME")       \
+  X(EndReservation, 5, "END_RESERVATION")
 
 #define CLOUDBLK_VOLUME_FLAGS(X)    \
   X(ReadOnly, 0, "READ_ONLY")       \

@@ -104,7 +104,8 @@ class Backend {
   // Changes exactly when writes that were done but not flushed may have been lost. Any thread.
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
-  // Makes the backend usable on the loop of `context`, which outlives the queue. At start-up.
+  // Makes the backend usable on the loop of `context`, which outlives the queue. On that
+  // loop's thread, or before it runs; does not wait.
   virtual Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) = 0;
 
   // Gives the volume another size, durably. It may take a while. What a smaller size cuts off reads
@@ -120,10 +121,10 @@ class Backend {
   // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.
   virtual Status AcquireExclusive() { return Status::Ok(); }
   virtual void ReleaseExclusive() {}
-  // Keeps a short text (who may write) where the volume lives, so that it outlives this process and
-  // a crash of the host. An empty text removes it. An error says why it cannot be kept. May take
-  // long.
-  virtual Status StoreOwner(const std::string&) { return Status::Ok(); }
+  // Keeps a short text (who may write) where the volume lives, so that it outlives this process
+  // and, if `lasting`, a crash of the host. An empty text removes it. An error says why it cannot
+  // be kept. May take long.
+  virtual Status StoreOwner(const std::string&, bool /*lasting*/) { return Status::Ok(); }
   // Makes all that was done durable, whoever did it, so that another server has it too. May take
   // long.
   virtual Status SyncAll() { return Status::Ok(); }

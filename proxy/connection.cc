@@ -170,8 +170,9 @@ bool Connection::OnMessage(const wire::FrameHeader& header, std::span<const uint
   return Violation(fmt::format("{} is out of place here", wire::Name(type)));
 }
 
-void Connection::Stop(const std::string& revoked) {
-  host_->Post(id_, [revoked](Connection* connection) { connection->OnStopRequested(revoked); });
+void Connection::Stop(const std::string& why, bool revoked) {
+  host_->Post(
+      id_, [why, revoked](Connection* connection) { connection->OnStopRequested(why, revoked); });
 }
 
 void Connection::Probe() {
@@ -204,17 +205,17 @@ void Connection::OnProbeTimer() {
       fmt::format("silent for {} s while another client asks for the volume", kSilentNs / kNsPerS));
 }
 
-void Connection::OnStopRequested(const std::string& revoked) {
+void Connection::OnStopRequested(const std::string& why, bool revoked) {
   if (state_ == State::kStopping) return;
-  if (!revoked.empty()) {
+  if (revoked) {
     std::array<uint8_t, wire::kEventSize> out;
     wire::Encode(wire::Event{wire::EventKind::kRevoked, 0}, out);
     writer_.DropReplies();
-    writer_.AddMessage(wire::FrameType::kEvent, out, revoked);
+    writer_.AddMessage(wire::FrameType::kEvent, out, why);
     // It need not arrive: the session's next OPEN is answered FENCED.
     writer_.Send(transport_.get());
   }
-  BeginStop(revoked.empty() ? "replaced by a newer connection of its session" : revoked);
+  BeginStop(why);
 }
 
 void Connection::GoAway() {

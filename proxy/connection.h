@@ -72,7 +72,7 @@ class Connection final : public FdHandler,
   void OnWritable() override;
 
   // Peer: any thread.
-  void Stop(const std::string& revoked) override;
+  void Stop(const std::string& why, bool revoked) override;
   void Answer(const OwnershipAnswer& answer) override;
   void Probe() override;
 
@@ -141,7 +141,7 @@ class Connection final : public FdHandler,
   void FinishStop();
   void OnProbe();
   void OnProbeTimer();
-  void OnStopRequested(const std::string& revoked);
+  void OnStopRequested(const std::string& why, bool revoked);
   void OnHandshakeTimer();
   void OnGoodbyeTimer();
   // All answers are out: does what the state waited for.
@@ -177,7 +177,9 @@ class Connection final : public FdHandler,
   bool finished_ = false;
   // Negotiated.
   RequestStream::Terms terms_;
+  // Features in force.
   bool claimer_ = false;
+  bool end_reservation_ = false;
   // Of the session.
   Volume* volume_ = nullptr;
   std::string client_name_;

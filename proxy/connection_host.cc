@@ -22,14 +22,23 @@ ConnectionHost::ConnectionHost(EventLoop* loop, const ServerInfo& info)
 ConnectionHost::~ConnectionHost() { assert(connections_.empty()); }
 
 Status ConnectionHost::Attach() {
-  for (const auto& [name, volume] : *info_.volumes) {
-    Result<std::unique_ptr<BackendQueue>> queue = volume->backend->Attach(context_);
-    if (!queue.ok()) {
-      return Status(queue.status().error(), "volume '" + name + "': " + queue.status().message());
-    }
-    queues_.emplace(volume.get(), std::move(*queue));
+  for (const auto& [name, slot] : *info_.volumes) {
+    if (slot.get() == nullptr) continue;
+    const Result<BackendQueue*> queue = QueueOf(slot.get());
+    if (!queue.ok()) return queue.status();
   }
   return Status::Ok();
+}
+
+Result<BackendQueue*> ConnectionHost::QueueOf(Volume* volume) {
+  const auto known = queues_.find(volume);
+  if (known != queues_.end()) return known->second.get();
+  Result<std::unique_ptr<BackendQueue>> made = volume->backend->Attach(context_);
+  if (!made.ok()) {
+    return Status(made.status().error(),
+                  "volume '" + volume->name + "': " + made.status().message());
+  }
+  return queues_.emplace(volume, std::move(*made)).first->second.get();
 }
 
 void ConnectionHost::Adopt(std::unique_ptr<Transport> transport, const std::string& address) {

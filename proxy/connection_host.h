@@ -50,7 +50,7 @@ class ConnectionHost {
 
   // `address` says for people where it comes from.
   void Adopt(std::unique_ptr<Transport> transport, const std::string& address);
-  // Makes every volume usable on this loop. Before anything is adopted.
+  // Makes every volume that is there usable on this loop. Before anything is adopted.
   Status Attach();
   // Connections are told to go: they answer what is in flight and close. Nothing is adopted any
   // more.
@@ -72,7 +72,8 @@ class ConnectionHost {
   uint8_t* DiscardTo();
   // Room for decoding one frame at a time.
   std::span<wire::Request> scratch() { return scratch_; }
-  BackendQueue* QueueOf(const Volume* volume) { return queues_.at(volume).get(); }
+  // Lives as long as this object.
+  Result<BackendQueue*> QueueOf(Volume* volume);
   // Has the queue's Kick called at the end of the turn.
   void NoteSubmitted(BackendQueue* queue) {
     if (submitted_.empty() || submitted_.back() != queue) submitted_.push_back(queue);

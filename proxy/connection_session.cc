@@ -14,6 +14,13 @@
 
 namespace cloudblk::proxy {
 
+namespace {
+
+// When to come again for a volume whose storage does not answer.
+constexpr uint32_t kRetryUnopenedMs = 1000;
+
+}  // namespace
+
 bool Connection::OnHello(std::span<const uint8_t> section) {
   wire::Hello hello;
   const wire::DecodeError error = wire::Decode(section, &hello);
@@ -50,6 +57,7 @@ bool Connection::OnHello(std::span<const uint8_t> section) {
   terms_.limits.payload_crc = (reply.features & wire::Feature::kPayloadCrc) != 0;
   terms_.hole_reply = (reply.features & wire::Feature::kHoleReply) != 0;
   claimer_ = (reply.features & wire::Feature::kClaimer) != 0;
+  end_reservation_ = (reply.features & wire::Feature::kEndReservation) != 0;
   reader_.set_limits(terms_.limits);
   writer_.set_limits(terms_.limits);
   SetState(State::kOpen);
@@ -62,6 +70,9 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
   // Where CLAIMER is not in force, that part of the OPEN is reserved.
   if (!claimer_ && !request.open.claimer.IsNil()) {
+    return Violation(wire::Describe(wire::DecodeError::kReservedSet));
+  }
+  if (!end_reservation_ && (request.open.flags & wire::OpenFlag::kEndReservation) != 0) {
     return Violation(wire::Describe(wire::DecodeError::kReservedSet));
   }
   if ((request.open.flags & wire::OpenFlag::kResume) == 0 &&
@@ -85,9 +96,9 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
     SendOpenReply({wire::StatusCode::kShuttingDown, kStops, 0, 0});
     return false;
   }
+  const std::string name = Printable(names.substr(0, name_length));
   const auto found = info_.volumes->find(names.substr(0, name_length));
   if (found == info_.volumes->end()) {
-    const std::string name = Printable(names.substr(0, name_length));
     SendOpenReply({wire::StatusCode::kNoSuchVolume,
                    fmt::format("there is no volume '{}' here; check the name, or start the proxy "
                                "with --volume '{}=...'",
@@ -100,7 +111,28 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
     BeginStop("closed by the client before it was answered");
     return false;
   }
-  volume_ = found->second.get();
+  Volume* volume = found->second.get();
+  const std::string why = volume == nullptr ? found->second.why() : std::string();
+  if (!why.empty()) {
+    SendOpenReply({wire::StatusCode::kIoError, why, 0, 0});
+    return false;
+  }
+  if (volume == nullptr) {
+    SendOpenReply(
+        {wire::StatusCode::kBusy,
+         fmt::format("the storage of volume '{}' has not answered since the proxy started; "
+                     "see whether its server or device hangs",
+                     name),
+         0, kRetryUnopenedMs});
+    return false;
+  }
+  Result<BackendQueue*> queue = host_->QueueOf(volume);
+  if (!queue.ok()) {
+    SendOpenReply({wire::StatusCode::kIoError, queue.status().message(), 0, 0});
+    return false;
+  }
+  terms_.queue = *queue;
+  volume_ = volume;
   Limits& limits = host_->limits();
   counted_ = limits.TryOpen();
   if (!counted_) {
@@ -125,7 +157,6 @@ void Connection::SendOpenReply(const OwnershipAnswer& answer) {
     counted_ = true;
     const Geometry& geometry = volume_->backend->geometry();
     terms_.backend = volume_->backend.get();
-    terms_.queue = host_->QueueOf(volume_);
     terms_.read_only = geometry.read_only || (open_flags_ & wire::OpenFlag::kReadOnly) != 0;
     terms_.generation = volume_->backend->generation();
     requests_.Open(terms_);

@@ -24,8 +24,8 @@ class LoopContext {
   EventLoop& loop() { return *loop_; }
   BufferPool& buffers() { return buffers_; }
 
-  // That kind of I/O, made available on this loop, and lives as long as this object. At start-up,
-  // on any one thread.
+  // That kind of I/O, made available on this loop, and lives as long as this object. On the
+  // loop's thread, or before it runs.
   Result<AsyncIo*> NeedLibaio();
   Result<AsyncIo*> NeedUring();
 

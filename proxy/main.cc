@@ -131,16 +131,12 @@ void AllowManyDescriptors() {
 // Makes the server and starts its loops.
 Status Start(const Options& options, std::unique_ptr<Server>* server) {
   try {
-    Result<std::unique_ptr<Server>> made = Server::Create(options);
-    if (!made.ok()) return made.status();
-    *server = std::move(*made);
+    Status made = Server::Create(options, server);
+    if (!made.ok()) return made;
     (*server)->Start();
     return Status::Ok();
   } catch (const std::system_error& error) {
-    return Status(error.code().value(),
-                  fmt::format("cannot start a thread ({}); each volume has 2 to 6 at least: "
-                              "allow this process more (ulimit -u, TasksMax=)",
-                              error.code().message()));
+    return CannotStartThread(error);
   }
 }
 
@@ -164,9 +160,8 @@ int Serve(const Options& options) {
   const Status started = Start(options, &server);
   if (!started.ok()) {
     Fail(started.message(), kUserError);
-    // Some of its loops may run, and the destructor does not stop them.
-    if (server != nullptr) _exit(kUserError);
-    return kUserError;
+    // Some of its threads may run, and the destructor does not stop them.
+    _exit(kUserError);
   }
   for (const std::string& address : server->Addresses()) {
     fmt::print("listening on {}\n", address);
@@ -184,6 +179,7 @@ int Serve(const Options& options) {
                   kShutdownPatience.count());
     _exit(kUserError);
   }
+  if (server->opening()) _exit(0);
   return 0;
 }
 

@@ -118,7 +118,11 @@ OwnershipAnswer OwnerTable::JudgeOpen(OwnershipCall* call, int64_t now) const {
     return Refuse(wire::StatusCode::kBadToken, NotReserved(volume_));
   }
   if (own != nullptr && own->token && !has_token && !takeover) return Busy(*own, now);
-  answer = JudgeOthers(call, call->request, takeover, now);
+  answer = JudgeOthers(call, call->request, open.flags, now);
+  if (answer.status == wire::StatusCode::kOk &&
+      (open.flags & wire::OpenFlag::kEndReservation) != 0) {
+    answer = JudgeReservation();
+  }
   if (answer.status != wire::StatusCode::kOk) return answer;
   if (released != nullptr && open.epoch <= released->epoch) {
     return Refuse(wire::StatusCode::kInvalid,
@@ -169,7 +173,11 @@ OwnershipAnswer OwnerTable::JudgeOwnSession(const wire::Open& open, const Sessio
 // A session that nothing is known of but, maybe, that it was here.
 OwnershipAnswer OwnerTable::JudgeFormer(const wire::Open& open) const {
   const bool resumes = (open.flags & wire::OpenFlag::kResume) != 0;
-  const auto former = std::ranges::find(last_, open.session, &OwnerRecord::Former::session);
+  auto former = std::ranges::find(last_, open.session, &OwnerRecord::Former::session);
+  // One of many who only read.
+  if (former == last_.end() && OnlyReads(open)) {
+    former = std::ranges::find(last_, Uuid{}, &OwnerRecord::Former::session);
+  }
   // On a volume whose last holders are known, and are others, it has lost it.
   const bool lost = resumes && knows_last_ && !last_.empty() && former == last_.end();
   if (lost || fenced_.contains(ToString(open.session))) {
@@ -202,8 +210,10 @@ OwnershipAnswer OwnerTable::ClaimedByAnother(const std::string& by, uint64_t epo
 // The other sessions of the volume: those it can be shared with stay, those that may be put aside
 // become losers, any other is in the way.
 OwnershipAnswer OwnerTable::JudgeOthers(OwnershipCall* call, const OpenRequest& request,
-                                        bool takeover, int64_t now) const {
+                                        uint32_t flags, int64_t now) const {
   const wire::Open& open = request.open;
+  const bool takeover = (flags & wire::OpenFlag::kTakeover) != 0;
+  const bool ends_reservation = takeover || (flags & wire::OpenFlag::kEndReservation) != 0;
   const bool share_rw = SharesRw(open);
   const bool read_only = OnlyReads(open);
   const Uuid& token = call->kind == OwnershipCall::Kind::kClaim ? call->message.token : open.token;
@@ -213,8 +223,8 @@ OwnershipAnswer OwnerTable::JudgeOthers(OwnershipCall* call, const OpenRequest& 
     if (session.uuid == open.session) continue;
     if (session.token) {
       // For a token that is not this one the answer is BAD_TOKEN, not BUSY.
-      if (token.IsNil() && !takeover) return Busy(session, now);
-      if (session.token != token && !takeover) continue;
+      if (token.IsNil() && !ends_reservation) return Busy(session, now);
+      if (session.token != token && !ends_reservation) continue;
     } else if (!Expired(session, now)) {
       const bool shared = (share_rw && session.share_rw) || (read_only && session.read_only);
       if (shared) continue;
@@ -227,6 +237,28 @@ OwnershipAnswer OwnerTable::JudgeOthers(OwnershipCall* call, const OpenRequest& 
   }
   StopReleased(call);
   return Ok();
+}
+
+// END_RESERVATION: there has to be one, and nobody who is about to go on with it.
+OwnershipAnswer OwnerTable::JudgeReservation() const {
+  bool reserved = false;
+  for (const auto& [uuid, session] : sessions_) {
+    if (!session.token) continue;
+    reserved = true;
+    const bool awaited = std::ranges::any_of(observers_, [&](const auto& observer) {
+      return observer.second.request.open.session == session.uuid;
+    });
+    if (session.connected() || awaited) {
+      return Refuse(wire::StatusCode::kBusy,
+                    fmt::format("volume '{}' is being moved: {} ({}), which released it, or who "
+                                "goes on with it, is connected; end that one first",
+                                volume_, NameOf(session.client_name), session.address),
+                    session.epoch);
+    }
+  }
+  if (reserved) return Ok();
+  return Refuse(wire::StatusCode::kInvalid,
+                fmt::format("volume '{}' is not reserved: there is nothing to release", volume_));
 }
 
 OwnershipAnswer OwnerTable::JudgeRelease(const OwnershipCall& call) const {
@@ -264,7 +296,7 @@ OwnershipAnswer OwnerTable::JudgeClaim(OwnershipCall* call, int64_t now) const {
     return Refuse(wire::StatusCode::kStale,
                   fmt::format("the session is at epoch {} already", own->epoch), own->epoch);
   }
-  OwnershipAnswer answer = JudgeOthers(call, observer->second.request, false, now);
+  OwnershipAnswer answer = JudgeOthers(call, observer->second.request, 0, now);
   if (answer.status != wire::StatusCode::kOk) return answer;
   if (own != nullptr) StopAll(call, *own, {});
   // Migration keeps the session's UUID: its connections at the source have the lower epoch.
@@ -325,7 +357,10 @@ OwnershipAnswer OwnerTable::Busy(const Session& holder, int64_t now) const {
                                  NameOf(holder.client_name), holder.address);
   if (!holder.since.empty()) text += " since " + holder.since;
   if (holder.token) {
-    text += ", which released it for another host to claim; use takeover to end that";
+    text +=
+        ", which released it to whoever goes on with that machine, moved or saved; if nobody is "
+        "to, "
+        "end that by 'cloudblk release --force', or use takeover";
     return {wire::StatusCode::kBusy, std::move(text), holder.epoch, 0};
   }
   if (holder.connected()) {

@@ -27,17 +27,17 @@ Result<OwnerRecord> OwnerStore::Acquire() {
                                  status.message()));
 }
 
-OwnerStore::Kept OwnerStore::Keep(const OwnerRecord& record, bool wrong, bool sync) {
-  if (sync) {
+OwnerStore::Kept OwnerStore::Keep(const OwnerRecord& record, bool wrong, Durability durability) {
+  if (durability == Durability::kEverything) {
     const Status synced = backend_->SyncAll();
     // The generation has changed, by which whoever claims the volume knows.
     if (!synced.ok()) spdlog::error("volume '{}': {}", volume_, synced.message());
   }
   Kept kept;
-  kept.status = backend_->StoreOwner(Format(record));
+  kept.status = backend_->StoreOwner(Format(record), durability != Durability::kProcess);
   // No record is better than one of somebody who has lost the volume since. One that is only older
   // than the present one stays.
-  kept.removed = !kept.status.ok() && wrong && backend_->StoreOwner({}).ok();
+  kept.removed = !kept.status.ok() && wrong && backend_->StoreOwner({}, true).ok();
   return kept;
 }
 

@@ -28,9 +28,13 @@ class OwnerStore {
     Status status;
     bool removed = false;  // it was not kept, and what was kept before is gone
   };
-  // `wrong`: what is kept now contradicts the record, so that nothing is better than that. `sync`:
-  // whoever has the volume next may come by another server, and everything has to be there then.
-  Kept Keep(const OwnerRecord& record, bool wrong, bool sync);
+  enum class Durability {
+    kProcess,     // it has to outlive this process
+    kHost,        // and a crash of the host
+    kEverything,  // and so has all data: whoever has the volume next may come by another server
+  };
+  // `wrong`: what is kept now contradicts the record, so that nothing is better than that.
+  Kept Keep(const OwnerRecord& record, bool wrong, Durability durability);
 
  private:
   const std::string volume_;

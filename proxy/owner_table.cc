@@ -37,7 +37,7 @@ OwnershipAnswer OwnerTable::Commit(OwnershipCall* call, int64_t now) {
     case OwnershipCall::Kind::kClaim:
       return CommitClaim(call, now);
     case OwnershipCall::Kind::kEnd:
-      return CommitEnd(*call);
+      return CommitEnd(call);
     case OwnershipCall::Kind::kExpire:
       return CommitExpire(now);
     case OwnershipCall::Kind::kHold:
@@ -87,6 +87,7 @@ OwnershipAnswer OwnerTable::CommitOpen(OwnershipCall* call, int64_t now) {
     knows_last_ = true;
   }
   call->activate = open.session;
+  call->harmless = IsPlainReader(session) && call->losers.empty();
   if (fresh) {
     spdlog::info("volume '{}': {} {} ({}), session {} epoch {}", volume_,
                  claims ? "claimed by" : "active for", session.client_name, session.address,
@@ -144,12 +145,13 @@ OwnershipAnswer OwnerTable::CommitClaim(OwnershipCall* call, int64_t now) {
   return {wire::StatusCode::kOk, {}, session.epoch, 0};
 }
 
-OwnershipAnswer OwnerTable::CommitEnd(const OwnershipCall& call) {
-  Session* session = SessionOf(call.peer);
+OwnershipAnswer OwnerTable::CommitEnd(OwnershipCall* call) {
+  Session* session = SessionOf(call->peer);
   if (session == nullptr) return {wire::StatusCode::kOk, {}, 0, 0};
   const uint64_t epoch = session->epoch;
-  if (call.peer != nullptr) call.peer->active_.store(false, std::memory_order_release);
+  if (call->peer != nullptr) call->peer->active_.store(false, std::memory_order_release);
   for (auto& [index, channel] : session->channels) channel.peer = nullptr;
+  call->harmless = IsPlainReader(*session);
   // A volume that was released stays reserved for who has the token.
   if (!session->token) {
     spdlog::info("volume '{}': closed by {} ({})", volume_, session->client_name, session->address);
@@ -168,16 +170,19 @@ OwnershipAnswer OwnerTable::CommitExpire(int64_t now) {
   });
   if (held) return {};
   std::vector<OwnerRecord::Former> ended;
+  bool wrote = false;
   std::erase_if(sessions_, [&](const auto& entry) {
     const Session& session = entry.second;
     if (!Expired(session, now)) return false;
     spdlog::info("volume '{}': the lease of {} ({}) has ended", volume_, session.client_name,
                  session.address);
     ended.push_back(FormerOf(session));
+    wrote = wrote || !IsPlainReader(session);
     return true;
   });
   if (!ended.empty()) {
-    last_ = std::move(ended);
+    const bool many = ended.size() > kMaxReadersNamed && !wrote;
+    last_ = many ? std::vector<OwnerRecord::Former>(1) : std::move(ended);
     knows_last_ = true;
   }
   return {};
@@ -310,7 +315,16 @@ void OwnerTable::Forget() {
 
 OwnerRecord OwnerTable::Record() const {
   OwnerRecord record;
+  const auto readers = std::ranges::count_if(
+      sessions_, [](const auto& entry) { return IsPlainReader(entry.second); });
+  const bool many_readers = static_cast<size_t>(readers) > kMaxReadersNamed;
+  if (many_readers) {
+    OwnerRecord::Holder& all = record.holders.emplace_back();
+    all.read_only = true;
+    all.client_name = "some who only read";
+  }
   for (const auto& [uuid, session] : sessions_) {
+    if (many_readers && IsPlainReader(session)) continue;
     record.holders.push_back({session.uuid, session.epoch, session.share_rw, session.read_only,
                               session.token, session.spent, session.claimer.value_or(Uuid{}),
                               KeptName(session.client_name)});
@@ -375,6 +389,11 @@ OwnerRecord::Former OwnerTable::FormerOf(const Session& session) {
   // Who has not been seen by this process may have claimed it by an id that it does not know.
   if (!session.claimer) return {session.uuid, 0, {}, {}};
   return {session.uuid, session.epoch, *session.claimer, session.spent};
+}
+
+bool OwnerTable::IsPlainReader(const Session& session) {
+  return session.read_only && !session.token && session.spent.IsNil() &&
+         session.claimer.value_or(Uuid{}).IsNil();
 }
 
 bool OwnerTable::AreOfOneClient(const Observer& one, const Observer& other) {

@@ -47,6 +47,7 @@ struct OwnershipCall {
   std::optional<Uuid> activate{};  // the session that is active then
   bool by_observer = false;        // kClaim: `request` is that by which it observes
   std::optional<Uuid> released{};  // by_observer: the token to which it released the volume before
+  bool harmless = false;           // whoever comes back though the storage has forgotten this, may
   OwnershipAnswer answer{};
 };
 
@@ -54,6 +55,9 @@ struct OwnershipCall {
 class OwnerTable {
  public:
   static constexpr uint32_t kMaxChannels = 64;
+  // Sessions that only read, of which a record has each by its name. Of more it tells only that
+  // there are some: a storage has no room for any number.
+  static constexpr size_t kMaxReadersNamed = 8;
 
   // `backend` outlives the object; only its constants are looked at.
   OwnerTable(std::string volume, const Backend* backend, int64_t lease_ns)
@@ -135,8 +139,9 @@ class OwnerTable {
   OwnershipAnswer JudgeOpen(OwnershipCall* call, int64_t now) const;
   OwnershipAnswer JudgeOwnSession(const wire::Open& open, const Session* own) const;
   OwnershipAnswer JudgeFormer(const wire::Open& open) const;
-  OwnershipAnswer JudgeOthers(OwnershipCall* call, const OpenRequest& request, bool takeover,
+  OwnershipAnswer JudgeOthers(OwnershipCall* call, const OpenRequest& request, uint32_t flags,
                               int64_t now) const;
+  OwnershipAnswer JudgeReservation() const;
   OwnershipAnswer JudgeRelease(const OwnershipCall& call) const;
   OwnershipAnswer JudgeClaim(OwnershipCall* call, int64_t now) const;
   OwnershipAnswer JudgeEnd(OwnershipCall* call) const;
@@ -151,7 +156,7 @@ class OwnerTable {
   OwnershipAnswer CommitOpen(OwnershipCall* call, int64_t now);
   OwnershipAnswer CommitRelease(const OwnershipCall& call);
   OwnershipAnswer CommitClaim(OwnershipCall* call, int64_t now);
-  OwnershipAnswer CommitEnd(const OwnershipCall& call);
+  OwnershipAnswer CommitEnd(OwnershipCall* call);
   OwnershipAnswer CommitExpire(int64_t now);
   void DropLosers(const OwnershipCall& call);
   static void Activate(Session* session, uint32_t channel, uint64_t incarnation, Peer* peer);
@@ -174,6 +179,9 @@ class OwnerTable {
   int64_t LeaseEnd(const Session& session) const { return session.lost_ns + lease_ns_; }
   bool Expired(const Session& session, int64_t now) const;
   static OwnerRecord::Former FormerOf(const Session& session);
+  // Whether it is of no use to know later which session it was: it only reads, and did not come by
+  // a token.
+  static bool IsPlainReader(const Session& session);
   // For people: who goes on with the state that another client comes to resume.
   static std::string Resumer(const Session& session);
   static void Recall(const OwnerRecord::Holder& holder, int64_t now, Session* session);

@@ -182,7 +182,11 @@ void Ownership::Stop(Operation* operation) {
   operation->waiting_for = call.to_stop;
   for (Peer* peer : call.to_stop) {
     peer->active_.store(false, std::memory_order_release);
-    peer->Stop(call.revoke.contains(peer) ? call.revoked : std::string());
+    const bool revoked = call.revoke.contains(peer);
+    const char* otherwise = call.kind == OwnershipCall::Kind::kEnd
+                                ? "its session was closed"
+                                : "replaced by a newer connection of its session";
+    peer->Stop(revoked ? call.revoked : otherwise, revoked);
   }
 }
 
@@ -197,9 +201,12 @@ void Ownership::Commit(Operations::iterator operation) {
   }
   operation->is_storing = storing_ = true;
   const bool wrong = Contradicts(stored_, record);
-  const bool sync = call.kind == OwnershipCall::Kind::kRelease;
-  executor_->Run([this, record = std::move(record), wrong, sync] {
-    OnStored(record, wrong, store_.Keep(record, wrong, sync));
+  using Durability = OwnerStore::Durability;
+  const Durability durability = call.kind == OwnershipCall::Kind::kRelease ? Durability::kEverything
+                                : call.harmless                            ? Durability::kProcess
+                                                                           : Durability::kHost;
+  executor_->Run([this, record = std::move(record), wrong, durability] {
+    OnStored(record, wrong, store_.Keep(record, wrong, durability));
   });
 }
 

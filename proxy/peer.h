@@ -21,9 +21,9 @@ struct OwnershipAnswer {
 // thread, and return at once.
 class Peer {
  public:
-  // Stop this connection (SPEC.md 7.1), then call Ownership::Gone. `revoked`, unless empty, says
-  // why its session lost the volume. May come again.
-  virtual void Stop(const std::string& revoked) = 0;
+  // Stop this connection (SPEC.md 7.1), then call Ownership::Gone. `why` is for people. `revoked`:
+  // its session lost the volume, which the client is told. May come again.
+  virtual void Stop(const std::string& why, bool revoked) = 0;
   // What became of this connection's Open, Release, Claim or End.
   virtual void Answer(const OwnershipAnswer& answer) = 0;
   // Somebody else asks for the volume: find out whether the client is still there, and stop if not.

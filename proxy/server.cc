@@ -15,14 +15,14 @@
 
 #include "base/clock.h"
 #include "base/uuid.h"
-#include "base/worker_pool.h"
-#include "proxy/backends/backends.h"
 
 namespace cloudblk::proxy {
 namespace {
 
 constexpr uint64_t kReservedDescriptors = 16;
 constexpr uint64_t kDescriptorsOfALoop = 8;
+// What a predecessor that is dying may take, and a bit.
+constexpr std::chrono::milliseconds kOpenPatience{5000};
 
 uint64_t FreeDescriptors() {
   rlimit limit{};
@@ -35,14 +35,14 @@ uint64_t FreeDescriptors() {
 
 }  // namespace
 
-Result<std::unique_ptr<Server>> Server::Create(const Options& options) {
-  std::unique_ptr<Server> server(new Server);
+Status Server::Create(const Options& options, std::unique_ptr<Server>* server) {
+  server->reset(new Server);
   for (const auto step :
        {&Server::OpenVolumes, &Server::SetLimits, &Server::MakeLoops, &Server::MakeListeners}) {
-    const Status status = (server.get()->*step)(options);
+    const Status status = (server->get()->*step)(options);
     if (!status.ok()) return status;
   }
-  return server;
+  return Status::Ok();
 }
 
 Server::~Server() {
@@ -51,16 +51,8 @@ Server::~Server() {
 }
 
 Status Server::OpenVolumes(const Options& options) {
-  StartUp start_up{.state_dir = options.state_dir};
-  const VolumeTools tools{MonotonicNs, &alarm_, [] { return std::make_unique<WorkerPool>(1); }};
-  for (const VolumeOptions& wanted : options.volumes) {
-    Result<std::unique_ptr<Backend>> backend = OpenBackend(wanted.name, wanted.backend, &start_up);
-    if (!backend.ok()) return backend.status();
-    auto volume =
-        std::make_unique<Volume>(wanted.name, std::move(*backend), options.lease_s * 1000, tools);
-    volume->ownership.Restore();
-    volumes_.emplace(wanted.name, std::move(volume));
-  }
+  const Status opened = opener_.Open(options, kOpenPatience);
+  if (!opened.ok()) return opened;
   info_.volumes = &volumes_;
   info_.uuid = RandomUuid();
   return Status::Ok();
@@ -143,10 +135,15 @@ bool Server::Shutdown(std::chrono::milliseconds patience) {
   });
   stopped.get_future().wait();
   for (const auto& loop : loops_) loop->PostGoAway();
-  for (const auto& [name, volume] : volumes_) volume->ownership.Leave();
+  for (const auto& [name, slot] : volumes_) {
+    if (Volume* volume = slot.get()) volume->ownership.Leave();
+  }
   const auto connected = [](const auto& loop) { return loop->connections() != 0; };
   // An executor may still work for a client that has gone, and the volume's destructor would wait.
-  const auto busy = [](const auto& volume) { return !volume.second->idle(); };
+  const auto busy = [](const auto& entry) {
+    const Volume* volume = entry.second.get();
+    return volume != nullptr && !volume->idle();
+  };
   while (std::ranges::any_of(loops_, connected) || std::ranges::any_of(volumes_, busy)) {
     if (std::chrono::steady_clock::now() >= deadline) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));

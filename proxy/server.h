@@ -14,15 +14,21 @@
 #include "proxy/loop_thread.h"
 #include "proxy/options.h"
 #include "proxy/volume.h"
+#include "proxy/volume_opener.h"
 
 namespace cloudblk::proxy {
 
 class Server {
  public:
-  // Opens the volumes and listens. Nothing is accepted yet.
-  static Result<std::unique_ptr<Server>> Create(const Options& options);
+  // Opens the volumes and listens. Nothing is accepted yet. On failure *server may be left in a
+  // state that is to be left alone.
+  static Status Create(const Options& options, std::unique_ptr<Server>* server);
   // Precondition: never started, or Shutdown returned true.
   ~Server();
+
+  // Whether a storage has not answered since the start: the process must end without running
+  // destructors then.
+  bool opening() const { return opener_.pending(); }
 
   // Starts the threads and accepts.
   void Start();
@@ -47,6 +53,7 @@ class Server {
   ThreadAlarmClock alarm_;  // outlives the volumes
   std::unique_ptr<Limits> limits_;
   VolumeMap volumes_;
+  VolumeOpener opener_{&volumes_, &alarm_};
   ServerInfo info_;
   std::vector<std::unique_ptr<LoopThread>> loops_;
   std::vector<std::unique_ptr<Listener>> listeners_;  // on the first loop

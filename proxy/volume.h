@@ -2,6 +2,7 @@
 #ifndef CLOUDBLK_PROXY_VOLUME_H_
 #define CLOUDBLK_PROXY_VOLUME_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -11,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/executor.h"
+#include "base/status.h"
 #include "proxy/alarm_clock.h"
 #include "proxy/backend.h"
 #include "proxy/ownership.h"
@@ -57,7 +59,37 @@ struct Volume {
   Resizer resizer;
 };
 
-using VolumeMap = std::map<std::string, std::unique_ptr<Volume>, std::less<>>;
+// A name of the configuration, and its volume once its storage has answered.
+class VolumeSlot {
+ public:
+  VolumeSlot() = default;
+  explicit VolumeSlot(std::unique_ptr<Volume> volume) { Set(std::move(volume)); }
+
+  // Null: it is not there, and why() may say why. Any thread.
+  Volume* get() const { return ready_.load(std::memory_order_acquire); }
+  // Empty: the storage has not answered yet. Any thread.
+  std::string why() const {
+    return failed_.load(std::memory_order_acquire) ? why_.message() : std::string();
+  }
+
+  // One of them, once.
+  void Set(std::unique_ptr<Volume> volume) {
+    volume_ = std::move(volume);
+    ready_.store(volume_.get(), std::memory_order_release);
+  }
+  void Fail(const Status& why) {
+    why_ = why;
+    failed_.store(true, std::memory_order_release);
+  }
+
+ private:
+  std::unique_ptr<Volume> volume_;
+  Status why_;
+  std::atomic<Volume*> ready_{nullptr};
+  std::atomic<bool> failed_{false};
+};
+
+using VolumeMap = std::map<std::string, VolumeSlot, std::less<>>;
 
 }  // namespace cloudblk::proxy
 

@@ -94,6 +94,7 @@ typedef struct CloudblkOptions {
     bool read_only;
     bool share_rw;              /* let others that say so too write beside us */
     bool takeover;              /* fence the present holder and take its place */
+    bool end_reservation;       /* end a saved machine's reservation; -EINVAL if there is none */
     bool payload_crc;           /* CRC32C over data too */
     uint32_t open_timeout_ms;   /* how long open may take, once names are looked up; 0: 30000 */
     uint32_t answer_timeout_ms; /* a server silent so long while requests wait is left; 0: 8000 */

@@ -18,6 +18,7 @@
 
 #include "proxy/backends/backends.h"
 #include "proxy/backends/file_queue.h"
+#include "proxy/backends/hash.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::proxy {
@@ -216,15 +217,22 @@ void File::ReleaseExclusive() {
   UnlockFile(file_.fd);
 }
 
-Status File::StoreOwner(const std::string& text) {
+Status File::StoreOwner(const std::string& text, bool lasting) {
   if (geometry_.read_only) return Status::Ok();
-  const int error = attributes_.Set("owner", text);
+  int error = attributes_.Set("owner", text);
+  if (error == 0 && !file_.block_device) {
+    error = attributes_.Set("owner-of", text.empty() ? std::string() : OwnerOf(text));
+  }
   if (error != 0) {
     return Status(error, "cannot set " + attributes_.Describe("owner") + " for " + options_.path +
                              ": " + strerror(error));
   }
   // Else a crash of the host could bring back the former owner, in whose absence data was flushed.
-  return SyncAll();
+  return lasting ? SyncAll() : Status::Ok();
+}
+
+std::string File::OwnerOf(const std::string& record) const {
+  return fmt::format("{} {}", file_.inode, ToString(HashToUuid(record)));
 }
 
 // The kernel reports a lost write to one sync only. So there is one at a time: another one must not
@@ -247,7 +255,18 @@ Status File::SyncAll() {
 
 Result<std::string> File::LoadOwner() {
   if (geometry_.read_only) return std::string();
-  return attributes_.Get("owner");
+  Result<std::string> owner = attributes_.Get("owner");
+  if (!owner.ok() || owner->empty() || file_.block_device) return owner;
+  // Copies of a file may bring its attributes along. Releases that know of no "owner-of" leave that
+  // of an older record.
+  Result<std::string> of = attributes_.Get("owner-of");
+  if (!of.ok()) return of;
+  const std::string own = OwnerOf(*owner);
+  const size_t space = own.find(' ');
+  if (of->size() <= space || *of == own || !of->ends_with(own.substr(space))) return owner;
+  spdlog::info("volume '{}': {} is a copy of a file that somebody had: that is passed over", name_,
+               options_.path);
+  return std::string();
 }
 
 Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,

@@ -28,7 +28,7 @@ class File final : public Backend {
   Status Resize(uint64_t size) override;
   Status AcquireExclusive() override;
   void ReleaseExclusive() override;
-  Status StoreOwner(const std::string& text) override;
+  Status StoreOwner(const std::string& text, bool lasting) override;
   Status SyncAll() override;
   Result<std::string> LoadOwner() override;
 
@@ -79,6 +79,8 @@ class File final : public Backend {
   // generation_mutex_.
   void Latch(int error);
   Status TakeDevice();
+  // Names this file and that record.
+  std::string OwnerOf(const std::string& record) const;
   // For Resize: whether the volume may be given that size.
   Status CheckResize(uint64_t size, uint64_t file_size) const;
 

@@ -136,6 +136,13 @@ Status ChooseBlockSize(const FileOptions& options, const struct statx& info, Ope
       DropDirect(options, file,
                  fmt::format("direct I/O needs a size that is a multiple of {}", alignment));
     } else {
+      if (alignment > block) {
+        spdlog::info(
+            "volume '{}': {} is on a storage of {}-byte blocks, and so is the disk; one that was "
+            "made "
+            "with blocks of 512 needs ?logical-block-size=512 (and is slower)",
+            options.volume, options.path, alignment);
+      }
       block = std::max(block, alignment);
     }
   }
@@ -234,6 +241,7 @@ OpenedFile& OpenedFile::operator=(OpenedFile&& other) noexcept {
   std::swap(fd, other.fd);
   direct = other.direct;
   size = other.size;
+  inode = other.inode;
   block_device = other.block_device;
   geometry = other.geometry;
   uuid = other.uuid;
@@ -279,6 +287,7 @@ Result<OpenedFile> OpenVolumeFile(const FileOptions& options) {
   // end of a process too, until one such call was answered that there is nothing to be told. Now it
   // answers.
   close(dup(file.fd));
+  file.inode = info.stx_ino;
   file.block_device = S_ISBLK(info.stx_mode);
   if (!file.block_device && !S_ISREG(info.stx_mode)) {
     return Bad(options, "is neither a regular file nor a block device");

@@ -50,6 +50,7 @@ struct OpenedFile {
   bool direct = false;
   bool block_device = false;
   uint64_t size = 0;  // bytes
+  uint64_t inode = 0;
   Geometry geometry;
   Uuid uuid;
   std::string key;  // names a block device across restarts of this process and of the host

@@ -57,7 +57,7 @@ class Memory final : public Backend {
   }
 
   Status Resize(uint64_t size) override;
-  Status StoreOwner(const std::string& text) override {
+  Status StoreOwner(const std::string& text, bool /*lasting*/) override {
     owner_ = text;
     return Status::Ok();
   }

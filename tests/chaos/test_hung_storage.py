@@ -170,3 +170,26 @@ def test_a_killed_proxy_lets_go(hanging):
     with successor(hanging) as following:
         opened(following, session=disk.session, epoch=disk.epoch, incarnation=2)
         assert time.monotonic() - before < 1
+
+
+def test_a_proxy_that_starts_serves_what_does_not_hang(tmp_path, storage):
+    uri, server, kind = storage
+    server.freeze()
+    begun = time.monotonic()
+    with Daemon(tmp_path, {"hung": uri, "disk": file_uri(tmp_path / "disk.img")}) as proxy:
+        assert time.monotonic() - begun < 8
+        assert opened(proxy).write(0, bytes(4096)) == wire.OK
+        if kind == "file":
+            with pytest.raises(wire.Refused) as early:
+                opened(proxy, volume="hung")
+            assert early.value.status == wire.BUSY and early.value.reply["retry_ms"] > 0
+            assert "has not answered since the proxy started" in early.value.text
+            assert "volume 'hung': its storage does not answer" in proxy.log()
+        before = time.monotonic()
+        assert proxy.stop() == 0
+        assert time.monotonic() - before < 2
+        proxy.start()
+        server.thaw()
+        if kind == "file":
+            proxy.wait_for_log("volume 'hung': its storage has answered")
+        assert opened(proxy, volume="hung").write(0, bytes(4096)) == wire.OK

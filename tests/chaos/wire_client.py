@@ -111,6 +111,8 @@ class Client:
                 self.events.append((*struct.unpack("<I4xQ", section), payload.decode()))
             elif kind == REPLY:
                 self._keep(section, payload, count)
+            elif kind == PING:  # somebody else has asked for the volume
+                self.send(PONG, section)
             elif kind == ERROR:
                 raise Refused(struct.unpack("<I", section[:4])[0], payload.decode(), None)
             else:

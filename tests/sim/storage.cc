@@ -86,6 +86,7 @@ int SimBackend::Flush() {
     return -EIO;
   }
   medium_->durable = medium_->data;
+  medium_->durable_owner = medium_->owner;
   return 0;
 }
 
@@ -102,9 +103,10 @@ void SimBackend::ReleaseExclusive() {
   medium_->locked = false;
 }
 
-Status SimBackend::StoreOwner(const std::string& text) {
+Status SimBackend::StoreOwner(const std::string& text, bool lasting) {
   EXPECT_TRUE(medium_->locked) << "a record without the lock";
   medium_->owner = text;
+  if (lasting) medium_->durable_owner = text;
   return Status::Ok();
 }
 

@@ -22,12 +22,14 @@ struct Medium {
   // The host died: what was not flushed is gone.
   void LoseCache() {
     data = durable;
+    owner = durable_owner;
     ++generation;
   }
 
   std::string data;
   std::string durable;
   std::string owner;
+  std::string durable_owner;
   uint64_t generation = 1;
   bool locked = false;
   int flushes_to_fail = 0;
@@ -45,7 +47,7 @@ class SimBackend final : public proxy::Backend {
 
   Status AcquireExclusive() override;
   void ReleaseExclusive() override;
-  Status StoreOwner(const std::string& text) override;
+  Status StoreOwner(const std::string& text, bool lasting) override;
   Result<std::string> LoadOwner() override { return medium_->owner; }
   Status SyncAll() override;
 

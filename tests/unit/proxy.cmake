@@ -18,6 +18,7 @@ cloudblk_test(proxy_ownership_test
     proxy/ownership_claimer_test.cc
     proxy/ownership_lock_test.cc
     proxy/ownership_move_test.cc
+    proxy/ownership_readers_test.cc
     proxy/ownership_test.cc
     proxy/resizer_test.cc
   LIBS cloudblk_proxy_lib

@@ -465,13 +465,34 @@ TEST(FileOwner, TheRecordIsKeptWithTheFile) {
   const std::string uri = "file://" + (folder / "disk.img") + "?size=1M&create=on";
   {
     Storage storage(uri);
-    const Status stored = storage.backend().StoreOwner("holder somebody");
+    const Status stored = storage.backend().StoreOwner("holder somebody", true);
     if (!stored.ok()) GTEST_SKIP() << stored.message();
   }
   Storage again(uri);
   EXPECT_EQ(again.backend().LoadOwner().value(), "holder somebody");
-  EXPECT_TRUE(again.backend().StoreOwner("").ok());
+  EXPECT_TRUE(again.backend().StoreOwner("", true).ok());
   EXPECT_EQ(again.backend().LoadOwner().value(), "");
+}
+
+TEST(FileOwner, ACopyIsNobodys) {
+  TempFolder folder;
+  const std::string path = folder / "disk.img";
+  Storage storage("file://" + path + "?size=1M&create=on");
+  const Status stored = storage.backend().StoreOwner("holder somebody", true);
+  if (!stored.ok()) GTEST_SKIP() << stored.message();
+  const std::string copy = folder / "copy.img";
+  ASSERT_EQ(system(("cp -a " + path + " " + copy).c_str()), 0);
+  Storage copied("file://" + copy);
+  EXPECT_EQ(copied.backend().LoadOwner().value(), "");
+  EXPECT_TRUE(copied.backend().StoreOwner("holder of the copy", true).ok());
+  EXPECT_EQ(copied.backend().LoadOwner().value(), "holder of the copy");
+  EXPECT_EQ(storage.backend().LoadOwner().value(), "holder somebody");
+  ASSERT_EQ(rename(path.c_str(), (folder / "renamed.img").c_str()), 0);
+  EXPECT_EQ(Storage("file://" + (folder / "renamed.img")).backend().LoadOwner().value(),
+            "holder somebody");
+  // A release that knows nothing of copies.
+  ASSERT_EQ(setxattr(copy.c_str(), "user.cloudblk.owner", "holder x", 8, 0), 0);
+  EXPECT_EQ(copied.backend().LoadOwner().value(), "holder x");
 }
 
 // Nobody stores that: it is what a crash has left of a text.

@@ -73,10 +73,10 @@ TEST_P(FileSyncTest, AFailedSyncIsToldAndChangesTheGeneration) {
 }
 
 TEST_P(FileSyncTest, TheOwnerIsKeptDurably) {
-  if (!storage_.backend().StoreOwner("x").ok()) GTEST_SKIP() << "no extended attributes here";
-  EXPECT_EQ(Syncs([&] { EXPECT_TRUE(storage_.backend().StoreOwner("y").ok()); }), 1);
+  if (!storage_.backend().StoreOwner("x", true).ok()) GTEST_SKIP() << "no extended attributes here";
+  EXPECT_EQ(Syncs([&] { EXPECT_TRUE(storage_.backend().StoreOwner("y", true).ok()); }), 1);
   sync_fails = true;
-  EXPECT_FALSE(storage_.backend().StoreOwner("z").ok());
+  EXPECT_FALSE(storage_.backend().StoreOwner("z", true).ok());
 }
 
 TEST_P(FileSyncTest, SoIsANewSize) {

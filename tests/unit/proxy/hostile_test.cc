@@ -150,6 +150,10 @@ TEST_F(HostileTest, ReservedBitsAndBadTextsAreRefused) {
   EXPECT_THAT(Dropped(HelloFrame(wire::Feature::kHoleReply) + OpenFrame(open)),
               HasSubstr("reserved"));
   open = OpenOf(1);
+  open.flags |= wire::OpenFlag::kEndReservation;
+  EXPECT_THAT(Dropped(HelloFrame(wire::Feature::kHoleReply) + OpenFrame(open)),
+              HasSubstr("reserved"));
+  open = OpenOf(1);
   open.volume_name_length = 4;
   EXPECT_THAT(Dropped(HelloFrame() + Frame(wire::FrameType::kOpen, Encoded(open), Text("dis"))),
               HasSubstr("names"));

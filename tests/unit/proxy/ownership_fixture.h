@@ -24,6 +24,7 @@ inline constexpr int64_t kLeaseNs = 10'000'000'000;
 // others.
 struct Disk {
   std::string record;
+  bool lasting = false;  // it outlives the host
   bool keeps_record = true;
   bool full = false;  // a record can be removed, but none be kept
   bool readable = true;
@@ -48,10 +49,11 @@ class FakeBackend final : public Backend {
     return Status::Ok();
   }
   void ReleaseExclusive() override { --disk_->locks; }
-  Status StoreOwner(const std::string& text) override {
+  Status StoreOwner(const std::string& text, bool lasting) override {
     if (!disk_->keeps_record) return Status(EOPNOTSUPP, "no attributes");
     if (disk_->full && !text.empty()) return Status(ENOSPC, "no room for attributes");
     disk_->record = text;
+    disk_->lasting = lasting;
     return Status::Ok();
   }
   Status SyncAll() override {
@@ -70,9 +72,10 @@ class FakeBackend final : public Backend {
 
 class FakePeer final : public Peer {
  public:
-  void Stop(const std::string& why) override {
+  void Stop(const std::string& why, bool is_revoked) override {
     ++stops;
-    revoked = why;
+    stop_reason = why;
+    revoked = is_revoked ? why : std::string();
   }
   void Answer(const OwnershipAnswer& answer) override { answers.push_back(answer); }
   void Probe() override { ++probes; }
@@ -85,6 +88,7 @@ class FakePeer final : public Peer {
 
   int stops = 0;
   int probes = 0;
+  std::string stop_reason;
   std::string revoked;
   std::vector<OwnershipAnswer> answers;
 };
@@ -211,6 +215,8 @@ class OwnershipTest : public ::testing::Test {
   static constexpr uint32_t kReader = wire::OpenFlag::kActive | wire::OpenFlag::kReadOnly;
   static constexpr uint32_t kResume = wire::OpenFlag::kActive | wire::OpenFlag::kResume;
   static constexpr uint32_t kTakeover = wire::OpenFlag::kActive | wire::OpenFlag::kTakeover;
+  static constexpr uint32_t kEndReservation =
+      wire::OpenFlag::kActive | wire::OpenFlag::kEndReservation;
   static constexpr uint32_t kObserve = 0;
 
   int64_t now_ = 1'000'000'000;

@@ -6,6 +6,9 @@
 namespace cloudblk::proxy {
 namespace {
 
+using ::testing::HasSubstr;
+using ::testing::Not;
+
 class MigrationTest : public OwnershipTest {
  protected:
   // `a_` was active at epoch 1 and released; `b_`, of the same session, observes.
@@ -324,6 +327,40 @@ TEST_F(MigrationTest, ATakeoverEndsAReservation) {
   EXPECT_EQ(c_.status(), Code::kOk);
   Claim(&b_, {Id(42), 2});
   EXPECT_EQ(Last(b_), Code::kBadToken);
+}
+
+TEST_F(MigrationTest, AReservationIsEndedWhenNobodyIsThereToGoOn) {
+  EXPECT_EQ(OpenNow(&c_, Request(2, kEndReservation)), Code::kBusy);
+  EXPECT_THAT(c_.answers[0].text, HasSubstr("is being moved: 'client 1'"));
+  Gone(&a_);
+  // The destination, which is of the session that released it.
+  EXPECT_EQ(OpenNow(&d_, Request(2, kEndReservation)), Code::kBusy);
+  EXPECT_EQ(a_.stops + b_.stops, 0);
+  Gone(&b_);
+  FakePeer e;
+  EXPECT_EQ(OpenNow(&e, Request(2, kEndReservation)), Code::kOk);
+  End(&e);
+  FakePeer late;
+  EXPECT_EQ(OpenNow(&late, WithToken(42, Request(1, kResume, 2, 5))), Code::kFenced);
+  FakePeer next;
+  EXPECT_EQ(OpenNow(&next, Request(3)), Code::kOk);
+}
+
+TEST_F(MigrationTest, SoItIsAfterARestart) {
+  Restart();
+  EXPECT_EQ(OpenNow(&c_, Request(2, kEndReservation)), Code::kOk);
+  EXPECT_THAT(disk_.record, Not(HasSubstr(ToString(Id(42)))));
+}
+
+TEST_F(OwnershipTest, EndingAReservationEndsNothingElse) {
+  EXPECT_EQ(OpenNow(&a_, Request(1, kEndReservation)), Code::kInvalid);
+  EXPECT_THAT(a_.answers[0].text, HasSubstr("is not reserved"));
+  EXPECT_EQ(disk_.record, "");
+  EXPECT_EQ(OpenNow(&b_, Request(2)), Code::kOk);
+  EXPECT_EQ(OpenNow(&c_, Request(3, kEndReservation)), Code::kBusy);
+  Gone(&b_);
+  EXPECT_EQ(OpenNow(&d_, Request(3, kEndReservation)), Code::kBusy) << "the lease of who may come";
+  EXPECT_EQ(b_.stops, 0);
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ class GatedBackend final : public Backend {
     size_ = size;
     return Status::Ok();
   }
-  Status StoreOwner(const std::string&) override {
+  Status StoreOwner(const std::string&, bool) override {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return keeps_owners_; });
     return Status::Ok();
@@ -149,7 +149,7 @@ class TestServer {
     }
   }
   Limits& limits() { return limits_; }
-  Volume& volume(const std::string& name) { return *volumes_.at(name); }
+  Volume& volume(const std::string& name) { return *volumes_.at(name).get(); }
 
   GatedBackend* gated = nullptr;
 
