@@ -66,6 +66,7 @@ Status Client::OpenSession(bool observe) {
   open.read_only = options_.read_only;
   open.share_rw = options_.share_rw;
   open.takeover = options_.takeover;
+  open.end_reservation = options_.end_reservation;
   open.payload_crc = options_.payload_crc;
   open.open_timeout_ms = options_.open_timeout_ms;
   open.answer_timeout_ms = options_.server_timeout * 1000;
@@ -158,6 +159,15 @@ int Client::Write(uint64_t offset, std::span<const uint8_t> data, Waiter* waiter
   request.offset = offset;
   request.iov = &iov;
   request.iov_count = 1;
+  request.opaque = waiter;
+  return Submit(request);
+}
+
+int Client::WriteZeroes(const CloudblkRange* range, Waiter* waiter) {
+  CloudblkRequest request{};
+  request.operation = CLOUDBLK_OP_WRITE_ZEROES;
+  request.range_count = 1;
+  request.ranges = range;
   request.opaque = waiter;
   return Submit(request);
 }

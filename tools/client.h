@@ -21,6 +21,7 @@ struct ClientOptions {
   bool read_only = false;
   bool share_rw = false;
   bool takeover = false;
+  bool end_reservation = false;
   bool payload_crc = false;
   uint32_t open_timeout_ms = 0;
   uint32_t server_timeout = 0;  // seconds; 0: the engine's default
@@ -61,6 +62,7 @@ class Client : private FdHandler {
   // 0 or -errno, as cloudblk_channel_submit. Data must live until the waiter was told.
   int Read(uint64_t offset, std::span<uint8_t> data, Waiter* waiter);
   int Write(uint64_t offset, std::span<const uint8_t> data, Waiter* waiter);
+  int WriteZeroes(const CloudblkRange* range, Waiter* waiter);
   int Submit(const CloudblkRequest& request);
   // Sends what was submitted.
   void Kick();

@@ -27,6 +27,7 @@ struct Chunk final : Waiter {
     busy = false;
   }
   std::vector<uint8_t> data = std::vector<uint8_t>(kChunk);
+  CloudblkRange zeros{};
   size_t skip = 0;    // bytes at the front that nobody asked for
   size_t length = 0;  // bytes behind them that somebody did
   int result = 0;
@@ -154,6 +155,64 @@ Status Close(UniqueFd fd, const std::string& path) {
   return Status::Ok();
 }
 
+bool IsZero(std::span<const uint8_t> data) {
+  return data[0] == 0 && std::equal(data.begin() + 1, data.end(), data.begin());
+}
+
+// What is copied to a volume, piece by piece.
+class Input {
+ public:
+  struct Piece {
+    uint64_t length = 0;  // bytes; 0: the input has ended
+    bool zeros = false;
+  };
+
+  // `most_zeros`: bytes of one piece of zeros; 0: zeros are data like any other.
+  Input(Client* client, int fd, std::string path, uint32_t block, uint64_t most_zeros)
+      : client_(client),
+        fd_(fd),
+        path_(std::move(path)),
+        block_(block),
+        most_zeros_(most_zeros / block * block) {}
+
+  // The next piece, at most `most` bytes, and in whole blocks unless the input ends before or is
+  // longer. Data of it is in the front of `data`.
+  Result<Piece> Next(std::span<uint8_t> data, uint64_t most) {
+    const off_t at = most_zeros_ != 0 ? lseek(fd_, 0, SEEK_CUR) : -1;
+    if (at >= 0) {
+      const uint64_t hole = std::min(HoleAt(at) / block_ * block_, std::min(most, most_zeros_));
+      if (lseek(fd_, at + static_cast<off_t>(hole), SEEK_SET) < 0) {
+        return FromErrno(errno, "cannot read " + path_);
+      }
+      if (hole != 0) return Piece{hole, true};
+      most = std::min(most, (DataAt(at) + block_ - 1) / block_ * block_);
+    }
+    auto got = ReadUpTo(client_, fd_, data.first(std::min<uint64_t>(data.size(), most)), path_);
+    if (!got.ok()) return got.status();
+    return Piece{*got, most_zeros_ != 0 && *got != 0 && IsZero(data.first(*got))};
+  }
+
+ private:
+  // Bytes of the hole that begins there, or of the data. Both move the file's position.
+  uint64_t HoleAt(off_t at) const {
+    struct stat info{};
+    off_t end = lseek(fd_, at, SEEK_DATA);
+    if (end < 0 && errno == ENXIO && fstat(fd_, &info) == 0) end = info.st_size;
+    return end > at ? static_cast<uint64_t>(end - at) : 0;
+  }
+  uint64_t DataAt(off_t at) const {
+    const off_t end = lseek(fd_, at, SEEK_HOLE);
+    lseek(fd_, at, SEEK_SET);
+    return end > at ? static_cast<uint64_t>(end - at) : kChunk;
+  }
+
+  Client* const client_;
+  const int fd_;
+  const std::string path_;
+  const uint32_t block_;
+  const uint64_t most_zeros_;
+};
+
 // Takes what the ring's oldest chunk read to the file. Returns its bytes.
 Result<uint64_t> Drain(Client* client, Ring* ring, int fd, const std::string& path) {
   Chunk& chunk = ring->Pop();
@@ -209,7 +268,8 @@ Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length,
   return length;
 }
 
-Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const std::string& path) {
+Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const std::string& path,
+                        bool sparse) {
   const CloudblkInfo info = client->info();
   if (info.read_only) return Status(EROFS, "the volume is read-only");
   if (offset % info.logical_block_size != 0 || offset > info.size_bytes) {
@@ -232,6 +292,8 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
   if (!active.ok()) return active;
   Progress progress(expected != UINT64_MAX ? expected : 0);
   Ring ring(client);
+  Input source(client, file->get(), path, info.logical_block_size,
+               sparse ? info.max_write_zeroes_bytes : 0);
   uint64_t done = 0;
   Status input = Status::Ok();
   while (done < length && input.ok()) {
@@ -240,18 +302,20 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
       if (result < 0) return FromErrno(-result, "a write to the volume failed");
     }
     Chunk& chunk = ring.Next();
-    const auto wanted = static_cast<size_t>(std::min<uint64_t>(kChunk, length - done));
-    auto got = ReadUpTo(client, file->get(), std::span(chunk.data).first(wanted), path);
-    if (!got.ok()) {
-      input = got.status();
+    auto piece = source.Next(chunk.data, length - done);
+    if (!piece.ok()) {
+      input = piece.status();
       break;
     }
-    if (*got == 0) break;
-    input = CheckInput(*got, room - done, info.logical_block_size);
-    const auto usable = static_cast<size_t>(std::min<uint64_t>(*got, room - done)) /
-                        info.logical_block_size * info.logical_block_size;
+    if (piece->length == 0) break;
+    input = CheckInput(piece->length, room - done, info.logical_block_size);
+    const uint64_t usable =
+        std::min(piece->length, room - done) / info.logical_block_size * info.logical_block_size;
     if (usable == 0) break;
-    const int accepted = client->Write(offset + done, std::span(chunk.data).first(usable), &chunk);
+    chunk.zeros = {offset + done, usable, CLOUDBLK_RANGE_UNMAP};
+    const int accepted =
+        piece->zeros ? client->WriteZeroes(&chunk.zeros, &chunk)
+                     : client->Write(offset + done, std::span(chunk.data).first(usable), &chunk);
     if (accepted < 0) return FromErrno(-accepted, "the volume refused a write");
     chunk.busy = true;
     ring.Push();
@@ -266,7 +330,8 @@ Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const 
   const int flushed = client->Flush();
   if (flushed < 0)
     return FromErrno(-flushed, "the flush failed: what was written may not be durable");
-  if (input.ok() && length != UINT64_MAX && done < length) input = InputEnded(done, length);
+  // Also a file that has become shorter than it was.
+  if (input.ok() && expected != UINT64_MAX && done < expected) input = InputEnded(done, expected);
   if (!input.ok()) {
     return Status(input.error(),
                   fmt::format("{}; {} bytes were written and flushed", input.message(), done));

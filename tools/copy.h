@@ -20,8 +20,10 @@ Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length, const
 
 // Copies the file `path` ("-": stdin) to the volume at `offset`, all of it or `length` bytes where
 // that is not UINT64_MAX, and flushes. offset, and what is copied, in whole logical blocks.
-// Returns the bytes copied.
-Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const std::string& path);
+// `sparse`: what the file has holes for, and larger pieces of zeros, need no room in the volume
+// afterwards. Returns the bytes copied.
+Result<uint64_t> CopyIn(Client* client, uint64_t offset, uint64_t length, const std::string& path,
+                        bool sparse);
 
 }  // namespace cloudblk
 

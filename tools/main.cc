@@ -40,6 +40,7 @@ struct Options {
   uint64_t length = UINT64_MAX;
   uint64_t size = 0;
   bool force = false;
+  bool no_sparse = false;
   std::string file = "-";
   uint32_t pings = 4;
   BenchOptions bench;
@@ -136,7 +137,7 @@ int Read(Client* client, Options options) {
 }
 
 int Write(Client* client, const Options& options) {
-  auto done = CopyIn(client, options.offset, options.length, options.file);
+  auto done = CopyIn(client, options.offset, options.length, options.file, !options.no_sparse);
   if (!done.ok()) return Fail(done.status());
   Print(options, {{"bytes", *done}}, fmt::format("{} bytes written and flushed\n", *done));
   return 0;
@@ -182,6 +183,13 @@ int Resize(Client* client, const Options& options) {
   if (!resized.ok()) return Fail(resized);
   Print(options, {{"size", options.size}, {"size-before", before}},
         fmt::format("{} bytes, was {}\n", options.size, before));
+  return 0;
+}
+
+int Release(Client* client, const Options& options) {
+  const Status released = client->Activate();
+  if (!released.ok()) return Fail(released);
+  Print(options, {{"released", true}}, "released: nobody can go on with the machine's old state\n");
   return 0;
 }
 
@@ -324,6 +332,7 @@ int Run(const std::string& name, const Options& options) {
   if (name == "discard") return Discard(client->get(), options);
   if (name == "resize") return Resize(client->get(), options);
   if (name == "flush") return Flush(client->get(), options);
+  if (name == "release") return Release(client->get(), options);
   return Bench(client->get(), options);
 }
 
@@ -356,6 +365,7 @@ int Main(int argc, char** argv) {
   CLI::App* write =
       AddCommand(&app, &o, "write", "Copy from a file or stdin to a volume, and flush");
   write->add_option("file", o.file, "Where from; - is stdin");
+  write->add_flag("--no-sparse", o.no_sparse, "Let zeros and holes take up room in the volume");
   CLI::App* discard = AddCommand(&app, &o, "discard", "Let the content of a range go");
   CLI::App* flush = AddCommand(&app, &o, "flush", "Make completed writes durable");
   CLI::App* resize =
@@ -364,6 +374,9 @@ int Main(int argc, char** argv) {
       ->required()
       ->transform(SizeValue());
   resize->add_flag("--force", o.force, "Allow a smaller size, which cuts data off");
+  CLI::App* release = AddCommand(
+      &app, &o, "release", "End the reservation of a volume for a machine that was saved or moved");
+  release->add_flag("--force", o.force, "Yes, nobody is to go on with that machine's state");
   CLI::App* bench = AddCommand(&app, &o, "bench", "Measure IOPS and latency");
   for (CLI::App* command : {read, write, discard, flush, bench}) AddActive(command, &o);
   for (CLI::App* command : {read, write, discard}) AddExtent(command, &o);
@@ -389,6 +402,10 @@ int Main(int argc, char** argv) {
   if (command == discard && o.length == UINT64_MAX) {
     return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));
   }
+  if (command == release && !o.force) {
+    return Fail(Status(EINVAL, "release needs --force: the saved machine cannot be resumed then"));
+  }
+  o.client.end_reservation = command == release;
   const int result = Run(name, o);
   const int flushed = FlushOutput();
   if (result != 0 && InterruptSignal() != 0) {
