@@ -189,3 +189,15 @@ def test_a_proxy_of_the_release_before_serves_it(saved):
         assert write(driver, b"1") == S_OK
         assert server.epoch == 3
         assert not server.violations
+
+
+def test_a_state_that_is_thrown_away_gives_its_disk_back(saved, proxy):
+    saved.save(proxy.uri("d0"))
+    assert run_client("flush", "--timeout", "1000", proxy.uri("d0"))[0] == 1
+    status, output = run_client("release", "--force", proxy.uri("d0"))
+    assert status == 0, output
+    assert run_client("flush", proxy.uri("d0"))[0] == 0
+    late = saved.load(proxy.uri("d0"))
+    late.qmp.command("cont")
+    poll(lambda: late.qmp.command("query-status")["status"] == "io-error", f"refusal; {late.messages()}")
+    assert "is lost" in late.messages()
