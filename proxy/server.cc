@@ -51,7 +51,7 @@ Server::~Server() {
 }
 
 Status Server::OpenVolumes(const Options& options) {
-  const Status opened = opener_.Open(options, kOpenPatience);
+  Status opened = opener_.Open(options, kOpenPatience);
   if (!opened.ok()) return opened;
   info_.volumes = &volumes_;
   info_.uuid = RandomUuid();
