@@ -14,13 +14,6 @@
 
 namespace cloudblk::proxy {
 
-namespace {
-
-// When to come again for a volume whose storage does not answer.
-constexpr uint32_t kRetryUnopenedMs = 1000;
-
-}  // namespace
-
 bool Connection::OnHello(std::span<const uint8_t> section) {
   wire::Hello hello;
   const wire::DecodeError error = wire::Decode(section, &hello);
@@ -112,18 +105,16 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
     return false;
   }
   Volume* volume = found->second.get();
-  const std::string why = volume == nullptr ? found->second.why() : std::string();
-  if (!why.empty()) {
-    SendOpenReply({wire::StatusCode::kIoError, why, 0, 0});
-    return false;
-  }
   if (volume == nullptr) {
-    SendOpenReply(
-        {wire::StatusCode::kBusy,
-         fmt::format("the storage of volume '{}' has not answered since the proxy started; "
-                     "see whether its server or device hangs",
-                     name),
-         0, kRetryUnopenedMs});
+    // Another server may have it: BUSY would keep the client here.
+    const std::string why = found->second.why();
+    SendOpenReply({wire::StatusCode::kShuttingDown,
+                   !why.empty() ? why
+                                : fmt::format("the storage of volume '{}' has not answered since "
+                                              "the proxy started; see whether its server or "
+                                              "device hangs",
+                                              name),
+                   0, 0});
     return false;
   }
   Result<BackendQueue*> queue = host_->QueueOf(volume);

@@ -31,6 +31,8 @@ constexpr int64_t kAliveNs = 2 * kNsPerS;
 // seems not to be.
 constexpr uint32_t kRetryUnknownMs = 250;
 constexpr uint32_t kRetrySilentMs = 1000;
+// So long after a RELEASE a machine is taken to be on its way to another host.
+constexpr int64_t kMovingNs = 60 * kNsPerS;
 
 std::string NameOf(const std::string& client_name) {
   return client_name.empty() ? "a client without a name" : "'" + client_name + "'";
@@ -119,9 +121,10 @@ OwnershipAnswer OwnerTable::JudgeOpen(OwnershipCall* call, int64_t now) const {
   }
   if (own != nullptr && own->token && !has_token && !takeover) return Busy(*own, now);
   answer = JudgeOthers(call, call->request, open.flags, now);
-  if (answer.status == wire::StatusCode::kOk &&
+  const bool repeats = own != nullptr && own->epoch == open.epoch && !own->token;
+  if (answer.status == wire::StatusCode::kOk && !repeats &&
       (open.flags & wire::OpenFlag::kEndReservation) != 0) {
-    answer = JudgeReservation();
+    answer = JudgeReservation(now);
   }
   if (answer.status != wire::StatusCode::kOk) return answer;
   if (released != nullptr && open.epoch <= released->epoch) {
@@ -173,13 +176,14 @@ OwnershipAnswer OwnerTable::JudgeOwnSession(const wire::Open& open, const Sessio
 // A session that nothing is known of but, maybe, that it was here.
 OwnershipAnswer OwnerTable::JudgeFormer(const wire::Open& open) const {
   const bool resumes = (open.flags & wire::OpenFlag::kResume) != 0;
-  auto former = std::ranges::find(last_, open.session, &OwnerRecord::Former::session);
-  // One of many who only read.
-  if (former == last_.end() && OnlyReads(open)) {
-    former = std::ranges::find(last_, Uuid{}, &OwnerRecord::Former::session);
-  }
+  const auto former = std::ranges::find(last_, open.session, &OwnerRecord::Former::session);
+  const auto many = std::ranges::find(last_, Uuid{}, &OwnerRecord::Former::session);
+  // One of those that the record does not name (Record).
+  const bool may_be_one_of_many =
+      OnlyReads(open) && (many != last_.end() || FindSession(Uuid{}) != nullptr);
   // On a volume whose last holders are known, and are others, it has lost it.
-  const bool lost = resumes && knows_last_ && !last_.empty() && former == last_.end();
+  const bool lost =
+      resumes && knows_last_ && !last_.empty() && former == last_.end() && !may_be_one_of_many;
   if (lost || fenced_.contains(ToString(open.session))) {
     return Refuse(wire::StatusCode::kFenced,
                   fmt::format("another client was given volume '{}' meanwhile", volume_));
@@ -239,8 +243,9 @@ OwnershipAnswer OwnerTable::JudgeOthers(OwnershipCall* call, const OpenRequest& 
   return Ok();
 }
 
-// END_RESERVATION: there has to be one, and nobody who is about to go on with it.
-OwnershipAnswer OwnerTable::JudgeReservation() const {
+// END_RESERVATION: there has to be one, and nobody who is about to go on with it. In the middle of
+// a migration neither side need be connected.
+OwnershipAnswer OwnerTable::JudgeReservation(int64_t now) const {
   bool reserved = false;
   for (const auto& [uuid, session] : sessions_) {
     if (!session.token) continue;
@@ -248,12 +253,14 @@ OwnershipAnswer OwnerTable::JudgeReservation() const {
     const bool awaited = std::ranges::any_of(observers_, [&](const auto& observer) {
       return observer.second.request.open.session == session.uuid;
     });
-    if (session.connected() || awaited) {
-      return Refuse(wire::StatusCode::kBusy,
-                    fmt::format("volume '{}' is being moved: {} ({}), which released it, or who "
-                                "goes on with it, is connected; end that one first",
-                                volume_, NameOf(session.client_name), session.address),
-                    session.epoch);
+    const bool just_now = session.token == released_token_ && now - released_ns_ < kMovingNs;
+    if (session.connected() || awaited || just_now) {
+      return Refuse(
+          wire::StatusCode::kBusy,
+          fmt::format("volume '{}' may be on its way: {} ({}), which released it, or who goes on "
+                      "with it, is connected, or that was less than {} s ago; end that one first",
+                      volume_, NameOf(session.client_name), session.address, kMovingNs / kNsPerS),
+          session.epoch);
     }
   }
   if (reserved) return Ok();

@@ -33,7 +33,7 @@ OwnershipAnswer OwnerTable::Commit(OwnershipCall* call, int64_t now) {
     case OwnershipCall::Kind::kOpen:
       return CommitOpen(call, now);
     case OwnershipCall::Kind::kRelease:
-      return CommitRelease(*call);
+      return CommitRelease(*call, now);
     case OwnershipCall::Kind::kClaim:
       return CommitClaim(call, now);
     case OwnershipCall::Kind::kEnd:
@@ -55,6 +55,7 @@ OwnershipAnswer OwnerTable::CommitOpen(OwnershipCall* call, int64_t now) {
   }
   const bool claims = FindToken(open.token) != nullptr;
   const bool repeats = Repeats(open);
+  const bool nobody_known = sessions_.empty() && last_.empty();
   DropLosers(*call);
   Session& session = sessions_[ToString(open.session)];
   const bool new_epoch = session.epoch != open.epoch;
@@ -87,7 +88,8 @@ OwnershipAnswer OwnerTable::CommitOpen(OwnershipCall* call, int64_t now) {
     knows_last_ = true;
   }
   call->activate = open.session;
-  call->harmless = IsPlainReader(session) && call->losers.empty();
+  // Else a record that says less would fence it when it comes back.
+  call->harmless = IsPlainReader(session) && nobody_known;
   if (fresh) {
     spdlog::info("volume '{}': {} {} ({}), session {} epoch {}", volume_,
                  claims ? "claimed by" : "active for", session.client_name, session.address,
@@ -96,9 +98,10 @@ OwnershipAnswer OwnerTable::CommitOpen(OwnershipCall* call, int64_t now) {
   return {wire::StatusCode::kOk, {}, session.epoch, 0};
 }
 
-OwnershipAnswer OwnerTable::CommitRelease(const OwnershipCall& call) {
+OwnershipAnswer OwnerTable::CommitRelease(const OwnershipCall& call, int64_t now) {
   Session* session = SessionOf(call.peer);
-  session->token = call.message.token;
+  session->token = released_token_ = call.message.token;
+  released_ns_ = now;
   for (auto& [index, channel] : session->channels) {
     if (channel.peer != nullptr) channel.peer->active_.store(false, std::memory_order_release);
   }
@@ -392,7 +395,7 @@ OwnerRecord::Former OwnerTable::FormerOf(const Session& session) {
 }
 
 bool OwnerTable::IsPlainReader(const Session& session) {
-  return session.read_only && !session.token && session.spent.IsNil() &&
+  return session.read_only && !session.share_rw && !session.token && session.spent.IsNil() &&
          session.claimer.value_or(Uuid{}).IsNil();
 }
 

@@ -141,7 +141,7 @@ class OwnerTable {
   OwnershipAnswer JudgeFormer(const wire::Open& open) const;
   OwnershipAnswer JudgeOthers(OwnershipCall* call, const OpenRequest& request, uint32_t flags,
                               int64_t now) const;
-  OwnershipAnswer JudgeReservation() const;
+  OwnershipAnswer JudgeReservation(int64_t now) const;
   OwnershipAnswer JudgeRelease(const OwnershipCall& call) const;
   OwnershipAnswer JudgeClaim(OwnershipCall* call, int64_t now) const;
   OwnershipAnswer JudgeEnd(OwnershipCall* call) const;
@@ -154,7 +154,7 @@ class OwnerTable {
   static void StopAll(OwnershipCall* call, const Session& session, const std::string& revoked);
 
   OwnershipAnswer CommitOpen(OwnershipCall* call, int64_t now);
-  OwnershipAnswer CommitRelease(const OwnershipCall& call);
+  OwnershipAnswer CommitRelease(const OwnershipCall& call, int64_t now);
   OwnershipAnswer CommitClaim(OwnershipCall* call, int64_t now);
   OwnershipAnswer CommitEnd(OwnershipCall* call);
   OwnershipAnswer CommitExpire(int64_t now);
@@ -179,8 +179,8 @@ class OwnerTable {
   int64_t LeaseEnd(const Session& session) const { return session.lost_ns + lease_ns_; }
   bool Expired(const Session& session, int64_t now) const;
   static OwnerRecord::Former FormerOf(const Session& session);
-  // Whether it is of no use to know later which session it was: it only reads, and did not come by
-  // a token.
+  // Whether it is of no use to know later which session it was: it only reads, beside nobody who
+  // writes, and did not come by a token.
   static bool IsPlainReader(const Session& session);
   // For people: who goes on with the state that another client comes to resume.
   static std::string Resumer(const Session& session);
@@ -194,6 +194,9 @@ class OwnerTable {
   std::map<Peer*, Observer> observers_;
   std::set<std::string> fenced_;  // UUIDs that lost the volume to another session
   std::deque<std::string> fenced_order_;
+  // Of the last RELEASE that was granted here. What Forget forgets does not end it.
+  Uuid released_token_;
+  int64_t released_ns_ = 0;
   std::vector<OwnerRecord::Former> last_;  // who held the volume last
   bool knows_last_ = false;                // by a record, or as it happened here
 };

@@ -72,7 +72,7 @@ class VolumeSlot {
     return failed_.load(std::memory_order_acquire) ? why_.message() : std::string();
   }
 
-  // One of them, once.
+  // Once; Fail only before.
   void Set(std::unique_ptr<Volume> volume) {
     volume_ = std::move(volume);
     ready_.store(volume_.get(), std::memory_order_release);

@@ -20,6 +20,8 @@ namespace {
 
 // What a volume has to itself, before the next one is opened beside it.
 constexpr std::chrono::milliseconds kHeadStart{500};
+// From one attempt to the next, for one that failed when nobody waited for it any more.
+constexpr std::chrono::seconds kRetry{5};
 
 }  // namespace
 
@@ -37,8 +39,9 @@ struct VolumeOpener::State {
   // Under mutex.
   size_t volumes = 0;
   size_t answers = 0;
-  bool gave_up = false;          // Open waits no more
-  std::vector<Status> failures;  // in the order of the configuration
+  std::vector<bool> has_answered;  // by the order of the configuration
+  bool gave_up = false;            // Open waits no more
+  std::vector<Status> failures;    // in the order of the configuration
 };
 
 VolumeOpener::VolumeOpener(VolumeMap* volumes, AlarmClock* alarm)
@@ -66,19 +69,24 @@ void VolumeOpener::OpenOnThread(const Options& options, size_t index) {
   auto open = [state = state_, slot = &volumes_->at(wanted.name), options, wanted, index,
                alarm = alarm_] {
     Result<std::unique_ptr<Volume>> volume = OpenOne(options, wanted, alarm);
-    std::lock_guard lock(state->mutex);
-    state->failures[index] = volume.ok() ? Status::Ok() : volume.status();
-    if (volume.ok()) {
-      slot->Set(std::move(*volume));
-    } else {
-      slot->Fail(volume.status());
+    std::unique_lock lock(state->mutex);
+    // Who has started the proxy does not wait any more, and so cannot be told.
+    for (bool told = false; state->gave_up && !volume.ok(); told = true) {
+      if (!told) {
+        spdlog::error("{}; tried again every few seconds", volume.status().message());
+        slot->Fail(volume.status());
+      }
+      lock.unlock();
+      std::this_thread::sleep_for(kRetry);
+      volume = OpenOne(options, wanted, alarm);
+      lock.lock();
     }
-    if (state->gave_up && volume.ok()) {
+    if (state->gave_up) {
       spdlog::info("volume '{}': its storage has answered, and it is served", wanted.name);
-    } else if (state->gave_up) {
-      spdlog::error("{}; it is not served until the proxy is started anew",
-                    volume.status().message());
     }
+    state->failures[index] = volume.ok() ? Status::Ok() : volume.status();
+    if (volume.ok()) slot->Set(std::move(*volume));
+    state->has_answered[index] = true;
     ++state->answers;
     state->answered.notify_all();
   };
@@ -87,6 +95,7 @@ void VolumeOpener::OpenOnThread(const Options& options, size_t index) {
   } catch (const std::system_error& error) {
     std::lock_guard lock(state_->mutex);
     state_->failures[index] = CannotStartThread(error);
+    state_->has_answered[index] = true;
     ++state_->answers;
   }
 }
@@ -95,21 +104,19 @@ Status VolumeOpener::Open(const Options& options, std::chrono::milliseconds pati
   const auto deadline = std::chrono::steady_clock::now() + patience;
   state_->volumes = options.volumes.size();
   state_->failures.assign(state_->volumes, Status::Ok());
+  state_->has_answered.assign(state_->volumes, false);
   for (const VolumeOptions& wanted : options.volumes) volumes_->try_emplace(wanted.name);
   std::unique_lock lock(state_->mutex);
-  const auto wait = [&](size_t answers, std::chrono::steady_clock::time_point until) {
-    state_->answered.wait_until(lock, until, [&] { return state_->answers >= answers; });
-  };
   for (size_t i = 0; i < state_->volumes; ++i) {
     // One after the other, as long as they answer: a volume may be of the file that one before it
     // makes.
-    const size_t before = state_->answers;
     lock.unlock();
     OpenOnThread(options, i);
     lock.lock();
-    wait(before + 1, std::chrono::steady_clock::now() + kHeadStart);
+    state_->answered.wait_for(lock, kHeadStart, [&] { return bool{state_->has_answered[i]}; });
   }
-  wait(state_->volumes, std::max(deadline, std::chrono::steady_clock::now() + kHeadStart));
+  const auto last = std::max(deadline, std::chrono::steady_clock::now() + kHeadStart);
+  state_->answered.wait_until(lock, last, [&] { return state_->answers == state_->volumes; });
   state_->gave_up = true;
   for (const Status& failure : state_->failures) {
     if (!failure.ok()) return failure;

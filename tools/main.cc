@@ -377,6 +377,7 @@ int Main(int argc, char** argv) {
   CLI::App* release = AddCommand(
       &app, &o, "release", "End the reservation of a volume for a machine that was saved or moved");
   release->add_flag("--force", o.force, "Yes, nobody is to go on with that machine's state");
+  release->add_flag("--share-rw", o.client.share_rw, "Leave alone who shares the volume");
   CLI::App* bench = AddCommand(&app, &o, "bench", "Measure IOPS and latency");
   for (CLI::App* command : {read, write, discard, flush, bench}) AddActive(command, &o);
   for (CLI::App* command : {read, write, discard}) AddExtent(command, &o);

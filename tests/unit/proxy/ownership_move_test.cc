@@ -331,7 +331,8 @@ TEST_F(MigrationTest, ATakeoverEndsAReservation) {
 
 TEST_F(MigrationTest, AReservationIsEndedWhenNobodyIsThereToGoOn) {
   EXPECT_EQ(OpenNow(&c_, Request(2, kEndReservation)), Code::kBusy);
-  EXPECT_THAT(c_.answers[0].text, HasSubstr("is being moved: 'client 1'"));
+  EXPECT_THAT(c_.answers[0].text, HasSubstr("may be on its way: 'client 1'"));
+  Pass(60'000'000'000);
   Gone(&a_);
   // The destination, which is of the session that released it.
   EXPECT_EQ(OpenNow(&d_, Request(2, kEndReservation)), Code::kBusy);
@@ -344,6 +345,23 @@ TEST_F(MigrationTest, AReservationIsEndedWhenNobodyIsThereToGoOn) {
   EXPECT_EQ(OpenNow(&late, WithToken(42, Request(1, kResume, 2, 5))), Code::kFenced);
   FakePeer next;
   EXPECT_EQ(OpenNow(&next, Request(3)), Code::kOk);
+}
+
+// As in the middle of a migration.
+TEST_F(MigrationTest, NorIsOneThatWasMadeJustNow) {
+  Gone(&a_);
+  Gone(&b_);
+  EXPECT_EQ(OpenNow(&c_, Request(2, kEndReservation)), Code::kBusy);
+  Pass(59'000'000'000);
+  EXPECT_EQ(OpenNow(&d_, Request(2, kEndReservation)), Code::kBusy);
+  Pass(1'000'000'000);
+  FakePeer e;
+  EXPECT_EQ(OpenNow(&e, Request(2, kEndReservation)), Code::kOk);
+  // Its answer was lost.
+  FakePeer again;
+  Open(&again, Request(2, kEndReservation, 1, 2));
+  Gone(&e);
+  EXPECT_EQ(Last(again), Code::kOk);
 }
 
 TEST_F(MigrationTest, SoItIsAfterARestart) {

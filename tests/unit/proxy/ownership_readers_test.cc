@@ -26,11 +26,7 @@ class ReadersTest : public OwnershipTest {
   std::deque<FakePeer> readers_ = std::deque<FakePeer>(kMany);
 };
 
-TEST_F(ReadersTest, TheirRecordNeedNotOutliveTheHost) {
-  EXPECT_EQ(OpenNow(&a_, Request(1)), Code::kOk);
-  EXPECT_TRUE(disk_.lasting);
-  End(&a_);
-  EXPECT_TRUE(disk_.lasting);
+TEST_F(ReadersTest, TheFirstRecordNeedNotOutliveTheHost) {
   EXPECT_EQ(OpenNow(&b_, Request(2, kReader)), Code::kOk);
   EXPECT_THAT(disk_.record, HasSubstr(ToString(Id(2))));
   EXPECT_FALSE(disk_.lasting);
@@ -38,7 +34,28 @@ TEST_F(ReadersTest, TheirRecordNeedNotOutliveTheHost) {
   EXPECT_FALSE(disk_.lasting);
 }
 
-TEST_F(ReadersTest, ButWhomTheyFencedStaysFenced) {
+// A record that names others only would fence it.
+TEST_F(ReadersTest, ButOneThatFollowsAnotherHasTo) {
+  EXPECT_EQ(OpenNow(&a_, Request(1)), Code::kOk);
+  EXPECT_TRUE(disk_.lasting);
+  End(&a_);
+  EXPECT_TRUE(disk_.lasting);
+  EXPECT_EQ(OpenNow(&b_, Request(2, kReader)), Code::kOk);
+  EXPECT_TRUE(disk_.lasting);
+}
+
+TEST_F(ReadersTest, WhoSharesWithAWriterIsNamed) {
+  constexpr uint32_t kSharing = kReader | wire::OpenFlag::kShareRw;
+  EXPECT_EQ(OpenNow(&a_, Request(100, kShare)), Code::kOk);
+  for (uint8_t i = 1; i <= kMany; ++i) {
+    ASSERT_EQ(OpenNow(&readers_[i - 1], Request(i, kSharing)), Code::kOk);
+  }
+  Restart();
+  FakePeer back;
+  EXPECT_EQ(OpenNow(&back, Request(100, kShare | wire::OpenFlag::kResume)), Code::kOk);
+}
+
+TEST_F(ReadersTest, WhomTheyFencedStaysFenced) {
   EXPECT_EQ(OpenNow(&a_, Request(1)), Code::kOk);
   Open(&b_, Request(2, kReader | wire::OpenFlag::kTakeover));
   Gone(&a_);
@@ -61,6 +78,11 @@ TEST_F(ReadersTest, TheyComeBackAfterARestartAndNobodyWritesMeanwhile) {
   EXPECT_THAT(a_.answers[0].text, HasSubstr("only read"));
   FakePeer back;
   EXPECT_EQ(OpenNow(&back, Request(7, kReaderResumes)), Code::kOk);
+  FakePeer next;
+  EXPECT_EQ(OpenNow(&next, Request(8, kReaderResumes)), Code::kOk);
+  End(&next);
+  FakePeer third;
+  EXPECT_EQ(OpenNow(&third, Request(9, kReaderResumes)), Code::kOk);
   FakePeer another;
   EXPECT_EQ(OpenNow(&another, Request(101, kReader)), Code::kOk);
   Pass(kLeaseNs);
