@@ -263,7 +263,8 @@ void Link::Cut(const Failure& failure) {
                    ? "what answers there is no cloudblk server: " + failure.text
                    : failure.text);
     // A server that tells when a lease ends has the volume: no other one could let us in meanwhile.
-    if (failure.error != EBUSY || failure.retry_ms == 0) TryNextAddress();
+    const bool has_it = failure.error == EBUSY && failure.retry_ms != 0 && !failure.elsewhere;
+    if (!has_it) TryNextAddress();
   }
   SetState(State::kBackoff);
   // Only now that this channel counts as not ready: else another one that becomes ready could end

@@ -201,19 +201,21 @@ bool NativeCodec::BadMessage(wire::FrameType type, wire::DecodeError error) {
                    std::string(wire::Describe(error)));
 }
 
-bool NativeCodec::Refused(wire::StatusCode status, std::string_view text, uint32_t retry_ms) {
+bool NativeCodec::Refused(wire::StatusCode status, std::string_view text, uint32_t retry_ms,
+                          uint64_t epoch) {
   const Refusal refusal = RefusalOf(status);
   return Fail({.error = wire::ErrnoOf(status),
                .text = std::string(text.empty() ? wire::Name(status) : text),
                .refusal = refusal,
                .retry_ms = retry_ms,
+               .elsewhere = refusal == Refusal::kBusy && epoch == 0,
                .final = EndsSession(refusal)});
 }
 
 bool NativeCodec::OnHelloReply(std::span<const uint8_t> section, std::string_view text) {
   const wire::DecodeError error = wire::Decode(section, &hello_);
   if (error != wire::DecodeError::kOk) return BadMessage(wire::FrameType::kHelloReply, error);
-  if (hello_.status != wire::StatusCode::kOk) return Refused(hello_.status, text, 0);
+  if (hello_.status != wire::StatusCode::kOk) return Refused(hello_.status, text, 0, 0);
   const bool crc = (hello_.features & wire::Feature::kPayloadCrc) != 0;
   if (hello_.max_frame_payload > kOfferedPayload || hello_.max_frame_entries > kOfferedEntries ||
       crc != wants_crc_) {
@@ -229,7 +231,9 @@ bool NativeCodec::OnOpenReply(std::span<const uint8_t> section, std::string_view
   wire::OpenReply reply;
   const wire::DecodeError error = wire::Decode(section, &reply);
   if (error != wire::DecodeError::kOk) return BadMessage(wire::FrameType::kOpenReply, error);
-  if (reply.status != wire::StatusCode::kOk) return Refused(reply.status, text, reply.retry_ms);
+  if (reply.status != wire::StatusCode::kOk) {
+    return Refused(reply.status, text, reply.retry_ms, reply.epoch);
+  }
   if (!outbox_->empty()) return Violation("OPEN_REPLY before OPEN was sent");
   state_ = State::kReady;
   volume_ = VolumeFrom(reply);

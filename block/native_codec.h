@@ -49,7 +49,8 @@ class NativeCodec final : public Codec, private ControlSink {
   // RELEASE_REPLY and RESIZE_REPLY.
   bool OnAnswer(const wire::FrameHeader& header, std::span<const uint8_t> section,
                 std::string_view text);
-  bool Refused(wire::StatusCode status, std::string_view text, uint32_t retry_ms);
+  // `epoch`: of the OPEN_REPLY.
+  bool Refused(wire::StatusCode status, std::string_view text, uint32_t retry_ms, uint64_t epoch);
   bool BadMessage(wire::FrameType type, wire::DecodeError error);
 
   CodecStats* const stats_;

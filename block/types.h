@@ -80,6 +80,7 @@ struct Failure {
   std::string text;
   Refusal refusal = Refusal::kNone;  // what the server answered, if that is why
   uint32_t retry_ms = 0;             // kBusy: when to ask again
+  bool elsewhere = false;            // kBusy: not this server, another one knows who has the volume
   bool final = false;                // a session that was open before is over
 
   bool refused() const { return refusal != Refusal::kNone; }

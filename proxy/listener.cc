@@ -12,6 +12,10 @@
 namespace cloudblk::proxy {
 namespace {
 
+// After so long the kernel gives up a client that is gone; then its lease begins. Another server
+// that has the same storage can give the volume to nobody before.
+constexpr uint32_t kDeadClientMs = 9'000;
+
 // For connections to be dropped, so that there are descriptors again.
 constexpr int64_t kPauseNs = 50'000'000;
 // What comes in one turn: it has to be read, too, before the oldest are taken for idle.
@@ -90,7 +94,7 @@ bool Listener::AcceptAll(int listener) {
     SocketAddress peer;
     Result<UniqueFd> fd = Accept(listener, &peer);
     if (fd.ok()) {
-      ApplySettings(fd->get(), SocketSettings());
+      ApplySettings(fd->get(), {.dead_peer_ms = kDeadClientMs});
       std::string address = DescribePeer(fd->get(), peer);
       accept_(std::move(*fd), std::move(address));
       ++accepted;

@@ -31,8 +31,9 @@ constexpr int64_t kAliveNs = 2 * kNsPerS;
 // seems not to be.
 constexpr uint32_t kRetryUnknownMs = 250;
 constexpr uint32_t kRetrySilentMs = 1000;
-// So long after a RELEASE a machine is taken to be on its way to another host.
-constexpr int64_t kMovingNs = 60 * kNsPerS;
+// So many leases long a machine is taken to be on its way to another host, after its volume was
+// released or found to be.
+constexpr int64_t kMovingLeases = 6;
 
 std::string NameOf(const std::string& client_name) {
   return client_name.empty() ? "a client without a name" : "'" + client_name + "'";
@@ -253,13 +254,15 @@ OwnershipAnswer OwnerTable::JudgeReservation(int64_t now) const {
     const bool awaited = std::ranges::any_of(observers_, [&](const auto& observer) {
       return observer.second.request.open.session == session.uuid;
     });
-    const bool just_now = session.token == released_token_ && now - released_ns_ < kMovingNs;
+    const int64_t moving_ns = kMovingLeases * lease_ns_;
+    const bool just_now = session.token == released_token_ && now - released_ns_ < moving_ns;
     if (session.connected() || awaited || just_now) {
       return Refuse(
           wire::StatusCode::kBusy,
           fmt::format("volume '{}' may be on its way: {} ({}), which released it, or who goes on "
-                      "with it, is connected, or that was less than {} s ago; end that one first",
-                      volume_, NameOf(session.client_name), session.address, kMovingNs / kNsPerS),
+                      "with it, is connected, or that is known for less than {} s; end that one "
+                      "first, or try again then",
+                      volume_, NameOf(session.client_name), session.address, moving_ns / kNsPerS),
           session.epoch);
     }
   }

@@ -268,6 +268,10 @@ void OwnerTable::Take(const OwnerRecord& record, int64_t now) {
     Recall(holder, now, &session);
     session.address = "not seen since the proxy took the volume's lock";
     last_.push_back(FormerOf(session));
+    if (holder.token && *holder.token != released_token_) {
+      released_token_ = *holder.token;
+      released_ns_ = now;
+    }
     if (!holder.token) {
       spdlog::info("volume '{}': was held by {}; only it may resume for {} s", volume_,
                    holder.client_name, lease_ns_ / kNsPerS);

@@ -281,6 +281,7 @@ TEST_F(TwoServersTest, AHostThatIsOffHasItsShareAndNoMore) {
 TEST_F(TwoServersTest, ALeaseIsWaitedForBesideASilentServer) {
   a.on_link = [](size_t address, MemoryLink* link) { link->hangs = address == 0; };
   a.server.open.status = wire::StatusCode::kBusy;
+  a.server.open.epoch = 7;  // the holder's
   a.server.open.retry_ms = 5000;
   Start();
   loop.Advance(10 * kSecond);
@@ -290,6 +291,18 @@ TEST_F(TwoServersTest, ALeaseIsWaitedForBesideASilentServer) {
   EXPECT_TRUE(opener.done());
   EXPECT_TRUE(opener.status().ok());
   EXPECT_EQ(std::ranges::count(a.addresses_tried, size_t{0}), 1);
+}
+
+// Only the other one can find out whether the holder is there, or put it aside.
+TEST_F(TwoServersTest, AServerThatDoesNotKnowTheHolderIsNotStayedWith) {
+  a.server.judge_open = [this](const wire::Open&) {
+    return a.addresses_tried.back() == 0 ? wire::StatusCode::kBusy : wire::StatusCode::kOk;
+  };
+  a.server.open.retry_ms = 1000;
+  a.server.open.epoch = 0;
+  Start();
+  loop.Advance(kSecond);
+  EXPECT_THAT(a.addresses_tried, ElementsAre(0, 1));
 }
 
 TEST_F(TwoServersTest, TheServerThatIsSilentNowIsTold) {
