@@ -194,8 +194,8 @@ class OwnerTable {
   std::map<Peer*, Observer> observers_;
   std::set<std::string> fenced_;  // UUIDs that lost the volume to another session
   std::deque<std::string> fenced_order_;
-  // Of the last RELEASE that was granted here, or found in the record: whoever made it may be moving
-  // just now. What Forget forgets does not end it.
+  // Of the last RELEASE that was granted here, or found in the record: whoever made it may be
+  // moving just now. What Forget forgets does not end it.
   Uuid released_token_;
   int64_t released_ns_ = 0;
   std::vector<OwnerRecord::Former> last_;  // who held the volume last
