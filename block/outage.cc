@@ -62,9 +62,10 @@ std::string Outage::Lost(int64_t now, const std::string& server, const std::stri
   }
   lost_why_ = key;
   restored_untold_ = false;
-  if (!MayTell(now)) return {};
+  lost_untold_ = MayTell(now) ? std::string() : reason_;
+  if (!lost_untold_.empty()) return {};
   std::string line = "lost " + reason_ + "; " + next;
-  if (losses_ > 1) line += " (for the " + std::to_string(losses_) + ". time in short order)";
+  if (losses_ > 1) line += " (lost " + std::to_string(losses_) + " times in short order)";
   return Tell(now, std::move(line));
 }
 
@@ -76,6 +77,7 @@ std::string Outage::Failed(int64_t now, const std::string& server, const std::st
     reminded_ = false;
     told_of_.clear();
     lost_why_.clear();
+    lost_untold_.clear();
     restored_untold_ = false;
   }
   reason_ = About(server, why);
@@ -102,6 +104,10 @@ std::string Outage::Restored(int64_t now, const std::string& server) {
   if (restored_untold_) return {};
   std::string line = "connected again to " + server;
   if (away_ns >= kNsPerS) line += " after " + std::to_string(away_ns / kNsPerS) + " s";
+  // To be back is no good news where it is lost again each time.
+  if (!lost_untold_.empty()) {
+    line += "; lost " + std::to_string(losses_) + " times in short order: " + lost_untold_;
+  }
   return Tell(now, std::move(line));
 }
 

@@ -51,6 +51,7 @@ class Outage {
   int64_t since_ns_ = 0;     // away, or back
   std::string reason_;       // that was last seen
   std::string lost_why_;     // of the present outage's first loss, without numbers
+  std::string lost_untold_;  // the same in full, if that was not told
   uint32_t losses_ = 0;      // since things were quiet
   uint32_t told_ = 0;        // lines since then
   int64_t told_ns_ = 0;      // the last one

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 #include "tests/support/cpp/channel_fixture.h"
 
@@ -65,6 +66,20 @@ TEST(Storm, AServerThatCutsAfterTheHandshake) {
   });
   EXPECT_LE(f.logged.size(), 20u);
   EXPECT_LE(f.server.connections(), 20u);
+}
+
+TEST(Storm, ThatItIsBackIsNotAllThatIsTold) {
+  ChannelFixture f;
+  f.Open();
+  Through(&f, 60 * kSecond, [&] {
+    if (f.ready()) f.server.Cut();
+  });
+  // Long after the first lines the reason is told again, with each that says that it is back.
+  const std::vector<std::string> last(f.logged.end() - 3, f.logged.end());
+  for (const std::string& line : last) {
+    EXPECT_THAT(line, HasSubstr("times in short order")) << line;
+    EXPECT_THAT(line, HasSubstr("the server closed the connection")) << line;
+  }
 }
 
 // Two seconds of peace in between, over and over.
