@@ -135,6 +135,12 @@ void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcep
   std::ranges::copy(state.UuidForOthers().bytes, full.session_uuid);
   full.generation = state.generation();
   full.epoch = state.epoch();
+  const cloudblk::Capabilities& can = state.promises();
+  full.flush = can.flush;
+  full.several_channels = can.several_channels;
+  full.fences = can.fences;
+  full.tells_losses = full.moves = can.generation;
+  full.protocol[state.config().protocol.copy(full.protocol, sizeof(full.protocol) - 1)] = '\0';
   std::memcpy(info, &full, std::min<size_t>(info->size, sizeof(full)));
 }
 

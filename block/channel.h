@@ -51,7 +51,9 @@ class Channel final : private LinkObserver {
 
   // All outlive the channel.
   Channel(SessionState* session, uint32_t index, Connector* connector)
-      : session_(session), queue_(session), link_(session, index, connector, &queue_, this) {}
+      : session_(session),
+        queue_(session, index),
+        link_(session, index, connector, &queue_, this) {}
   // Precondition: detached and nothing in flight.
   ~Channel();
   Channel(const Channel&) = delete;

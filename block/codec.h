@@ -22,7 +22,8 @@ namespace cloudblk {
 // What a codec has learned beside answers to requests, which it tells the queue.
 struct Fact {
   enum class Kind : uint8_t {
-    kOpened,     // the handshake is over: volume(), limits() and capabilities() hold
+    kOpened,     // the handshake is over: volume(), limits() and capabilities() hold; text: what
+                 // is to be known of the volume
     kResized,    // value: the volume's new size in bytes
     kGoingAway,  // the server is about to stop
     kAnswered,   // a command; error and text say with what
@@ -31,6 +32,7 @@ struct Fact {
   Command::Kind command = Command::Kind::kPing;  // kAnswered
   int error = 0;                                 // kAnswered: a positive errno, 0: done
   uint64_t value = 0;
+  KnownBlock block{};  // kAnswered, kExamine: with its digest
   std::string text{};  // the server's
 };
 

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/text.h"
 
 namespace cloudblk {
@@ -74,6 +75,9 @@ void Link::Attach(EventLoop* loop, LogFn log) {
   log_ = log;
   timer_ = loop_->NewTimer([this] { OnTimer(); });
   age_timer_ = loop_->NewTimer([this] { OnAgeTimer(); });
+  hold_timer_ = loop_->NewTimer([this] { OnHoldTimer(); });
+  hold_armed_ = false;
+  queue_->ReleaseHeld();
   StartAging();
   // Time-outs begin anew: while it was detached, nothing was received.
   ArmForState();
@@ -87,6 +91,7 @@ void Link::Detach() {
   watching_ = watching_read_ = watching_write_ = false;
   timer_.reset();
   age_timer_.reset();
+  hold_timer_.reset();
   aging_ = false;
   timer_armed_ = false;
   if (turn_ != nullptr) turn_->link = nullptr;
@@ -105,6 +110,7 @@ void Link::Reopen() {
   Abandon();
   if (state_ == State::kEnded) SetState(State::kIdle);
   opened_ = false;
+  lost_ns_ = 0;
   reopened_for_.reset();
   Start();
 }
@@ -135,6 +141,8 @@ void Link::ForgetResize() {
 
 void Link::Abandon() {
   assert(queue_->in_flight() == 0);
+  // Whatever had become of its server: nobody will say.
+  if (session_->release_unconfirmed() && lost_ns_ == 0) lost_ns_ = MonotonicNs();
   DropConnection();
   if (timer_ != nullptr) timer_->Disarm();
   close_wanted_ = release_wanted_ = false;
@@ -224,6 +232,8 @@ void Link::Begin() {
   if (opened_) {
     params.volume = session_->volume().uuid;
     params.generation = session_->generation();
+    if (!config.share_rw) params.known = session_->witness().known();
+    known_ = params.known;
   } else {
     // Only the first channel takes over, and only once: a session that lost the volume must not
     // fence its successor.
@@ -250,6 +260,8 @@ void Link::Cut(const Failure& failure) {
   if (failure.final && opened_) return EndSession(failure);
   // A lost volume that cannot be had stays lost.
   if (session_->renewing() && failure.refused() && !failure.may_pass()) return EndSession(failure);
+  // That we end a connection says nothing of the server.
+  if (opened_ && lost_ns_ == 0 && failure.error != ECANCELED) lost_ns_ = now;
   if (was == State::kReady) {
     NoteLost(failure, now);
   } else {
@@ -260,7 +272,8 @@ void Link::Cut(const Failure& failure) {
                                   "; requests wait until the name stands for ours again");
     }
     NoteFailed(failure.error == EPROTO && !failure.refused()
-                   ? "what answers there is no cloudblk server: " + failure.text
+                   ? "what answers there is no " + session_->config().protocol +
+                         " server: " + failure.text
                    : failure.text);
     // A server that tells when a lease ends has the volume: no other one could let us in meanwhile.
     const bool has_it = failure.error == EBUSY && failure.retry_ms != 0 && !failure.elsewhere;
@@ -326,6 +339,13 @@ bool Link::StayThoughSilent() {
 }
 
 void Link::TryNextAddress() {
+  if (opened_ && !capabilities_.fences && !session_->config().unfenced_failover &&
+      !session_->read_only()) {
+    // What the server still has it may write at any time: nobody else may go on meanwhile. But its
+    // name may lead elsewhere now, which is somebody's decision.
+    if (attached()) connector_->Refresh(loop_->NowNs());
+    return;
+  }
   const bool all_failed = session_->AddressFailed(address_, connector_->count());
   if (!all_failed || !opened_ || !attached()) return;
   const int64_t now = loop_->NowNs();
@@ -335,11 +355,13 @@ void Link::TryNextAddress() {
 }
 
 void Link::DropConnection() {
+  session_->NoteDisconnected(index_);
   if (watching_) loop_->Unwatch(transport_->fd());
   watching_ = watching_read_ = watching_write_ = false;
   send_blocked_ = receive_blocked_ = polled_ = pass_ended_ = false;
-  going_away_ = false;
+  going_away_ = silence_told_ = releasing_ = false;
   resize_sent_ = false;
+  if (std::exchange(examining_, false)) session_->witness().GiveUp(index_);
   timer_armed_ = false;
   facts_.clear();
   outbox_.Clear();
@@ -354,7 +376,8 @@ void Link::EndSession(const Failure& failure) {
   Settle();
   if (timer_ != nullptr) timer_->Disarm();
   if (session_->Revoke()) {
-    Log(CLOUDBLK_LOG_ERROR, "volume " + session_->config().volume + " is lost: " + failure.text);
+    Log(CLOUDBLK_LOG_ERROR,
+        "volume " + session_->config().NameForPeople() + " is lost: " + failure.text);
     QueueEvent(CLOUDBLK_EVENT_REVOKED, session_->moved() ? 1 : 0, failure.text);
   }
   queue_->FailAll(EIO);
@@ -412,8 +435,9 @@ void Link::OnSlow() {
     return Cut(
         {.error = ETIMEDOUT, .text = "cannot connect to " + server_name_ + ": no answer in time"});
   }
-  const char* const what =
-      heard ? " does not open the volume in time" : " accepted the connection and does not answer";
+  const std::string what =
+      heard ? " does not open the volume in time"
+            : " accepted the connection and does not answer" + session_->config().silence_hint;
   Cut({.error = ETIMEDOUT, .text = server_name_ + what});
 }
 
@@ -443,15 +467,15 @@ void Link::QueueEvent(CloudblkEventKind kind, uint64_t value, std::string_view t
 void Link::Log(CloudblkLogLevel level, const std::string& text) const {
   if (log_ == nullptr) return;
   // A server's text may be in it.
-  const std::string line =
-      Printable(session_->config().volume + " channel " + std::to_string(index_) + ": " + text);
+  const std::string line = Printable(session_->config().NameForPeople() + " channel " +
+                                     std::to_string(index_) + ": " + text);
   log_(level, line.c_str());
 }
 
 // Of the session as a whole. Empty: there is nothing to tell.
 void Link::Tell(CloudblkLogLevel level, const std::string& line) const {
   if (log_ == nullptr || line.empty()) return;
-  log_(level, Printable(session_->config().volume + ": " + line).c_str());
+  log_(level, Printable(session_->config().NameForPeople() + ": " + line).c_str());
 }
 
 void Link::FillStats(CloudblkStats* stats) const {

@@ -160,10 +160,13 @@ class Link final : public FdHandler {
   // False: the connection is gone.
   bool ApplyFacts();
   bool OnFact(const Fact& fact);
-  bool OnOpened();
+  bool OnOpened(const std::string& note);
   void BecomeReady();
   bool OnAnswered(const Fact& fact);
   bool MustReopen();
+  bool FollowFlushes();
+  void Examine();
+  bool KnownHasChanged() const;
   void SendCommand(const Command& command);
   void SendRelease();
   void SendClose();
@@ -178,6 +181,7 @@ class Link final : public FdHandler {
   // Not inlined into what runs for each request.
   [[gnu::cold]] void StartAging();
   void OnAgeTimer();
+  void OnHoldTimer();
   int64_t ping_after() const;
   void ArmLiveness(int64_t deadline_ns);
   void RunTurn();
@@ -195,6 +199,7 @@ class Link final : public FdHandler {
   LogFn log_ = nullptr;
   std::unique_ptr<Timer> timer_;
   std::unique_ptr<Timer> age_timer_;
+  std::unique_ptr<Timer> hold_timer_;
   std::shared_ptr<Turn> turn_;  // null: none is scheduled
   LinkState state_ = LinkState::kIdle;
 
@@ -203,6 +208,7 @@ class Link final : public FdHandler {
   std::string server_name_;
   uint64_t incarnation_ = 0;
   bool opened_ = false;     // was ready at least once
+  int64_t lost_ns_ = 0;     // when its server was lost; 0: it was not, since it was ready
   bool unsettled_ = false;  // what was given up is to be fenced by the next handshake
   bool claimed_ = true;     // was opened since the present claim began: needs no token any more
   bool release_wanted_ = false;
@@ -210,6 +216,9 @@ class Link final : public FdHandler {
   bool close_ends_session_ = false;
   int64_t age_step_ns_ = 0;  // of RequestQueue::Age; 0: requests may wait for ever
   bool aging_ = false;       // age_timer_ is armed
+  bool hold_armed_ = false;  // hold_timer_ is
+  bool releasing_ = false;   // a RELEASE was sent
+  bool examining_ = false;   // a block of the session's Witness is being read
   std::optional<uint64_t>
       timeout_told_at_;  // the queue's answers when it was told that some failed
   Backoff backoff_;
@@ -217,6 +226,7 @@ class Link final : public FdHandler {
   uint32_t silences_ = 0;           // connections in a row that were made and fell silent
   bool stayed_ = false;  // with a server that fell silent, because other channels heard from it
   bool unreadable_told_ = false;          // CutUnreadable has warned
+  std::optional<KnownBlock> known_;       // what the present connection was asked for
   std::optional<uint64_t> reopened_for_;  // of MustReopen: the generation of its last time
   Capabilities capabilities_;
   CodecStats codec_stats_;
@@ -237,6 +247,7 @@ class Link final : public FdHandler {
   int64_t ready_since_ns_ = 0;
   int64_t silent_since_ns_ = 0;  // nothing was received since, though requests wait
   bool pinged_ = false;
+  bool silence_told_ = false;     // where no sign of life can be asked for
   bool timer_armed_ = false;      // while ready
   bool send_blocked_ = false;     // until the transport is writable
   bool receive_blocked_ = false;  // Readv waits for writability

@@ -10,12 +10,15 @@
 #include <utility>
 
 #include "block/link.h"
+#include "block/open_check.h"
 
 namespace cloudblk {
 namespace {
 
 // How often a channel that may not send looks whether it may (SessionState::settled).
 constexpr int64_t kSettledPoll = kNsPerMs;
+// How often what waits for a lost connection's writes is tried again.
+constexpr int64_t kHoldPoll = 20 * kNsPerMs;
 
 using State = LinkState;
 
@@ -80,9 +83,12 @@ void Link::Receive() {
     if (failure.refused() && session_->ClaimRefused(claim_mode_, failure.refusal)) {
       failure.final = false;
     }
+    if (known_.has_value() && failure.refusal == Refusal::kOtherVolume && KnownHasChanged()) {
+      failure = {.error = ECANCELED, .text = "another connection writes where it was compared"};
+    }
     return Cut(failure);
   }
-  if (MustReopen()) return;
+  if (capabilities_.generation ? MustReopen() : !FollowFlushes()) return;
   if (transport_->has_pending()) ScheduleTurn();
   // Handshakes and farewells: Pump sends only in kReady.
   if (state_ != State::kReady && !send_blocked_) Send();
@@ -99,7 +105,7 @@ bool Link::ApplyFacts() {
 bool Link::OnFact(const Fact& fact) {
   switch (fact.kind) {
     case Fact::Kind::kOpened:
-      return OnOpened();
+      return OnOpened(fact.text);
     case Fact::Kind::kResized:
       if (session_->SetSize(fact.value)) {
         QueueEvent(CLOUDBLK_EVENT_RESIZED, fact.value, fact.text);
@@ -122,38 +128,52 @@ bool Link::OnAnswered(const Fact& fact) {
     Cut({.error = ESHUTDOWN, .text = "closed"});
     return false;
   }
+  if (fact.command == Command::Kind::kExamine) {
+    examining_ = false;
+    if (fact.error == 0) {
+      session_->witness().Take(index_, fact.block);
+    } else {
+      session_->witness().GiveUp(index_);
+    }
+    return true;
+  }
   if (fact.command == Command::Kind::kResize) resize_sent_ = false;
   observer_->OnAnswered(fact.command, fact.error, fact.text);
-  return true;
+  if (fact.command != Command::Kind::kRelease || capabilities_.fences) return true;
+  releasing_ = false;
+  if (fact.error != 0) session_->NoteSyncFailure();
+  if (fact.error != 0 || !session_->released()) return true;
+  // Where nobody keeps the volume for whoever comes, the next one may need our place.
+  Abandon();
+  return false;
 }
 
-bool Link::OnOpened() {
+bool Link::OnOpened(const std::string& note) {
   session_->ClaimGranted(claim_mode_);
   const VolumeInfo& found = codec_->volume();
+  const Failure failure = CheckOpened(*session_, found, codec_->capabilities());
+  if (failure.error != 0) {
+    Cut(failure);
+    return false;
+  }
+  generation_ = found.generation;
   if (!session_->has_volume()) {
-    session_->SetVolume(found);
+    session_->SetVolume(found, codec_->capabilities());
+    if (!note.empty()) Log(CLOUDBLK_LOG_WARNING, note);
   } else {
-    const VolumeInfo& volume = session_->volume();
-    if (found.uuid != volume.uuid || found.logical_block_size != volume.logical_block_size) {
-      Cut({.error = ESTALE,
-           .text = "the volume of this name is another one now",
-           .refusal = Refusal::kOtherVolume});
-      return false;
-    }
-    if (found.write_cache && !session_->write_cache()) {
-      Cut({.error = EPROTO,
-           .text = "the volume has a write cache now, of which its user does not know"});
-      return false;
-    }
-    if (session_->SetGeneration(found.generation)) {
+    const bool tells = codec_->capabilities().generation;
+    if (tells ? session_->SetGeneration(found.generation)
+              : session_->NoteReconnected(index_, lost_ns_, loop_->NowNs())) {
       Log(CLOUDBLK_LOG_ERROR,
           "the server may have lost writes that were not flushed; the next flush fails");
     }
+    if (!tells) generation_ = session_->generation();
     if (session_->SetSize(found.size)) QueueEvent(CLOUDBLK_EVENT_RESIZED, found.size, "");
   }
-  generation_ = found.generation;
   capabilities_ = codec_->capabilities();
-  queue_->Open(codec_->limits(), generation_);
+  lost_ns_ = 0;
+  session_->NoteConnected(index_, loop_->NowNs());
+  queue_->Open(codec_->limits(), generation_, capabilities_.fences);
   BecomeReady();
   return true;
 }
@@ -181,6 +201,20 @@ void Link::BecomeReady() {
   send_blocked_ = blocked;
 }
 
+// Of a server that does not tell what is lost, and would tell nothing at a new connection. False:
+// the connection is over.
+bool Link::FollowFlushes() {
+  if (queue_->TakeSyncFailure() && session_->NoteSyncFailure()) {
+    Log(CLOUDBLK_LOG_ERROR,
+        "the server failed to make writes durable, and may have lost them; the next flush fails");
+  }
+  const uint64_t present = session_->generation();
+  if (generation_ != present) queue_->SetGeneration(present);
+  generation_ = present;
+  Examine();
+  return transport_ != nullptr;
+}
+
 // Ends the connection if only a new OPEN can tell what is lost. True: it did.
 bool Link::MustReopen() {
   const char* why = nullptr;
@@ -202,6 +236,23 @@ bool Link::MustReopen() {
   return true;
 }
 
+// What the server was to have by which it is known, another channel has changed since.
+bool Link::KnownHasChanged() const {
+  const std::optional<KnownBlock> now = session_->witness().known();
+  return !now.has_value() || now->offset != known_->offset || now->digest != known_->digest;
+}
+
+// Reads back what was flushed, if there is nothing yet by which the server is known again.
+void Link::Examine() {
+  if (examining_ || releasing_ || state_ != State::kReady || session_->config().share_rw) return;
+  // What may still land is no change that a block could be seen to lack.
+  if (session_->quarantine().HoldsAnything(loop_->NowNs())) return;
+  const std::optional<KnownBlock> block = session_->witness().Choose(index_);
+  if (!block.has_value()) return;
+  examining_ = true;
+  SendCommand({.kind = Command::Kind::kExamine, .block = *block});
+}
+
 void Link::SendCommand(const Command& command) {
   codec_->Send(command, &outbox_);
   if (!send_blocked_) Send();
@@ -210,6 +261,7 @@ void Link::SendCommand(const Command& command) {
 
 void Link::SendRelease() {
   release_wanted_ = false;
+  releasing_ = true;
   SendCommand(
       {.kind = Command::Kind::kRelease, .token = session_->token(), .epoch = session_->epoch()});
 }
@@ -272,6 +324,9 @@ bool Link::BuildFrames() {
   if (queue_->TakeLossTold()) {
     Log(CLOUDBLK_LOG_ERROR,
         "the server lost writes that were not flushed; this flush fails to say so");
+  }
+  if (queue_->has_held() && !std::exchange(hold_armed_, true)) {
+    hold_timer_->Arm(loop_->NowNs() + kHoldPoll);
   }
   return !outbox_.empty();
 }
@@ -336,7 +391,15 @@ void Link::CheckLiveness() {
   }
   if (now - silent_since_ns_ < ping_after()) return ArmLiveness(silent_since_ns_ + ping_after());
   ArmLiveness((capabilities_.ping ? silent_since_ns_ : now) + timeout);
-  if (pinged_ || !capabilities_.ping) return;
+  if (!capabilities_.ping) {
+    if (now - silent_since_ns_ >= timeout && !std::exchange(silence_told_, true)) {
+      Log(CLOUDBLK_LOG_WARNING, server_name_ + " has not answered for " +
+                                    std::to_string(timeout / kNsPerS) +
+                                    " s; its storage may be slow, so requests wait");
+    }
+    return;
+  }
+  if (pinged_) return;
   if (!codec_->Send({.kind = Command::Kind::kPing}, &outbox_)) return;
   pinged_ = true;
   Pump();
@@ -371,6 +434,12 @@ void Link::OnAgeTimer() {
   GiveUp({.error = ETIMEDOUT, .text = why});
   queue_->FailOld(ETIMEDOUT);
   Deliver();
+}
+
+void Link::OnHoldTimer() {
+  hold_armed_ = false;
+  queue_->ReleaseHeld();
+  Pump();
 }
 
 void Link::ScheduleTurn() {

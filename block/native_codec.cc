@@ -148,6 +148,8 @@ bool NativeCodec::Send(const Command& command, Outbox* outbox) {
       AppendControl(wire::FrameType::kClose, close, wire::kCloseSize, "", outbox);
       return true;
     }
+    case Command::Kind::kExamine:
+      return false;
     case Command::Kind::kResize: {
       resize_sent_ = true;
       const wire::Resize resize{command.size, command.force ? wire::ResizeFlag::kForce : 0u};

@@ -63,6 +63,8 @@ struct Piece {
   uint64_t flush_mark = 0;  // FLUSH, while sent: SessionState::FlushMark
   uint32_t slot = 0;        // in the TagTable; constant
   State state = State::kFree;
+  // A write that an earlier connection, which nobody fences, may have sent (Quarantine).
+  bool replayed = false;
   int error = 0;      // while sent: the first error that an answer in parts has reported
   Coverage coverage;  // while sent: which bytes an answer in parts has brought
 

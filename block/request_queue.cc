@@ -15,6 +15,19 @@
 namespace cloudblk {
 namespace {
 
+// Bytes [first, second) of the volume. Precondition: the piece was cut to one range.
+std::pair<uint64_t, uint64_t> ExtentOf(const Piece& piece) {
+  const Request& request = *piece.request;
+  uint64_t begin = request.offset + piece.begin;
+  if (HasRanges(request.operation)) {
+    WalkRanges(request, piece.begin, piece.end, UINT64_MAX, [&](const CloudblkRange& range) {
+      begin = range.offset;
+      return false;
+    });
+  }
+  return {begin, begin + piece.length()};
+}
+
 static_assert(static_cast<int>(Operation::kRead) == CLOUDBLK_OP_READ);
 static_assert(static_cast<int>(Operation::kWrite) == CLOUDBLK_OP_WRITE);
 static_assert(static_cast<int>(Operation::kFlush) == CLOUDBLK_OP_FLUSH);
@@ -61,14 +74,17 @@ void RequestQueue::Enqueue(Request* request) {
   queue.PushBack(tags_.Take(request, 0, request->length));
 }
 
-void RequestQueue::Open(const Limits& limits, uint64_t generation) {
+void RequestQueue::Open(const Limits& limits, uint64_t generation, bool fences) {
   assert(sent_.empty());
+  fences_ = fences;
+  if (!fences) session_->quarantine().NoteOpened(index_, clock_->NowNs());
   limits_ = limits;
   generation_ = generation;
   if (std::exchange(unreadable_, false)) FailUnreadable();
 }
 
 void RequestQueue::Requeue() {
+  if (!fences_) NoteLostWrites();
   for (Piece* piece = sent_.front(); piece != nullptr; piece = piece->next) {
     piece->state = Piece::State::kQueued;
   }
@@ -81,6 +97,82 @@ void RequestQueue::Requeue() {
   credits_used_ = 0;
   credit_bytes_used_ = 0;
   sync_failed_ = false;
+}
+
+// The server may carry them out, whatever becomes of them here.
+void RequestQueue::NoteLostWrites() {
+  if (std::exchange(covering_, nullptr) != nullptr) session_->witness().NoteFlushed(index_, false);
+  for (Piece* piece = sent_.front(); piece != nullptr; piece = piece->next) {
+    if (!Writes(piece->request->operation)) continue;
+    const auto [begin, end] = ExtentOf(*piece);
+    // In this order: while it is in quarantine, nothing is chosen to be known (Link::Examine).
+    session_->quarantine().Add(index_, begin, end);
+    session_->witness().NoteChange(begin, end);
+    piece->replayed = true;
+  }
+}
+
+// The FLUSH is about to be sent.
+void RequestQueue::NoteFlushSent(const Piece& piece) {
+  Witness& witness = session_->witness();
+  if (covering_ != nullptr && witness.offers(index_)) return;
+  if (witness.Offer(index_)) covering_ = &piece;
+}
+
+void RequestQueue::NoteDone(const Piece& piece, int error) {
+  const Operation operation = piece.request->operation;
+  if (&piece == covering_) {
+    covering_ = nullptr;
+    session_->witness().NoteFlushed(index_, error == 0);
+  }
+  if (!Writes(operation)) return;
+  const auto [begin, end] = ExtentOf(piece);
+  session_->witness().NoteChange(begin, end);
+  if (operation == Operation::kWrite && error == 0) {
+    session_->witness().NoteWritten(index_, begin, end);
+  }
+  if (piece.replayed) session_->quarantine().NoteAnswered(index_, begin, end);
+}
+
+void RequestQueue::NoteGivenUp(const Piece& piece) {
+  if (!piece.replayed) return;
+  const auto [begin, end] = ExtentOf(piece);
+  session_->witness().NoteChange(begin, end);
+  session_->quarantine().NoteGivenUp(index_, begin, end);
+}
+
+// `first` is to be the first part of it.
+void RequestQueue::NoteSplit(const Piece& piece, Piece* first) {
+  const auto [begin, end] = ExtentOf(piece);
+  session_->quarantine().Split(index_, begin, begin + first->length(), end);
+  first->replayed = true;
+}
+
+// Whether the piece has to wait for what a lost connection may still do. Then it is taken out of
+// its queue.
+bool RequestQueue::Hold(Piece* piece, LinkedList<Piece>* queue) {
+  const Operation operation = piece->request->operation;
+  if (operation == Operation::kFlush) return false;
+  const auto [begin, end] = ExtentOf(*piece);
+  if (Writes(operation)) session_->witness().NoteChange(begin, end);
+  Quarantine& quarantine = session_->quarantine();
+  if (!quarantine.any() || piece->replayed) return false;
+  if (!quarantine.Holds(begin, end, Writes(operation), clock_->NowNs())) return false;
+  queue->Remove(piece);
+  held_.PushBack(piece);
+  return true;
+}
+
+// Those that have to wait on come back when it is their turn.
+void RequestQueue::ReleaseHeld() {
+  LinkedList<Piece> bulk;
+  LinkedList<Piece> small;
+  while (!held_.empty()) {
+    Piece* piece = held_.PopFront();
+    (BulkWindow::IsBulk(*piece->request) ? bulk : small).PushBack(piece);
+  }
+  bulk_queue_.Prepend(&bulk);
+  queue_.Prepend(&small);
 }
 
 bool RequestQueue::FindUnreadable(uint64_t sent) {
@@ -100,12 +192,13 @@ bool RequestQueue::FindUnreadable(uint64_t sent) {
 
 // What is left of these requests is in the queues, all of it.
 void RequestQueue::FailUnreadable() {
-  for (LinkedList<Piece>* queue : {&queue_, &bulk_queue_}) {
+  for (LinkedList<Piece>* queue : {&queue_, &bulk_queue_, &held_}) {
     Piece* next;
     for (Piece* piece = queue->front(); piece != nullptr; piece = next) {
       next = piece->next;
       if (!piece->request->unreadable) continue;
       queue->Remove(piece);
+      NoteGivenUp(*piece);
       FinishPiece(piece, EFAULT);
     }
   }
@@ -146,15 +239,23 @@ bool RequestQueue::NextPiece(Batch* batch) {
     FinishPiece(piece, EIO);
     return true;
   }
+  if (request->operation == Operation::kFlush && !limits_.flush) {
+    // The user knows that the server promises nothing.
+    queue->Remove(piece);
+    FinishPiece(piece, 0);
+    return true;
+  }
   const bool windowed = bulk_now_ns_ != 0 && BulkWindow::IsBulk(*request);
   uint64_t end = FittingEnd(*request, piece->begin, piece->end, limits_);
   if (windowed) end = std::min(end, piece->begin + BulkWindow::kSlice);
   if (end < piece->end) {
     Piece* first = tags_.Take(request, piece->begin, end);
+    if (piece->replayed) NoteSplit(*piece, first);
     piece->begin = end;
     queue->InsertBefore(first, piece);
     piece = first;
   }
+  if (!fences_ && Hold(piece, queue)) return true;
   if (credits_used_ == limits_.credit_requests ||
       credit_bytes_used_ + piece->credit_bytes() > limits_.credit_bytes ||
       (windowed && !bulk_window_.Admits(piece->length())) || !Fits(*piece, batch)) {
@@ -194,7 +295,10 @@ void RequestQueue::SendPiece(Piece* piece) {
   ++credits_used_;
   credit_bytes_used_ += piece->credit_bytes();
   const Request& request = *piece->request;
-  if (request.operation == Operation::kFlush) piece->flush_mark = session_->FlushMark();
+  if (request.operation == Operation::kFlush) {
+    piece->flush_mark = session_->FlushMark();
+    if (!fences_) NoteFlushSent(*piece);
+  }
   if (!BulkWindow::IsBulk(request)) {
     bulk_window_.NoteSmall();
     return;
@@ -219,6 +323,7 @@ void RequestQueue::Answer(Piece* piece, int error) {
       bulk_window_.Adjust(piece->length(), now - piece->sent_ns, now, limits_.credit_bytes);
     }
   }
+  if (!fences_) NoteDone(*piece, error);
   if (!request->answered) {
     request->answered = true;
     request->generation = generation_;
@@ -259,6 +364,7 @@ void RequestQueue::FailAll(int error) {
   // Waiting ones first, so that the completion of others does not set them going.
   while (overlaps_.first_waiting() != nullptr) FailWaiting(error);
   queue_.Prepend(&bulk_queue_);
+  queue_.Prepend(&held_);
   NoteFlushesGivenUp();
   FailPieces(&queue_, 0, error);
 }
@@ -270,6 +376,7 @@ void RequestQueue::FailPieces(LinkedList<Piece>* pieces, uint32_t age, int error
     next = piece->next;
     if (AgeOf(*piece->request) < age) continue;
     pieces->Remove(piece);
+    NoteGivenUp(*piece);
     // Also where another piece has failed before: given up is what counts.
     piece->request->result = -error;
     FinishPiece(piece, error);
@@ -296,7 +403,7 @@ bool RequestQueue::AnyOld(const LinkedList<Piece>& pieces) const {
 bool RequestQueue::Age() {
   ++age_;
   // One that waits for an overlapping one is younger than that.
-  return AnyOld(sent_) || AnyOld(queue_) || AnyOld(bulk_queue_);
+  return AnyOld(sent_) || AnyOld(queue_) || AnyOld(bulk_queue_) || AnyOld(held_);
 }
 
 void RequestQueue::FailOld(int error) {
@@ -305,7 +412,8 @@ void RequestQueue::FailOld(int error) {
   while (overlaps_.first_waiting() != nullptr && AgeOf(*overlaps_.first_waiting()) >= kMaxAge) {
     FailWaiting(error);
   }
-  for (LinkedList<Piece>* pieces : {&bulk_queue_, &queue_}) FailPieces(pieces, kMaxAge, error);
+  for (LinkedList<Piece>* pieces : {&bulk_queue_, &queue_, &held_})
+    FailPieces(pieces, kMaxAge, error);
 }
 
 // Remembers since when the FLUSHes of queue_ have waited: the host may submit them again.

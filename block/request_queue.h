@@ -27,7 +27,8 @@ namespace cloudblk {
 // Everything is called on the channel's loop, or on the session's thread while it is detached.
 class RequestQueue final {
  public:
-  explicit RequestQueue(SessionState* session) : session_(session) {}
+  // `index`: the channel's.
+  RequestQueue(SessionState* session, uint32_t index) : session_(session), index_(index) {}
   RequestQueue(const RequestQueue&) = delete;
   RequestQueue& operator=(const RequestQueue&) = delete;
 
@@ -69,8 +70,11 @@ class RequestQueue final {
 
   // --- The link's side ------------------------------------------------------------------------
 
-  // A connection is ready. `generation`: the volume's, as its server told.
-  void Open(const Limits& limits, uint64_t generation);
+  // A connection is ready. `generation`: the volume's, as its server told. `fences`: nothing that
+  // the one before has sent takes effect any more (Capabilities).
+  void Open(const Limits& limits, uint64_t generation, bool fences);
+  // Another channel was told of a newer generation, and this one's server cannot tell.
+  void SetGeneration(uint64_t generation) { generation_ = generation; }
   // It is gone. What was not answered is sent over the next one, in the order of its sending and
   // ahead of all else (SPEC.md 8.14).
   void Requeue();
@@ -83,6 +87,11 @@ class RequestQueue final {
 
   bool has_unsent() const { return !queue_.empty() || !bulk_queue_.empty(); }
   bool has_unanswered() const { return !sent_.empty(); }
+
+  // Whether there are requests that wait for the session's Quarantine, which ReleaseHeld asks
+  // again.
+  bool has_held() const { return !held_.empty(); }
+  void ReleaseHeld();
 
   // Before a series of Gather.
   void BeginSending();
@@ -141,6 +150,13 @@ class RequestQueue final {
   LinkedList<Piece>* NextQueue();
   bool NextPiece(Batch* batch);
   bool Fits(const Piece& piece, Batch* batch) const;
+  // Of servers that do not fence, nor tell of losses; not inlined into what runs for each request.
+  [[gnu::noinline]] bool Hold(Piece* piece, LinkedList<Piece>* queue);
+  [[gnu::noinline]] void NoteFlushSent(const Piece& piece);
+  [[gnu::noinline]] void NoteDone(const Piece& piece, int error);
+  [[gnu::cold]] void NoteLostWrites();
+  [[gnu::cold]] void NoteGivenUp(const Piece& piece);
+  [[gnu::cold]] void NoteSplit(const Piece& piece, Piece* first);
   void SendPiece(Piece* piece);
   void FinishPiece(Piece* piece, int error);
   void CompleteRequest(Request* request);
@@ -152,6 +168,7 @@ class RequestQueue final {
   void FailUnreadable();
 
   SessionState* const session_;
+  const uint32_t index_;
   const EventLoop* clock_ = nullptr;
   CloudblkCompleteFn* complete_ = nullptr;
   void* opaque_ = nullptr;
@@ -159,12 +176,14 @@ class RequestQueue final {
   // The connection's.
   Limits limits_;
   uint64_t generation_ = 0;
+  bool fences_ = true;
 
   RequestPool requests_;
   TagTable tags_;
   OverlapGuard overlaps_;
   LinkedList<Piece> queue_;        // to be sent, in order
   LinkedList<Piece> bulk_queue_;   // likewise, of bulk requests, and what is to be sent again
+  LinkedList<Piece> held_;         // waits for the session's Quarantine, in order
   LinkedList<Piece> sent_;         // not answered, in the order of sending
   Since given_up_since_;           // of the flushes that were given up last, the earliest
   bool flushes_given_up_ = false;  // and nothing was submitted since
@@ -180,6 +199,7 @@ class RequestQueue final {
   bool unreadable_ = false;  // FindUnreadable found some
   bool sync_failed_ = false;
   bool loss_told_ = false;
+  const Piece* covering_ = nullptr;  // the FLUSH that covers what the session's Witness is offered
   std::vector<CloudblkCompletion> done_;
   std::vector<CloudblkCompletion> spare_;
   bool delivering_ = false;

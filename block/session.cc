@@ -9,6 +9,7 @@
 #include "base/epoll_loop.h"
 #include "base/text.h"
 #include "block/native_codec.h"
+#include "block/nbd_codec.h"
 #include "block/outage.h"
 #include "block/session_steps.h"
 #include "block/uri.h"
@@ -96,6 +97,32 @@ Status Run(SessionStep* step, int64_t timeout_ns) {
   return Run(step, loop->get(), timeout_ns);
 }
 
+// What NBD cannot do, and what it can do only if somebody answers for it.
+Status CheckNbd(const ServerUri& uri, const SessionConfig& config) {
+  const char* lacking = config.takeover          ? "takeover"
+                        : config.share_rw        ? "share-rw"
+                        : config.payload_crc     ? "payload-crc"
+                        : config.end_reservation ? "the release of a reservation"
+                                                 : nullptr;
+  if (lacking != nullptr) {
+    return Status(EINVAL, std::string("NBD has nothing for ") + lacking +
+                              ": leave it out, or serve the volume by cloudblk-proxy");
+  }
+  if (uri.endpoints.size() > 1 && !config.read_only && !uri.nbd.unfenced_failover) {
+    return Status(
+        EINVAL,
+        "several NBD servers and a disk that is written: nothing keeps the first one from "
+        "writing what it still has when another one goes on; name one, open the disk read-only, or "
+        "say ?failover=unfenced");
+  }
+  if (uri.endpoints.size() > 1 && config.channels > 1 && !config.read_only) {
+    return Status(EINVAL,
+                  "several NBD servers and several IOThreads: nobody promises that connections to "
+                  "two servers see each other's writes; use one of either");
+  }
+  return Status::Ok();
+}
+
 Uuid UuidOf(const uint8_t (&bytes)[16]) {
   Uuid uuid;
   std::ranges::copy(bytes, uuid.bytes.begin());
@@ -135,6 +162,19 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
   config.open_answer_timeout_ns = share;
   config.volume = uri->volume;
   config.new_codec = NativeCodec::New;
+  if (uri->protocol == Protocol::kNbd) {
+    config.new_codec = NbdCodec::New;
+    config.protocol = "NBD";
+    config.server_program = "the NBD server";
+    config.silence_hint =
+        "; if it serves one client only and has one (qemu-nbd without --shared), it never will";
+    config.accept_no_flush = uri->nbd.accept_no_flush;
+    config.restart_loses = uri->nbd.loses_unflushed;
+    config.unfenced_failover = uri->nbd.unfenced_failover;
+    config.quarantine_ns = uri->nbd.quarantine_s * kNsPerS;
+    const Status fit = CheckNbd(*uri, config);
+    if (!fit.ok()) return fit;
+  }
   SocketSettings settings;
   settings.dead_peer_ms =
       static_cast<uint32_t>(std::max(kDeadPeerNs, config.answer_timeout_ns) / kNsPerMs);
@@ -161,12 +201,18 @@ Status Session::Resize(uint64_t size, bool force, int64_t timeout_ns) {
   return Run(&step, timeout_ns);
 }
 
-Status Session::MayRelease() const {
+Status Session::MayRelease() {
   if (state_.revoked()) return Lost();
   if (state_.observe()) return Status(EPERM, "the session only observes the volume");
   if (!all_.front()->link().capabilities().move) return CannotMove();
   for (const Channel* channel : all_) {
     if (channel->in_flight() != 0) return Status(EBUSY, "requests are in flight");
+  }
+  if (state_.quarantine().HoldsAnything(MonotonicNs())) {
+    return Status(
+        EBUSY,
+        "a connection was lost, and writes that it took along may still land: try again in "
+        "some seconds");
   }
   return Status::Ok();
 }
@@ -204,6 +250,9 @@ Status Session::Release(int64_t timeout_ns) { return Release({this}, timeout_ns)
 Status Session::Adopt(const CloudblkIdentity& identity) {
   if (!state_.observe()) return Status(EPERM, "the session does not observe");
   if (!all_.front()->link().capabilities().move) return CannotMove();
+  if (!state_.promises().flush && !state_.read_only() && !state_.config().accept_no_flush) {
+    return Status(ENOTSUP, "the server announces no FLUSH; say ?noflush=accept here too");
+  }
   if (UuidOf(identity.volume_uuid) != state_.volume().uuid) {
     return Status(ESTALE, "the volume here is not the one that the source released; check server=");
   }
@@ -250,7 +299,8 @@ void Session::Reopen() {
 }
 
 void Session::Close(int64_t timeout_ns) {
-  if (!state_.revoked() && !state_.released()) {
+  const bool idle = all_.front()->state() == Channel::State::kIdle;
+  if (!state_.revoked() && !state_.released() && !idle) {
     CloseStep step(&state_, all_);
     // Whether it was told or not: without a word the lease ends it.
     static_cast<void>(Run(&step, timeout_ns));

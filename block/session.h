@@ -62,7 +62,7 @@ class Session {
  private:
   Session(SessionConfig config, std::unique_ptr<Connector> connector);
   void AbandonAll();
-  Status MayRelease() const;
+  Status MayRelease();
 
   const std::unique_ptr<Connector> connector_;
   SessionState state_;

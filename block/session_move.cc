@@ -21,6 +21,8 @@ void SessionState::NoteReleased(bool confirmed) {
   moved_ = true;
   release_confirmed_ = confirmed;
   claim_epoch_ = epoch_ + kReclaimEpochStep;
+  // From here on others may write.
+  witness_.Clear();
 }
 
 void SessionState::Adopt(const Uuid& uuid, uint64_t epoch, const Uuid& token, uint64_t generation,

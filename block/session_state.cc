@@ -3,8 +3,9 @@
 
 namespace cloudblk {
 
-void SessionState::SetVolume(const VolumeInfo& volume) {
+void SessionState::SetVolume(const VolumeInfo& volume, const Capabilities& promises) {
   volume_ = volume;
+  promises_ = promises;
   has_volume_ = true;
   size_ = volume.size;
   generation_ = volume.generation;
@@ -12,10 +13,35 @@ void SessionState::SetVolume(const VolumeInfo& volume) {
 
 bool SessionState::SetGeneration(uint64_t generation) {
   const std::lock_guard lock(loss_mutex_);
+  return ChangeGeneration(generation);
+}
+
+bool SessionState::ChangeGeneration(uint64_t generation) {
   if (generation_.exchange(generation) == generation) return false;
   if (written_.load() == flushed_.load()) return false;
   NoteLoss();
   return true;
+}
+
+bool SessionState::NoteReconnected(uint32_t index, int64_t lost_ns, int64_t now_ns) {
+  const std::lock_guard lock(loss_mutex_);
+  // Another channel has lost its connection for the same reason, and was first.
+  if (!config_.restart_loses || lost_ns == 0 || restarted_ns_ >= lost_ns) return false;
+  for (uint32_t i = 0; i < config_.channels; ++i) {
+    // A server that has answered a connection from before is still the same.
+    if (i != index && heard_[i].connected_ns.load() < lost_ns && heard_[i].ns.load() > lost_ns) {
+      return false;
+    }
+  }
+  restarted_ns_ = now_ns;
+  return ChangeGeneration(generation_.load() + 1);
+}
+
+bool SessionState::NoteSyncFailure() {
+  // What is read back after that may be what was not written.
+  witness_.Clear();
+  const std::lock_guard lock(loss_mutex_);
+  return ChangeGeneration(generation_.load() + 1);
 }
 
 void SessionState::NoteWrite(uint64_t generation) {

@@ -14,7 +14,9 @@
 #include "base/uuid.h"
 #include "block/include/cloudblk.h"
 #include "block/outage.h"
+#include "block/quarantine.h"
 #include "block/types.h"
+#include "block/witness.h"
 
 namespace cloudblk {
 
@@ -25,7 +27,15 @@ using NewCodec = std::unique_ptr<Codec> (*)(CodecStats* stats);
 
 // Constant after construction.
 struct SessionConfig {
-  NewCodec new_codec = nullptr;  // of the protocol that the server speaks
+  NewCodec new_codec = nullptr;       // of the protocol that the server speaks
+  std::string protocol = "cloudblk";  // its name, for people
+  std::string server_program = "cloudblk-proxy";
+  std::string silence_hint{};  // why a server may not answer, beside what any may have
+  // What the server does not tell (Capabilities).
+  bool accept_no_flush = false;    // a disk is wanted whose writes are never known to be durable
+  bool unfenced_failover = false;  // another address may be gone on to while the last one may live
+  bool restart_loses = false;      // a server that was started anew has lost what was not flushed
+  int64_t quarantine_ns = 0;       // of Quarantine
   Uuid uuid;
   uint64_t epoch = 1;
   std::string volume;
@@ -45,6 +55,9 @@ struct SessionConfig {
   CloudblkEventFn* event = nullptr;
   void (*log)(CloudblkLogLevel level, const char* message) = nullptr;  // while opening
   void* event_opaque = nullptr;
+
+  // Of the volume. An NBD server's default export has none of its own.
+  std::string NameForPeople() const { return volume.empty() ? "default export" : volume; }
 };
 
 // How the next OPEN of an active session claims the volume (SPEC.md 11.4).
@@ -78,7 +91,10 @@ inline Since Earlier(const Since& a, const Since& b) {
 class SessionState {
  public:
   explicit SessionState(SessionConfig config)
-      : config_(std::move(config)), heard_(std::make_unique<Heard[]>(config_.channels)) {
+      : config_(std::move(config)),
+        heard_(std::make_unique<Heard[]>(config_.channels)),
+        quarantine_(config_.quarantine_ns),
+        witness_(config_.channels) {
     uuid_ = config_.uuid;
     epoch_ = config_.epoch;
     observe_ = config_.observe;
@@ -146,9 +162,11 @@ class SessionState {
   // Set by the first channel that is opened, before the host uses any. Constant then, but for the
   // size and the generation, which are below.
 
-  void SetVolume(const VolumeInfo& volume);
+  void SetVolume(const VolumeInfo& volume, const Capabilities& promises);
   bool has_volume() const { return has_volume_; }
   const VolumeInfo& volume() const { return volume_; }
+  // Of the server that the volume was opened at first.
+  const Capabilities& promises() const { return promises_; }
   bool write_cache() const { return volume_.write_cache; }
   bool read_only() const { return config_.read_only || volume_.read_only; }
 
@@ -166,6 +184,11 @@ class SessionState {
   // A channel was told the volume's generation at its (re)opening. If it is new and writes were
   // completed that no flush covers, these may be lost (SPEC.md 10.4). Returns whether they may.
   bool SetGeneration(uint64_t generation);
+  // As SetGeneration, where the server does not tell: channel `index` has a new connection. The one
+  // before was lost at lost_ns; 0: it was not lost.
+  bool NoteReconnected(uint32_t index, int64_t lost_ns, int64_t now_ns);
+  // Likewise: what was written may be lost, as a server's sync has failed.
+  bool NoteSyncFailure();
   // A write that is durable only after a flush is about to be completed; `generation` is that of
   // the connection which answered it first.
   void NoteWrite(uint64_t generation);
@@ -199,7 +222,19 @@ class SessionState {
   bool ChannelReady() { return ready_.fetch_add(1) + 1 == config_.channels; }
   void ChannelNotReady() { ready_.fetch_sub(1); }
 
-  // Channel `index` received something from its server.
+  // Where a lost connection may still write.
+  Quarantine& quarantine() { return quarantine_; }
+  // By what an export is known again.
+  Witness& witness() { return witness_; }
+
+  // Channel `index` has a new connection, or received something from its server.
+  void NoteConnected(uint32_t index, int64_t now_ns) {
+    heard_[index].connected_ns.store(now_ns, std::memory_order_relaxed);
+  }
+  // What is heard on it from now on is from a server that may be another one.
+  void NoteDisconnected(uint32_t index) {
+    heard_[index].connected_ns.store(INT64_MAX, std::memory_order_relaxed);
+  }
   void NoteHeard(uint32_t index, int64_t now_ns) {
     heard_[index].ns.store(now_ns, std::memory_order_relaxed);
   }
@@ -221,14 +256,18 @@ class SessionState {
   // Each has a cache line of its own: they are written with every batch.
   struct alignas(64) Heard {
     std::atomic<int64_t> ns{INT64_MIN};
+    std::atomic<int64_t> connected_ns{INT64_MAX};
   };
 
   // Completed writes may be lost. Precondition: loss_mutex_ is held.
   void NoteLoss();
+  bool ChangeGeneration(uint64_t generation);
 
   const SessionConfig config_;
   const std::unique_ptr<Heard[]> heard_;  // by channel; any thread
-  mutable std::mutex uuid_mutex_;         // to change it, and to read it from other threads
+  Quarantine quarantine_;
+  Witness witness_;
+  mutable std::mutex uuid_mutex_;  // to change it, and to read it from other threads
   Uuid uuid_;
   std::atomic<uint64_t> epoch_{1};  // that the volume was held at, without a claim under way
   bool epoch_claimed_ = false;      // it was reached by a claim of ours
@@ -246,6 +285,7 @@ class SessionState {
 
   bool has_volume_ = false;
   VolumeInfo volume_;
+  Capabilities promises_;
 
   std::atomic<uint64_t> size_{0};
   std::atomic<bool> revoked_{false};
@@ -262,9 +302,10 @@ class SessionState {
   std::atomic<uint64_t> flushed_{0};  // how many of them a flush covered
   // A new generation and what follows from it are seen as one: changed with loss_mutex_ held.
   std::mutex loss_mutex_;
-  std::atomic<uint64_t> losses_{0};  // how often completed writes may have been lost
-  std::atomic<uint64_t> told_{0};    // how many of these a flush has told of
-  uint64_t lost_mark_ = 0;           // written_ at the last one; with loss_mutex_ held
+  std::atomic<uint64_t> losses_{0};   // how often completed writes may have been lost
+  std::atomic<uint64_t> told_{0};     // how many of these a flush has told of
+  uint64_t lost_mark_ = 0;            // written_ at the last one; with loss_mutex_ held
+  int64_t restarted_ns_ = INT64_MIN;  // when NoteReconnected last found a restart; likewise
 };
 
 }  // namespace cloudblk

@@ -75,7 +75,7 @@ void OpenStep::OnReady(Channel* channel) {
 void OpenStep::OnFailure(Channel* channel, const Failure& failure) {
   if (done()) return;
   if (state_->revoked()) {
-    return Done(Status(failure.error, "volume '" + state_->config().volume +
+    return Done(Status(failure.error, "volume '" + state_->config().NameForPeople() +
                                           "' was lost while it was being opened: " + failure.text));
   }
   // That a server refuses is told rather than that another one cannot be reached.
@@ -116,17 +116,20 @@ void OpenStep::Finish() {
   for (Channel* channel : channels_) {
     channel->Detach();
     channel->set_observer(nullptr);
-    if (!status().ok()) channel->Abandon();
+    // Where nobody keeps a volume's holder, who only looks needs no connection any more, and the
+    // server may have room for one client only.
+    const bool seen_all = state_->observe() && !channel->link().capabilities().fences;
+    if (!status().ok() || seen_all) channel->Abandon();
   }
 }
 
 std::string OpenStep::Describe(const Failure& failure) const {
   if (failure.refused()) {
-    return "server " + last_server_ + " refuses volume '" + state_->config().volume +
+    return "server " + last_server_ + " refuses volume '" + state_->config().NameForPeople() +
            "': " + failure.text;
   }
   if (failure.error == EPROTO) {
-    return "no cloudblk server at " + last_server_ + ": " + failure.text +
+    return "no " + state_->config().protocol + " server at " + last_server_ + ": " + failure.text +
            "; check the port in the server URI";
   }
   std::string text = failure.text.find(last_server_) == std::string::npos
@@ -134,7 +137,7 @@ std::string OpenStep::Describe(const Failure& failure) const {
                          : failure.text;
   // Else it is this end that lacks something: permissions, descriptors.
   if (!failure.may_pass() && !IsUnreachable(failure)) return text;
-  return text + "; start cloudblk-proxy there, or correct the server URI";
+  return text + "; start " + state_->config().server_program + " there, or correct the server URI";
 }
 
 // --- Release ------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class TagTable {
     piece->begin = begin;
     piece->end = end;
     piece->state = Piece::State::kQueued;
+    piece->replayed = false;
     ++request->pieces;
     return piece;
   }

@@ -7,10 +7,12 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/uuid.h"
+#include "block/witness.h"
 
 namespace cloudblk {
 
@@ -52,6 +54,7 @@ struct Limits {
   uint32_t batch_overhead = 0;
   uint32_t piece_overhead = 0;
   bool copies_data = false;
+  bool flush = true;  // a FLUSH may be sent
 };
 
 // What a protocol can do for a session beside requests. Nobody asks which protocol it is.
@@ -60,6 +63,12 @@ struct Capabilities {
   bool move = false;              // RELEASE and a claim by token: live migration
   bool resize = false;            // a client may ask for another size
   bool ping = false;              // a sign of life can be asked for while a request takes long
+  bool flush = true;              // FLUSH, without which nothing is known to be durable
+  // Nothing that was sent over a connection of the channel takes effect once the next one is open.
+  bool fences = true;
+  // The server tells what it may have lost (VolumeInfo::generation), of another size and by whom a
+  // volume is held.
+  bool generation = true;
 };
 
 // Why a server does not let a session in, where it matters to the session.
@@ -95,13 +104,14 @@ struct Failure {
 
 // What a session asks its server for, over one channel.
 struct Command {
-  enum class Kind : uint8_t { kPing, kRelease, kClose, kResize };
+  enum class Kind : uint8_t { kPing, kRelease, kClose, kResize, kExamine };
   Kind kind = Kind::kPing;
   Uuid token{};              // kRelease
   uint64_t epoch = 0;        // kRelease
   bool end_session = false;  // kClose: not this connection alone
   uint64_t size = 0;         // kResize: bytes
   bool force = false;        // kResize: may cut data off
+  KnownBlock block{};        // kExamine: which is to be read and digested
 };
 
 // How a session introduces itself. The views are valid during the call only.
@@ -122,6 +132,7 @@ struct OpenParams {
   bool resume = false;  // the channel was open before: `volume` and `generation` are what it knows
   Uuid volume;
   uint64_t generation = 0;
+  std::optional<KnownBlock> known{};  // what the volume has to hold, if its server does not tell
   std::string_view volume_name;
   std::string_view client_name;
 };

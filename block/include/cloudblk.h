@@ -123,6 +123,13 @@ typedef struct CloudblkInfo {
     uint8_t session_uuid[16];
     uint64_t generation;
     uint64_t epoch;
+    /* What the server promises. */
+    bool flush;            /* that what a FLUSH covers is durable */
+    bool several_channels; /* that connections see each other's writes */
+    bool fences;           /* that nothing of a lost connection lands once the next one is open */
+    bool tells_losses;     /* to say when writes that were not flushed may be lost */
+    bool moves;            /* to hand the volume over from one client to another, and to one only */
+    char protocol[16];     /* its name */
 } CloudblkInfo;
 
 /*

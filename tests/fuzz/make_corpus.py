@@ -1,14 +1,66 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Writes the golden frames as seeds for protocol_fuzz: make_corpus.py GOLDEN_BYTES_H FOLDER."""
+"""Writes seeds for the fuzzers: make_corpus.py GOLDEN_BYTES_H FOLDER. The golden frames go to protocol-seeds,
+what an NBD server says to nbd-seeds."""
 
 import pathlib
 import re
+import struct
 import sys
+
+
+def negotiation(structured):
+    def reply(option, kind, data=b""):
+        return struct.pack(">QIII", 0x3E889045565A9, option, kind, len(data)) + data
+
+    return (
+        b"NBDMAGICIHAVEOPT\0\3"
+        + reply(8, 1 if structured else 0x80000001)
+        + reply(7, 3, struct.pack(">HQH", 0, 1 << 20, 0x16D))
+        + reply(7, 3, struct.pack(">HIII", 3, 512, 4096, 1 << 25))
+        + reply(7, 1)
+    )
+
+
+def nbd_seeds():
+    """(name, bytes): the requests in flight have the cookies 1 << 24, 2 << 24 | 1, ..."""
+
+    def cookie(slot):
+        return (slot + 1) << 24 | slot
+
+    def simple(slot, data=b"", error=0):
+        return struct.pack(">IIQ", 0x67446698, error, cookie(slot)) + data
+
+    def chunk(slot, kind, payload=b"", flags=0, name=None):
+        return struct.pack(">IHHQI", 0x668E33EF, flags, kind, name or cookie(slot), len(payload)) + payload
+
+    own = (1 << 64) - 2
+    known = b"\x55" * 512
+    known_simple = struct.pack(">IIQ", 0x67446698, 0, own) + known
+    known_chunk = chunk(0, 1, struct.pack(">Q", 512) + known, 1, own)
+
+    small, large = bytes(512), bytes(40960)
+    replies = simple(0, small) + simple(2) + simple(3) + simple(1, large)
+    chunks = (
+        chunk(0, 1, struct.pack(">Q", 0) + small, 1)
+        + chunk(1, 2, struct.pack(">QI", 4096, 4096))
+        + chunk(1, 1, struct.pack(">Q", 8192) + large[4096:])
+        + chunk(1, 0, b"", 1)
+        + simple(2)
+        + chunk(3, 0x8001, struct.pack(">IH", 5, 2) + b"no", 1)
+    )
+    for pace in range(4):
+        yield f"simple-{pace}", bytes([pace << 3]) + negotiation(False) + replies
+        yield f"structured-{pace}", bytes([pace << 3]) + negotiation(True) + chunks
+        yield f"replies-{pace}", bytes([pace << 3 | 1]) + replies
+        yield f"chunks-{pace}", bytes([pace << 3 | 3]) + chunks
+        yield f"known-simple-{pace}", bytes([pace << 3 | 97]) + known_simple + replies + known_simple
+        yield f"known-chunks-{pace}", bytes([pace << 3 | 99]) + known_chunk + chunks + known_chunk
+        yield f"staged-{pace}", bytes([pace << 3 | 7]) + chunks
 
 
 def main() -> None:
     text = pathlib.Path(sys.argv[1]).read_text()
-    folder = pathlib.Path(sys.argv[2])
+    folder = pathlib.Path(sys.argv[2]) / "protocol-seeds"
     folder.mkdir(parents=True, exist_ok=True)
     for name, body in re.findall(r'k(\w+)\s*=((?:\s*"[0-9a-f]+")+);', text):
         limits = bytes([1 if "Crc" in name else 0])
@@ -16,6 +68,10 @@ def main() -> None:
         (folder / name).write_bytes(limits + frame)
     if not any(folder.iterdir()):
         sys.exit(f"no golden frames found in {sys.argv[1]}")
+    folder = pathlib.Path(sys.argv[2]) / "nbd-seeds"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, seed in nbd_seeds():
+        (folder / name).write_bytes(seed)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ add_library(cloudblk_block_fakes STATIC
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/channel_fixture.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/chunk_codec.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/chunk_server.cc
+  ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/nbd_fake_server.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/fake_server.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/manual_loop.cc
   ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/memory_link.cc
@@ -27,9 +28,12 @@ cloudblk_test(block_test
     block/codec_test.cc
     block/fault_test.cc
     block/header_c99.c
+    block/nbd_test.cc
     block/outage_test.cc
     block/parts_test.cc
     block/poll_test.cc
+    block/quarantine_test.cc
+    block/witness_test.cc
     block/session_move_test.cc
     block/session_release_test.cc
     block/session_test.cc

@@ -7,15 +7,48 @@
 #include <cstring>
 
 #include "block/native_codec.h"
+#include "block/nbd_codec.h"
 #include "tests/support/cpp/chunk_codec.h"
 #include "tests/support/cpp/chunk_server.h"
 
 namespace cloudblk::testing {
 namespace {
 
+NewCodec CodecOf(Speaks protocol) {
+  switch (protocol) {
+    case Speaks::kNative:
+      break;
+    case Speaks::kChunked:
+      return chunk::Codec::New;
+    case Speaks::kNbd:
+    case Speaks::kSimpleNbd:
+      return NbdCodec::New;
+  }
+  return NativeCodec::New;
+}
+
+std::unique_ptr<FakeServer> ServerOf(const FixtureOptions& options) {
+  switch (options.protocol) {
+    case Speaks::kNative:
+      break;
+    case Speaks::kChunked:
+      return std::make_unique<ChunkServer>(options.size);
+    case Speaks::kNbd:
+    case Speaks::kSimpleNbd: {
+      auto server = std::make_unique<NbdFakeServer>(options.size);
+      server->structured = options.protocol == Speaks::kNbd;
+      return server;
+    }
+  }
+  return std::make_unique<FakeServer>(options.size);
+}
+
 SessionConfig ConfigOf(const FixtureOptions& options, CloudblkEventFn* event, void* opaque) {
   SessionConfig config;
-  config.new_codec = options.chunked ? chunk::Codec::New : NativeCodec::New;
+  config.new_codec = CodecOf(options.protocol);
+  config.restart_loses = options.restart_loses;
+  config.accept_no_flush = options.accept_no_flush;
+  config.quarantine_ns = options.quarantine_ns;
   config.uuid.bytes[0] = options.session_id;
   config.volume = "disk";
   config.client_name = "test";
@@ -32,6 +65,20 @@ SessionConfig ConfigOf(const FixtureOptions& options, CloudblkEventFn* event, vo
 }
 
 }  // namespace
+
+std::string Name(Speaks protocol) {
+  switch (protocol) {
+    case Speaks::kNative:
+      break;
+    case Speaks::kChunked:
+      return "chunked";
+    case Speaks::kNbd:
+      return "nbd";
+    case Speaks::kSimpleNbd:
+      return "simple_nbd";
+  }
+  return "native";
+}
 
 void Io::Allocate(uint64_t length, const std::vector<size_t>& elements) {
   const auto add = [this](size_t size) {
@@ -74,8 +121,7 @@ std::string Pattern(size_t length, uint32_t seed) {
 ChannelFixture::ChannelFixture(const FixtureOptions& options)
     : own_loop(options.loop == nullptr ? std::make_unique<ManualLoop>() : nullptr),
       loop(options.loop != nullptr ? *options.loop : *own_loop),
-      own_server(options.chunked ? std::make_unique<ChunkServer>(options.size)
-                                 : std::make_unique<FakeServer>(options.size)),
+      own_server(ServerOf(options)),
       server(*own_server),
       connector(&loop, options.addresses,
                 [this, accept = options.accept](size_t address, std::shared_ptr<MemoryLink> link) {

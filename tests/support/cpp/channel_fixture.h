@@ -15,6 +15,7 @@
 #include "tests/support/cpp/fake_server.h"
 #include "tests/support/cpp/manual_loop.h"
 #include "tests/support/cpp/memory_link.h"
+#include "tests/support/cpp/nbd_fake_server.h"
 
 namespace cloudblk::testing {
 
@@ -43,12 +44,19 @@ struct EventSeen {
   std::string text;
 };
 
+// The protocol of a fixture's server.
+enum class Speaks { kNative, kChunked, kNbd, kSimpleNbd };
+std::string Name(Speaks protocol);
+
 // What tests change before they open.
 struct FixtureOptions {
   uint64_t size = 4 << 20;
   size_t addresses = 1;
   bool payload_crc = false;
-  bool chunked = false;  // speaks the protocol of chunk_codec.h
+  Speaks protocol = Speaks::kNative;
+  bool restart_loses = false;
+  bool accept_no_flush = false;
+  int64_t quarantine_ns = 0;
   bool observe = false;
   bool read_only = false;
   bool takeover = false;
@@ -94,6 +102,8 @@ class ChannelFixture : public ChannelObserver {
   ManualLoop& loop;
   const std::unique_ptr<FakeServer> own_server;
   FakeServer& server;
+  // The same, of a fixture that speaks NBD.
+  NbdFakeServer& nbd_server() { return static_cast<NbdFakeServer&>(server); }
   LinkHabits habits;                                 // of the next connections
   std::function<void(size_t, MemoryLink*)> on_link;  // may change each, by address
   std::vector<size_t> addresses_tried;

@@ -25,7 +25,7 @@ struct Case {
   const char* name;
   LinkHabits habits;
   bool crc = false;
-  bool chunked = false;
+  Speaks protocol = Speaks::kNative;
 };
 
 std::vector<Case> Cases() {
@@ -45,9 +45,14 @@ std::vector<Case> Cases() {
           {"crc", plain, true},
           {"slow_crc", slow, true},
           {"tls_crc", tls, true},
-          {"chunked", plain, false, true},
-          {"slow_chunked", slow, false, true},
-          {"tls_chunked", tls, false, true}};
+          {"chunked", plain, false, Speaks::kChunked},
+          {"slow_chunked", slow, false, Speaks::kChunked},
+          {"tls_chunked", tls, false, Speaks::kChunked},
+          {"nbd", plain, false, Speaks::kNbd},
+          {"slow_nbd", slow, false, Speaks::kNbd},
+          {"tls_nbd", tls, false, Speaks::kNbd},
+          {"simple_nbd", plain, false, Speaks::kSimpleNbd},
+          {"slow_simple_nbd", slow, false, Speaks::kSimpleNbd}};
 }
 
 class ChannelCut : public ::testing::TestWithParam<Case> {
@@ -55,7 +60,7 @@ class ChannelCut : public ::testing::TestWithParam<Case> {
   // Every operation once, data in both directions; the connection ends after so many bytes.
   static void RunOnce(uint64_t cut_to_client, uint64_t cut_to_server, MemoryLink* first) {
     ChannelFixture f(FixtureOptions{
-        .size = 32 << 10, .payload_crc = GetParam().crc, .chunked = GetParam().chunked});
+        .size = 32 << 10, .payload_crc = GetParam().crc, .protocol = GetParam().protocol});
     if (GetParam().crc) f.server.hello.features |= wire::Feature::kPayloadCrc;
     f.server.hello.max_frame_payload = 4096;
     static const std::string kContent = Pattern(f.server.disk.size(), 77);
@@ -122,21 +127,22 @@ INSTANTIATE_TEST_SUITE_P(Habits, ChannelCut, ::testing::ValuesIn(Cases()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 // Hundreds of overlapping requests over connections that break again and again.
-class ChannelStorm : public ::testing::TestWithParam<std::tuple<uint32_t, bool>> {};
+class ChannelStorm : public ::testing::TestWithParam<std::tuple<uint32_t, Speaks>> {};
 
 TEST_P(ChannelStorm, EveryWriteLandsOnceAndInOrder) {
-  const auto [seed, chunked] = GetParam();
+  const auto [seed, protocol] = GetParam();
   std::mt19937 random(seed);
   const auto upto = [&random](uint32_t n) { return static_cast<uint32_t>(random() % n); };
   const std::vector<Case> cases = Cases();
-  const bool crc = !chunked && seed % 2 == 0;
-  ChannelFixture f(FixtureOptions{.size = 64 << 10, .payload_crc = crc, .chunked = chunked});
+  const bool crc = protocol == Speaks::kNative && seed % 2 == 0;
+  ChannelFixture f(FixtureOptions{.size = 64 << 10, .payload_crc = crc, .protocol = protocol});
   if (crc) f.server.hello.features |= wire::Feature::kPayloadCrc;
   f.server.hello.max_frame_payload = 4096 << upto(3);
   f.server.open.credit_requests = 1 + upto(40);
   f.server.open.credit_bytes = 16384;
+  const bool tells_limits = protocol == Speaks::kNative || protocol == Speaks::kChunked;
   f.server.open.max_ranges = 2;
-  f.server.open.max_write_zeroes_length = 2048;
+  if (tells_limits) f.server.open.max_write_zeroes_length = 2048;
   f.server.holes = true;
   f.on_link = [&](size_t, MemoryLink* link) {
     link->habits = cases[upto(3)].habits;
@@ -180,9 +186,11 @@ TEST_P(ChannelStorm, EveryWriteLandsOnceAndInOrder) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, ChannelStorm,
-                         ::testing::Combine(::testing::Range(1u, 25u), ::testing::Bool()),
+                         ::testing::Combine(::testing::Range(1u, 25u),
+                                            ::testing::Values(Speaks::kNative, Speaks::kChunked,
+                                                              Speaks::kNbd, Speaks::kSimpleNbd)),
                          [](const auto& info) {
-                           return (std::get<1>(info.param) ? "chunked" : "native") +
+                           return Name(std::get<1>(info.param)) +
                                   std::to_string(std::get<0>(info.param));
                          });
 

@@ -46,7 +46,7 @@ class ChunkTest : public ::testing::Test {
     EXPECT_EQ(write->result, 0);
   }
 
-  ChannelFixture f{FixtureOptions{.chunked = true}};
+  ChannelFixture f{FixtureOptions{.protocol = Speaks::kChunked}};
   Io* read;
   Io* write;
   uint64_t tag;

@@ -162,10 +162,21 @@ TEST(Fault, WhatWasStoredAndNotCountedIsReported) {
   EXPECT_EQ(io->bytes_stored, 131072u);
 }
 
-// With PAYLOAD_CRC or without; the size of the requests.
-class FaultTest : public ::testing::TestWithParam<std::tuple<bool, size_t>> {
+struct Variant {
+  const char* name;
+  Speaks protocol = Speaks::kNative;
+  bool crc = false;
+};
+constexpr Variant kVariants[] = {{"plain"},
+                                 {"crc", Speaks::kNative, true},
+                                 {"nbd", Speaks::kNbd},
+                                 {"simple_nbd", Speaks::kSimpleNbd}};
+
+// The protocol; the size of the requests.
+class FaultTest : public ::testing::TestWithParam<std::tuple<Variant, size_t>> {
  protected:
-  static bool crc() { return std::get<0>(GetParam()); }
+  static bool crc() { return std::get<0>(GetParam()).crc; }
+  static Speaks protocol() { return std::get<0>(GetParam()).protocol; }
   static size_t size() { return std::get<1>(GetParam()); }
 
   FaultTest() {
@@ -215,14 +226,15 @@ class FaultTest : public ::testing::TestWithParam<std::tuple<bool, size_t>> {
   }
 
   Pages pages{2 * kPage + (128 << 10)};
-  ChannelFixture f{FixtureOptions{.size = 8 << 20, .payload_crc = crc()}};
+  ChannelFixture f{FixtureOptions{.size = 8 << 20, .payload_crc = crc(), .protocol = protocol()}};
 };
 
 INSTANTIATE_TEST_SUITE_P(, FaultTest,
-                         ::testing::Combine(::testing::Bool(), ::testing::Values(4096, 131072)),
+                         ::testing::Combine(::testing::ValuesIn(kVariants),
+                                            ::testing::Values(4096, 131072)),
                          [](const auto& info) {
-                           return std::string(std::get<0>(info.param) ? "Crc" : "Plain") +
-                                  (std::get<1>(info.param) == kPage ? "Small" : "Large");
+                           return std::string(std::get<0>(info.param).name) +
+                                  (std::get<1>(info.param) == kPage ? "_small" : "_large");
                          });
 
 TEST_P(FaultTest, OneReadFailsAlone) {

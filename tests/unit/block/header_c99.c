@@ -11,7 +11,7 @@ int cloudblk_c99_smoke(char *error, size_t error_size)
 
     options.size = sizeof(options);
     options.abi_version = CLOUDBLK_ABI_VERSION;
-    options.server = "nbd://localhost/export";
+    options.server = "nbds://localhost/export";
     options.channels = 1;
     return cloudblk_session_open(&options, &session, error, error_size);
 }

@@ -172,7 +172,7 @@ TEST(SessionState, AFlushCoversWhatWasWrittenBeforeItWasSent) {
   SessionState state{SessionConfig{}};
   VolumeInfo volume;
   volume.generation = 1;
-  state.SetVolume(volume);
+  state.SetVolume(volume, {});
   EXPECT_FALSE(state.SetGeneration(2)) << "nothing was written";
   state.NoteWrite(2);
   const uint64_t mark = state.FlushMark();

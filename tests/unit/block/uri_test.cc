@@ -32,7 +32,7 @@ TEST(ServerUri, UnixSocket) {
 
 TEST(ServerUri, SchemesOfLaterBuildsAreKnown) {
   for (const char* text :
-       {"nbd://h/x", "nbds://h/x", "nbd+unix:///x?socket=/s", "cloudblks://h/v"}) {
+       {"nbds://h/x", "nbds+unix:///x?socket=/s", "cloudblks://h/v", "cloudblks+unix:///v"}) {
     const Result<ServerUri> uri = ParseServerUri(text);
     ASSERT_FALSE(uri.ok()) << text;
     EXPECT_EQ(uri.status().error(), ENOTSUP);
@@ -52,6 +52,47 @@ TEST(ServerUri, RefusesWhatItCannotRead) {
     ASSERT_FALSE(uri.ok()) << text;
     EXPECT_EQ(uri.status().error(), EINVAL) << text;
     EXPECT_THAT(uri.status().message(), HasSubstr("write cloudblk://")) << text;
+    EXPECT_EQ(uri.status().message().find('\n'), std::string::npos);
+  }
+}
+
+TEST(ServerUri, Nbd) {
+  Result<ServerUri> uri = ParseServerUri("nbd://a,[::1]:7//srv/d%201?unflushed=lost&quarantine=0");
+  ASSERT_TRUE(uri.ok()) << uri.status().message();
+  EXPECT_EQ(uri->protocol, Protocol::kNbd);
+  EXPECT_EQ(uri->volume, "/srv/d 1");
+  ASSERT_EQ(uri->endpoints.size(), 2u);
+  EXPECT_EQ(uri->endpoints[0].ToString(), "tcp://a:10809");
+  EXPECT_EQ(uri->endpoints[1].ToString(), "tcp://[::1]:7");
+  EXPECT_TRUE(uri->nbd.loses_unflushed);
+  EXPECT_EQ(uri->nbd.quarantine_s, 0u);
+  EXPECT_FALSE(uri->nbd.accept_no_flush || uri->nbd.unfenced_failover);
+  uri =
+      ParseServerUri("nbd+unix:///?noflush=accept&socket=/run/s&unflushed=kept&failover=unfenced");
+  ASSERT_TRUE(uri.ok()) << uri.status().message();
+  EXPECT_EQ(uri->volume, "");
+  EXPECT_EQ(uri->endpoints[0].ToString(), "unix:///run/s");
+  EXPECT_TRUE(uri->nbd.accept_no_flush && uri->nbd.unfenced_failover);
+  EXPECT_FALSE(uri->nbd.loses_unflushed);
+  // The default export, in all forms that other programs write it.
+  for (const char* text :
+       {"nbd://a", "nbd://a/", "nbd+unix://?socket=/s", "nbd+unix:///?socket=/s"}) {
+    EXPECT_TRUE(ParseServerUri(text).ok()) << text;
+  }
+}
+
+TEST(ServerUri, RefusesWhatNbdHasNot) {
+  for (const char* text :
+       {"nbd:///x", "nbd://a/x?y", "nbd://a/x?socket=/s", "nbd+unix:///x",
+        "nbd+unix://h/x?socket=/s", "nbd+unix:///x?socket=s", "nbd://a/x?unflushed=maybe",
+        "nbd://a/x?unflushed", "nbd://a/x?noflush=on", "nbd://a/x?failover=on",
+        "nbd://a/x?quarantine=", "nbd://a/x?quarantine=-1", "nbd://a/x?quarantine=3601",
+        "nbd://a/x?quarantine=1s", "nbd://a/x?unflushed=lost&unflushed=lost", "nbd://a/x%ff",
+        "nbd://a/x#y"}) {
+    const Result<ServerUri> uri = ParseServerUri(text);
+    ASSERT_FALSE(uri.ok()) << text;
+    EXPECT_EQ(uri.status().error(), EINVAL) << text;
+    EXPECT_THAT(uri.status().message(), HasSubstr("write nbd://")) << text;
     EXPECT_EQ(uri.status().message().find('\n'), std::string::npos);
   }
 }

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// NBD's handshake as a client has it: from the server's greeting to the export it has opened.
+#ifndef CLOUDBLK_BLOCK_NBD_NEGOTIATION_H_
+#define CLOUDBLK_BLOCK_NBD_NEGOTIATION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "block/outbox.h"
+#include "block/types.h"
+#include "proxy-protocol/nbd/nbd.h"
+
+namespace cloudblk {
+
+// The server speaks first. Then one option after the other is answered: STRUCTURED_REPLY, which it
+// may refuse, and GO.
+class NbdNegotiation {
+ public:
+  // The longest message of a server.
+  static constexpr size_t kMaxMessage = nbd::kMaxName + 64;
+
+  void Begin(std::string_view name) { name_ = name; }
+
+  bool done() const { return step_ == Step::kDone; }
+  // Bytes of the next message, at most kMaxMessage. Precondition: not done.
+  size_t needed() const;
+  // That message has come. What is to be said goes into the outbox. False: the connection is over,
+  // and *failure says why.
+  bool OnMessage(std::span<const uint8_t> message, Outbox* outbox, Failure* failure);
+
+  // Precondition, of all: done.
+  bool structured() const { return structured_; }
+  const nbd::ExportInfo& export_info() const { return export_; }
+  // Where the server names none: those of the NBD protocol.
+  const nbd::BlockSizes& block_sizes() const { return sizes_; }
+
+ private:
+  enum class Step { kMagic, kStyle, kFlags, kReply, kReplyData, kDone };
+
+  bool OnStyle(uint64_t magic, Failure* failure);
+  bool OnFlags(uint16_t flags, Outbox* outbox, Failure* failure);
+  bool OnReply(std::span<const uint8_t> message, Outbox* outbox, Failure* failure);
+  bool OnReplyData(std::span<const uint8_t> data, Outbox* outbox, Failure* failure);
+  bool OnInfo(std::span<const uint8_t> data, Failure* failure);
+  bool OnRefused(std::string_view text, Failure* failure);
+  void SendOption(nbd::Option option, Outbox* outbox);
+  std::string Quoted() const { return "'" + name_ + "'"; }
+
+  std::string name_;
+  Step step_ = Step::kMagic;
+  nbd::Option option_{};          // asked for, and not answered
+  nbd::OptionReplyHeader reply_;  // whose data is to come
+  uint32_t infos_ = 0;
+  bool has_export_ = false;
+  bool structured_ = false;
+  nbd::ExportInfo export_;
+  nbd::BlockSizes sizes_{1, 4096, nbd::kDefaultMaxPayload};
+};
+
+}  // namespace cloudblk
+
+#endif  // CLOUDBLK_BLOCK_NBD_NEGOTIATION_H_
