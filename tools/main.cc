@@ -22,6 +22,7 @@
 #include "tools/client.h"
 #include "tools/copy.h"
 #include "tools/interrupt.h"
+#include "tools/nbd_check.h"
 #include "tools/progress.h"
 
 namespace cloudblk {
@@ -41,6 +42,7 @@ struct Options {
   uint64_t size = 0;
   bool force = false;
   bool no_sparse = false;
+  bool write = false;
   std::string file = "-";
   uint32_t pings = 4;
   BenchOptions bench;
@@ -79,6 +81,7 @@ int FailErrno(int result, const char* what) {
 int Info(Client* client, const Options& options) {
   const CloudblkInfo info = client->info();
   const Json json = {
+      {"protocol", info.protocol},
       {"size", info.size_bytes},
       {"logical-block-size", info.logical_block_size},
       {"physical-block-size", info.physical_block_size},
@@ -91,11 +94,16 @@ int Info(Client* client, const Options& options) {
       {"rotational", info.rotational},
       {"uuid", Hex(info.volume_uuid)},
       {"generation", info.generation},
+      {"promises-flush", info.flush},
+      {"promises-several-connections", info.several_channels},
+      {"promises-fencing", info.fences},
+      {"promises-to-tell-losses", info.tells_losses},
+      {"promises-one-holder", info.moves},
   };
   std::string text;
   for (const auto& [key, value] : json.items()) {
     text +=
-        fmt::format("{:<20} {}", key, value.is_string() ? value.get<std::string>() : value.dump());
+        fmt::format("{:<28} {}", key, value.is_string() ? value.get<std::string>() : value.dump());
     text += key == "size" ? fmt::format(" ({})\n", HumanBytes(static_cast<double>(info.size_bytes)))
                           : "\n";
   }
@@ -186,6 +194,24 @@ int Resize(Client* client, const Options& options) {
   return 0;
 }
 
+int NbdCheck(const Options& options) {
+  auto findings =
+      CheckNbdServer(options.client.server, options.write, options.client.open_timeout_ms);
+  if (!findings.ok()) return Fail(findings.status());
+  Json json;
+  std::string text = fmt::format("{:<20} {:<30} {}\n", "", "promised", "tried");
+  bool broken = false;
+  for (const NbdFinding& finding : *findings) {
+    json[finding.what] = {
+        {"promised", finding.promised}, {"tried", finding.tried}, {"broken", finding.broken}};
+    text += fmt::format("{:<20} {:<30} {}{}\n", finding.what, finding.promised, finding.tried,
+                        finding.broken ? "  <- not as promised" : "");
+    broken = broken || finding.broken;
+  }
+  Print(options, json, text);
+  return broken ? 1 : 0;
+}
+
 int Release(Client* client, const Options& options) {
   const Status released = client->Activate();
   if (!released.ok()) return Fail(released);
@@ -265,7 +291,9 @@ const CLI::Validator kDecimal(MakeDecimal, "");
 // The options that every command has.
 CLI::App* AddCommand(CLI::App* app, Options* o, const char* name, const char* help) {
   CLI::App* command = app->add_subcommand(name, help);
-  command->add_option("server", o->client.server, "cloudblk://HOST[:PORT]/VOLUME and the like")
+  command
+      ->add_option("server", o->client.server,
+                   "cloudblk://HOST[:PORT]/VOLUME, nbd://HOST[:PORT]/EXPORT and the like")
       ->required();
   command
       ->add_option("--timeout", o->client.open_timeout_ms,
@@ -324,6 +352,7 @@ std::string ClientName(const std::string& command) {
 
 int Run(const std::string& name, const Options& options) {
   if (name == "ping") return Ping(options);
+  if (name == "nbd-check") return NbdCheck(options);
   auto client = Client::Open(options.client);
   if (!client.ok()) return Fail(client.status());
   if (name == "info") return Info(client->get(), options);
@@ -378,6 +407,8 @@ int Main(int argc, char** argv) {
       &app, &o, "release", "End the reservation of a volume for a machine that was saved or moved");
   release->add_flag("--force", o.force, "Yes, nobody is to go on with that machine's state");
   release->add_flag("--share-rw", o.client.share_rw, "Leave alone who shares the volume");
+  AddCommand(&app, &o, "nbd-check", "Tell what an NBD server promises, and try it")
+      ->add_flag("--write", o.write, "Also write a block's own content back");
   CLI::App* bench = AddCommand(&app, &o, "bench", "Measure IOPS and latency");
   for (CLI::App* command : {read, write, discard, flush, bench}) AddActive(command, &o);
   for (CLI::App* command : {read, write, discard}) AddExtent(command, &o);
