@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from tests.support import network  # noqa: E402
 from tests.support.disk import CloudblkDisk, PlainDisk  # noqa: E402
 from tests.support.paths import COMPILED_IN, RELEASES, qemu_command  # noqa: E402
 
@@ -24,6 +25,11 @@ def pytest_addoption(parser):
         "--plain",
         action="store_true",
         help="run the guest tests on QEMU's own virtio-blk-pci, to tell a mistake of the tests from one of ours",
+    )
+    parser.addoption(
+        "--all-servers",
+        action="store_true",
+        help="run the tests of tests/servers with every NBD server, not only with one",
     )
 
 
@@ -42,4 +48,13 @@ def disk_type(request):
 def disk(disk_type, tmp_path):
     """A disk of 1 GiB that has nothing on it."""
     with disk_type(tmp_path / "disk.img", 1 << 30) as made:
+        yield made
+
+
+@pytest.fixture
+def net():
+    """Two hosts for QEMU and one for a server."""
+    if not network.possible():
+        pytest.skip("no network namespaces can be made here: that needs root")
+    with network.Switch(3) as made:
         yield made

@@ -4,7 +4,6 @@
 import pytest
 
 from tests.migration import pair
-from tests.support import network
 from tests.support.paths import qemu_command
 from tests.support.proxy import Proxy
 
@@ -54,12 +53,3 @@ def machines(proxy):
     made = Pair(proxy)
     yield made
     made.end()
-
-
-@pytest.fixture
-def net():
-    """Two hosts for QEMU and one for the proxy."""
-    if not network.possible():
-        pytest.skip("no network namespaces can be made here: that needs root")
-    with network.Switch(3) as made:
-        yield made

@@ -175,3 +175,57 @@ class Relay:
         self._selector.close()
         self._stop.close()
         self._listener.close()
+
+
+class Cable:
+    """Forwards the bytes of connections to target (HOST:PORT) until it is left as a context manager."""
+
+    def __init__(self, target):
+        host, port = target.rsplit(":", 1)
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self._clients, self._servers, self._threads = [], [], []
+
+    def _start(self, function, *arguments):
+        thread = threading.Thread(target=function, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self):
+        while True:
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            self._clients.append(client)
+            self._servers.append(server)
+            self._start(self._forward, client, server)
+            self._start(self._forward, server, client)
+
+    @staticmethod
+    def _forward(source, sink):
+        try:
+            while data := source.recv(1 << 20):
+                sink.sendall(data)
+        except OSError:
+            pass
+
+    def cut(self):
+        """The clients lose their connections, of which the server does not hear."""
+        clients, self._clients = self._clients, []
+        for client in clients:
+            client.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self):
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for end in self._clients + self._servers:
+            end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
