@@ -16,6 +16,26 @@ STANDARD = ("randread-4k-qd1", "randread-4k-qd32", "randread-4k-qd128", "randwri
 TOLERANCE = {"instructions": 0.02, "calls": 0.1}
 
 
+# Of a server that answers each request by itself: how its answers fall together is its own affair, which depth 1
+# leaves out.
+NBD = ("randread-4k-qd1",)
+
+
+def measure_nbd(qemu):
+    """{workload: figures} of disks on an NBD server."""
+    row, workloads = ROWS["cloudblk-nbd-nbdkit-memory"], [WORKLOADS[name] for name in NBD]
+    counted = instructions(row, workloads, Setup(qemu))
+    called = steady_calls(row, workloads, Setup(qemu))
+    return {
+        f"nbd-{name}": {
+            "device-instructions": counted[name]["iothread"]["cloudblk"],
+            "iothread-instructions": counted[name]["iothread"]["total"],
+            "iothread-calls": called[name]["iothread"]["total"],
+        }
+        for name in NBD
+    }
+
+
 def measure(qemu):
     workloads = [WORKLOADS[name] for name in STANDARD]
     counted = instructions(ROWS["cloudblk"], workloads, Setup(qemu))
@@ -31,7 +51,8 @@ def measure(qemu):
                 "proxy-calls": called[name]["server"]["total"],
             }
             for name in STANDARD
-        },
+        }
+        | measure_nbd(qemu),
     }
 
 

@@ -93,7 +93,7 @@ def instructions(row, workloads, setup, rounds=40, repeats=5):
             if row.keeps:
                 run(running, *RANGE)
             # Only our own server is run under callgrind
-            names = ["qemu", "server"] if row.name.startswith("cloudblk") else ["qemu"]
+            names = ["qemu", "server"] if row.proxy else ["qemu"]
             processes = {name: Counted(running.watched[name], out[name]) for name in names}
             before = " && ".join(process.control("--instr=on") for process in processes.values())
             after = " && ".join(process.control("--dump") for process in processes.values())

@@ -35,6 +35,7 @@ class Row:
     peer: bool = False  # one of those that the goals are relative to
     keeps: bool = True  # reads give what was written
     queues: int = 1
+    proxy: bool = False  # its server is cloudblk-proxy
     device: bool = True  # as opposed to a bare network program
 
 
@@ -99,6 +100,11 @@ def nbd_machine(stack, setup, server, port, export):
     return start_machine(stack, setup, disk + device("virtio-blk-pci", "drive=d0", "iothread=io0"), server)
 
 
+def cloudblk_nbd_machine(stack, setup, server, port, export):
+    disk = device("cloudblk-pci", f"server=nbd://127.0.0.1:{port}/{export}", "iothread=io0")
+    return start_machine(stack, setup, disk, server, cloudblk=True)
+
+
 def nbdkit_server(stack, *plugin):
     """(server, its port)"""
     program, port = require("nbdkit", "nbdkit"), free_port()
@@ -106,8 +112,8 @@ def nbdkit_server(stack, *plugin):
     return stack.enter_context(Server(command, address=("127.0.0.1", port))), port
 
 
-def nbdkit(stack, setup, *plugin):
-    running = nbd_machine(stack, setup, *nbdkit_server(stack, *plugin), "")
+def nbdkit(stack, setup, *plugin, machine=nbd_machine):
+    running = machine(stack, setup, *nbdkit_server(stack, *plugin), "")
     running.versions["nbdkit"] = version_of("nbdkit")
     return running
 
@@ -132,7 +138,17 @@ def storage_daemon_of(qemu):
     return program
 
 
-def storage_daemon(stack, setup, *blockdev, own_thread=True):
+@row("cloudblk-nbd-nbdkit-null", "cloudblk-pci, nbdkit null", keeps=False)
+def _cloudblk_nbdkit_null(stack, setup):
+    return nbdkit(stack, setup, "memory" if setup.verify else "null", VOLUME, machine=cloudblk_nbd_machine)
+
+
+@row("cloudblk-nbd-nbdkit-memory", "cloudblk-pci, nbdkit memory")
+def _cloudblk_nbdkit_memory(stack, setup):
+    return nbdkit(stack, setup, "memory", VOLUME, "allocator=malloc", machine=cloudblk_nbd_machine)
+
+
+def storage_daemon(stack, setup, *blockdev, own_thread=True, machine=nbd_machine):
     program, port = storage_daemon_of(setup.qemu), free_port()
     thread = ",iothread=io0" if own_thread else ""
     command = [
@@ -141,7 +157,7 @@ def storage_daemon(stack, setup, *blockdev, own_thread=True):
         "--export", f"nbd,id=e0,node-name=d0,name=d0,writable=on{thread}",
     ]  # fmt: skip
     server = stack.enter_context(Server(command, address=("127.0.0.1", port)))
-    running = nbd_machine(stack, setup, server, port, "d0")
+    running = machine(stack, setup, server, port, "d0")
     running.versions["qemu-storage-daemon"] = version_of(program)
     return running
 
@@ -149,6 +165,11 @@ def storage_daemon(stack, setup, *blockdev, own_thread=True):
 @row("nbd-qsd-null", "virtio-blk, NBD client, qemu-storage-daemon null-co", peer=True, keeps=False)
 def _qsd_null(stack, setup):
     return storage_daemon(stack, setup, null_co(stack, setup))
+
+
+@row("cloudblk-nbd-qsd-null", "cloudblk-pci, qemu-storage-daemon null-co", keeps=False)
+def _cloudblk_qsd_null(stack, setup):
+    return storage_daemon(stack, setup, null_co(stack, setup), machine=cloudblk_nbd_machine)
 
 
 @row("nbd-qsd-main", "virtio-blk, NBD client, qemu-storage-daemon null-co, on its main thread", peer=True, keeps=False)
@@ -234,17 +255,17 @@ def cloudblk(stack, setup, listen="tcp://127.0.0.1:0", queues=1):
     return running
 
 
-@row("cloudblk", "cloudblk-pci, cloudblk-proxy memory")
+@row("cloudblk", "cloudblk-pci, cloudblk-proxy memory", proxy=True)
 def _cloudblk(stack, setup):
     return cloudblk(stack, setup)
 
 
-@row("cloudblk-unix", "cloudblk-pci, cloudblk-proxy memory over a unix socket")
+@row("cloudblk-unix", "cloudblk-pci, cloudblk-proxy memory over a unix socket", proxy=True)
 def _cloudblk_unix(stack, setup):
     return cloudblk(stack, setup, f"unix://{folder(stack)}/socket")
 
 
-@row("cloudblk-2-queues", "cloudblk-pci with 2 queues on 2 IOThreads", queues=2)
+@row("cloudblk-2-queues", "cloudblk-pci with 2 queues on 2 IOThreads", queues=2, proxy=True)
 def _cloudblk_two(stack, setup):
     return cloudblk(stack, setup, queues=2)
 
