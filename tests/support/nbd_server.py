@@ -170,6 +170,9 @@ class ReferenceServer(NbdServer):
         """It goes into the background by itself: what runs in the foreground serves one client and ends."""
         subprocess.run([str(word) for word in self.command()], check=True)
         poll(lambda: is_listening(self.port), "the server's port", 30)
+        # Its first client may wait for a second
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as first:
+            assert first.recv(8) == b"NBDMAGIC"
 
     def _end(self, number):
         pid = int((self.folder / "nbd-server.pid").read_text())
