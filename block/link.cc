@@ -232,7 +232,7 @@ void Link::Begin() {
   if (opened_) {
     params.volume = session_->volume().uuid;
     params.generation = session_->generation();
-    if (!config.share_rw) params.known = session_->witness().known();
+    params.known = session_->witness().known();
     known_ = params.known;
   } else {
     // Only the first channel takes over, and only once: a session that lost the volume must not

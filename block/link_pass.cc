@@ -140,8 +140,10 @@ bool Link::OnAnswered(const Fact& fact) {
   if (fact.command == Command::Kind::kResize) resize_sent_ = false;
   observer_->OnAnswered(fact.command, fact.error, fact.text);
   if (fact.command != Command::Kind::kRelease || capabilities_.fences) return true;
-  releasing_ = false;
-  if (fact.error != 0) session_->NoteSyncFailure();
+  if (fact.error != 0) {
+    releasing_ = false;
+    session_->NoteSyncFailure();
+  }
   if (fact.error != 0 || !session_->released()) return true;
   // Where nobody keeps the volume for whoever comes, the next one may need our place.
   Abandon();
@@ -244,7 +246,7 @@ bool Link::KnownHasChanged() const {
 
 // Reads back what was flushed, if there is nothing yet by which the server is known again.
 void Link::Examine() {
-  if (examining_ || releasing_ || state_ != State::kReady || session_->config().share_rw) return;
+  if (examining_ || releasing_ || state_ != State::kReady) return;
   // What may still land is no change that a block could be seen to lack.
   if (session_->quarantine().HoldsAnything(loop_->NowNs())) return;
   const std::optional<KnownBlock> block = session_->witness().Choose(index_);
