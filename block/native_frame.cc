@@ -2,7 +2,6 @@
 #include "block/native_frame.h"
 
 #include <algorithm>
-#include <array>
 
 #include "block/ranges.h"
 #include "block/sg_list.h"
@@ -48,14 +47,7 @@ struct Frame {
 
 void Frame::AppendData(const Piece& piece) {
   if (payload_crc) return AppendCopied(piece);
-  SgCursor cursor(piece.request->iov, piece.begin);
-  std::array<iovec, 64> elements;
-  uint64_t described;
-  for (uint64_t left = piece.length(); left > 0; left -= described) {
-    const size_t count = cursor.Describe(left, elements, &described);
-    for (size_t i = 0; i < count; ++i) outbox->Append(elements[i].iov_base, elements[i].iov_len);
-    if (described < left) cursor.Advance(described);
-  }
+  outbox->Append(SgCursor(piece.request->iov, piece.begin), piece.length());
 }
 
 void Frame::AppendCopied(const Piece& piece) {

@@ -2,7 +2,6 @@
 #include "block/nbd_codec.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cassert>
 #include <cerrno>
@@ -71,17 +70,6 @@ nbd::Request RequestOf(const Piece& piece, const Limits& limits, bool fua) {
   return message;
 }
 
-void AppendData(const Piece& piece, Outbox* outbox) {
-  SgCursor cursor(piece.request->iov, piece.begin);
-  std::array<iovec, 64> elements;
-  uint64_t described;
-  for (uint64_t left = piece.length(); left > 0; left -= described) {
-    const size_t count = cursor.Describe(left, elements, &described);
-    for (size_t i = 0; i < count; ++i) outbox->Append(elements[i].iov_base, elements[i].iov_len);
-    if (described < left) cursor.Advance(described);
-  }
-}
-
 }  // namespace
 
 void NbdCodec::Begin(const OpenParams& params, Outbox*) {
@@ -105,7 +93,7 @@ size_t NbdCodec::Append(std::span<Piece*> pieces, Outbox* outbox) {
     end += nbd::kRequestSize;
     if (piece->request->operation == Operation::kWrite) {
       append_headers();
-      AppendData(*piece, outbox);
+      outbox->Append(SgCursor(piece->request->iov, piece->begin), piece->length());
       end += piece->length();
     }
     piece->stream_end = end;

@@ -37,6 +37,14 @@ void Outbox::Append(const void* data, size_t bytes) {
   elements_.push_back({start, bytes});
 }
 
+void Outbox::Append(SgCursor list, uint64_t bytes) {
+  while (bytes > 0) {
+    const iovec element = list.Take(bytes);
+    if (element.iov_len > 0) Append(element.iov_base, element.iov_len);
+    bytes -= element.iov_len;
+  }
+}
+
 int Outbox::Send(Transport* transport, uint64_t* calls) {
   while (!empty()) {
     const int count = static_cast<int>(std::min<size_t>(elements(), IOV_MAX));

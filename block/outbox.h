@@ -13,6 +13,7 @@
 
 #include "base/transport.h"
 #include "block/bounce.h"
+#include "block/sg_list.h"
 
 namespace cloudblk {
 
@@ -42,6 +43,8 @@ class Outbox {
   void Return(size_t bytes) { used_ -= bytes; }
   // `data` is borrowed until it was sent. Precondition: bytes > 0.
   void Append(const void* data, size_t bytes);
+  // The next `bytes` bytes of a list, likewise. Precondition: the list has so many.
+  void Append(SgCursor list, uint64_t bytes);
 
   // 0: everything was sent. -EAGAIN: go on when the transport is ready. -EFAULT: of what was
   // borrowed some cannot be read, shortly behind sent(). Else the connection is dead. Counts its
