@@ -135,7 +135,7 @@ def test_an_image_that_somebody_has_locked(cluster, image, tmp_path):
     with Daemon(tmp_path, {"disk": cluster.uri(image)}) as proxy:
         [locker] = cluster.lockers(image)
         line = try_to_open(proxy)
-        assert locker in line and "rbd lock rm" in line
+        assert locker in line and "rbd lock ls" in line
         cluster.rbd("lock", "rm", cluster.spec(image), "maintenance", locker)
         assert opens(proxy)
 

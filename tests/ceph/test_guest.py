@@ -27,8 +27,10 @@ def test_files_verified_load_trim_resize_and_what_is_left(release, cluster, tmp_
         assert len(cluster.lockers(image)) == 1
         guest.run(VERIFY, timeout=300)
 
-        guest.run(f"mkfs.ext4 -q /dev/vda; mount /dev/vda /mnt; fallocate -l {FILE} /mnt/file; sync")
-        guest.run(f"tr '\\0' x </dev/zero | dd of=/mnt/file bs=1M count={FILE // MIB} iflag=fullblock conv=fsync")
+        guest.run(
+            "mkfs.ext4 -q /dev/vda; mount /dev/vda /mnt;"
+            f"tr '\\0' x </dev/zero | dd of=/mnt/file bs=1M count={FILE // MIB} iflag=fullblock conv=fsync"
+        )
         full = cluster.used(image)
         assert full >= FILE
         guest.run("rm /mnt/file; sync; fstrim /mnt")

@@ -24,11 +24,11 @@ def proxies(cluster, image, tmp_path, listen="tcp://127.0.0.1:0"):
         yield made
 
 
-def check_timelines(made, moves):
-    """Each proxy saw one owner after the other, and all moves were claims."""
-    owners = [evidence.timeline(proxy.log()) for proxy in made]
-    epochs = sorted(epoch for timeline in owners for _, epoch in timeline)
-    assert len(epochs) == moves + 1 and len(set(epochs)) == len(epochs), owners
+def check_owners(made, moves):
+    """One owner after the other, whichever proxy it was at."""
+    lines = [line for proxy in made for line in proxy.log().splitlines()]
+    owners = evidence.timeline("\n".join(sorted(lines, key=lambda line: line.split()[0])))
+    assert len(owners) == moves + 1, owners
 
 
 def test_a_disk_moves_to_and_fro_under_load(release, cluster, image, tmp_path):
@@ -51,7 +51,7 @@ def test_a_disk_moves_to_and_fro_under_load(release, cluster, image, tmp_path):
         finally:
             while machines:
                 machines.pop().__exit__()
-        check_timelines(made, MOVES)
+        check_owners(made, MOVES)
         assert "client" not in cluster.ceph("osd", "blocklist", "ls")
 
 
@@ -97,5 +97,5 @@ def test_a_guest_moves_to_and_fro(release, cluster, image, tmp_path, net):
             journey.guest.poweroff()
         finally:
             journey.end()
-        check_timelines(made, MOVES)
+        check_owners(made, MOVES)
     assert evidence.content(cluster.export(image, tmp_path / "export")) == written

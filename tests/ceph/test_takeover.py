@@ -17,8 +17,9 @@ BLOCKS = 16
 PATIENCE = 60
 # Ceph's own protection, and the same without it: then late writes do land, and the tests see them.
 BLOCKLISTS = {"fenced": {}, "unfenced": {"rbd_blocklist_on_break_lock": "false"}}
+LOAD = ("--pattern", "randrw", "--verify", "--depth", "2", "--seconds", "45")
 # What the proxy that has lost its volume says
-LOST = "taken over"
+LOST = "on its blocklist"
 
 
 @pytest.fixture(params=BLOCKLISTS)
@@ -78,7 +79,7 @@ def test_late_writes_of_a_proxy_that_stood_still(tmp_path, protection):
         with daemon(tmp_path, "a", volumes) as first, daemon(tmp_path, "b", volumes) as second:
             old = opened(first, PATIENCE, name="old")
             write_all(old, b"o")
-            load = client("bench", first.uri("other"), "--pattern", "randrw", "--verify", "--depth", "2", "--seconds", "45")
+            load = client("bench", first.uri("other"), *LOAD)
             wait_for(lambda: cluster.lockers("other"), "the load's lock")
             freeze(cluster.osd.process)
             early = write(old, range(BLOCKS // 2), b"e")
