@@ -24,7 +24,6 @@ def refusal(tmp_path, uri):
         proxy.__exit__()
     lines = proxy.log().strip().splitlines()
     assert len(lines) == 1, lines
-    assert "disk" in lines[0]
     return lines[0]
 
 
@@ -87,7 +86,7 @@ def test_an_encrypted_image(cluster, tmp_path):
     (tmp_path / "encrypted").write_bytes(b"LUKS\xba\xbe\0\x02" + bytes(1 << 20))
     cluster.rbd("import", "--no-progress", tmp_path / "encrypted", cluster.spec("encrypted"))
     line = refusal(tmp_path, cluster.uri("encrypted"))
-    assert "LUKS" in line and cluster.spec("encrypted") in line
+    assert "volume 'disk'" in line and "LUKS" in line and cluster.spec("encrypted") in line
 
 
 @pytest.mark.parametrize(
@@ -110,20 +109,20 @@ def test_an_encrypted_image(cluster, tmp_path):
 )
 def test_a_bad_uri(tmp_path, uri, text):
     line = refusal(tmp_path, uri)
-    assert uri in line and text in line.replace(uri, "")
+    assert f"'{uri}'" in line and text in line.replace(f"'{uri}'", "")
 
 
 # --- Somebody else has the image: that may end, so it is for whoever opens the volume.
 
 
 def try_to_open(proxy):
-    """The one line that a client is told, in time."""
+    """What a client is told, after the line that it waits for whoever has the image."""
     began = time.monotonic()
     status, output = run_client("flush", "--timeout", OPEN_TIMEOUT, proxy.uri("disk"))
     assert time.monotonic() - began < PATIENCE
     lines = output.strip().splitlines()
-    assert status == 1 and len(lines) == 1, output
-    return lines[0]
+    assert status == 1 and len(lines) == 2 and "waiting" in lines[0], output
+    return lines[1]
 
 
 def opens(proxy):
