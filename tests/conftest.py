@@ -31,6 +31,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="run the tests of tests/servers with every NBD server, not only with one",
     )
+    parser.addoption(
+        "--ceph",
+        action="store_true",
+        help="run all tests of tests/ceph, not only those that are marked as brief",
+    )
 
 
 @pytest.fixture(params=[*RELEASES, COMPILED_IN])

@@ -3,37 +3,17 @@
 
 import pytest
 
+from tests.support.fio import LOAD, wait_for_progress
 from tests.support.guest import Guest
 
 KILLS = 10
-
-# Writes and reads back what it wrote all the time, slowly enough to outlast the kills, and says
-# every second how much it has done: terse version 3, in which field 6 counts read KiB, 47 written.
-FIO = (
-    "fio --name=load --filename=/dev/vda --rw=randwrite --bsrange=4k-64k --direct=1 --ioengine=libaio"
-    " --iodepth=16 --numjobs=2 --size=96m --offset_increment=128m --rate=3m,3m --verify=crc32c"
-    " --verify_fatal=1 --verify_backlog=64 --group_reporting --output-format=terse --terse-version=3"
-    " --status-interval=1"
-)
-
-
-def kib_done(line):
-    """What fio has written and read, from one of its status lines."""
-    fields = line.split(";")
-    return int(fields[5]) + int(fields[46]) if len(fields) > 46 else None
-
-
-def wait_for_progress(guest, done):
-    """Waits until fio has done more than that."""
-    line = guest.line(lambda line: (kib_done(line) or 0) > done)
-    return kib_done(line)
 
 
 def test_ten_kills_under_verified_load(qemu, disk):
     if not disk.proxy:
         pytest.skip("needs a proxy to kill")
     with Guest(qemu, disk.arguments()) as guest:
-        guest.send(f"exec 2>&1; {FIO}")
+        guest.send(f"exec 2>&1; {LOAD}")
         done = 0
         for _ in range(KILLS):
             # Progress since the last restart: the load is running again, not still waiting.

@@ -7,8 +7,8 @@ import re
 # Of tests/guest/agent/disk_load.cc
 WORKERS, AREA, BLOCKS, STRIDE, UNIT = 8, 4 << 20, 61, 23, 16
 
-BEGINS = re.compile(r"(?:active for|(claimed) by) (.+) \(\S+\), session \w+ epoch (\d+)$")
-ENDS = re.compile(r"(?:released by|: closed by|lost the last connection of) (.+) \(\S+\)(?:;|$)")
+BEGINS = re.compile(r"(?:active for|(claimed) by) (.+) \([^)]+\), session \w+ epoch (\d+)$")
+ENDS = re.compile(r"(?:released by|: closed by|lost the last connection of) (.+) \([^)]+\)(?:;|$)")
 
 
 def block_size(worker):

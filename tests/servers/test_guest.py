@@ -4,21 +4,15 @@
 import pytest
 
 from tests.guest.test_filesystem import SUMS, WRITE_FILES
-from tests.guest.test_proxy_restart import FIO as LOAD
-from tests.guest.test_proxy_restart import wait_for_progress
 from tests.migration import evidence
 from tests.migration.journey import Journey
 from tests.support import boot_disk
+from tests.support.fio import LOAD, VERIFY, wait_for_progress
 from tests.support.guest import Guest
 from tests.support.nbd_server import Nbdkit, QemuNbdQcow2
 from tests.support.paths import RELEASES, qemu_command
 
 SIZE = 1 << 30
-FIO = (
-    "fio --name=verify --filename=/dev/vda --rw=randwrite --bsrange=512-1m --bs_unaligned=0 --blockalign=512"
-    " --direct=1 --ioengine=libaio --iodepth=32 --numjobs=2 --size=48m --offset_increment=64m --verify=crc32c"
-    " --verify_fatal=1 --random_generator=tausworthe64 --group_reporting"
-)
 
 
 @pytest.fixture(params=RELEASES)
@@ -39,7 +33,7 @@ def server_size():
 @pytest.mark.feature("guest: fio --verify, ext4, fstrim, blkdiscard")
 def test_files_verified_load_and_what_is_given_back(release, server):
     with Guest(qemu_command(release), disk(server)) as guest:
-        guest.run(FIO, timeout=300)
+        guest.run(VERIFY, timeout=300)
         guest.run(f"mkfs.ext4 -q /dev/vda; mount /dev/vda /mnt; {WRITE_FILES}")
         written = guest.run(SUMS)
         guest.run("rm /mnt/folder-5000001/file; sync; fstrim /mnt || true; umount /mnt")
