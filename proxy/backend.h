@@ -8,9 +8,13 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/operation.h"
@@ -20,6 +24,7 @@
 
 namespace cloudblk::proxy {
 
+class BackendQueue;
 class LoopContext;
 struct IoOp;
 
@@ -34,6 +39,11 @@ class IoSink {
 
 // One operation. The submitter owns it and what it points to until it is done.
 struct IoOp {
+  // The storage does not know this process any more, as another took over its lock, and will tell
+  // nobody what became of the operation. It is not answered: its connection ends, and the client
+  // asks again by another.
+  static constexpr int kLost = std::numeric_limits<int>::min();
+
   // Set by the submitter.
   Operation kind{};
   bool fua = false;               // WRITE, WRITE_ZEROES: durable when done
@@ -52,15 +62,18 @@ struct IoOp {
   }
 
   // Set by the backend when it is done.
-  int result = 0;     // 0 or -errno
+  int result = 0;     // 0, -errno or kLost
   bool hole = false;  // READ: all zeros; `data` is null
   const uint8_t* data =
       nullptr;  // READ: `length` bytes, in `buffer` or in the backend's own memory
 
   // The backend's own while the operation is under way.
   LoopContext* context = nullptr;
+  BackendQueue* queue = nullptr;
   uint32_t transferred = 0;  // bytes
+  uint32_t calls = 0;        // of the storage's library, that have not ended
   bool delayed = false;      // the storage had no room for it once
+  bool flushing = false;     // what it has written
   IoOp* next = nullptr;
 };
 
@@ -98,7 +111,7 @@ class Backend {
   virtual ~Backend() = default;
 
   const Geometry& geometry() const { return geometry_; }
-  // Bytes, a multiple of logical_block_size. Changes only in Resize. Any thread.
+  // Bytes, a multiple of logical_block_size. Changes only in Resize and LookAtSize. Any thread.
   uint64_t size() const { return size_.load(std::memory_order_acquire); }
   const Uuid& uuid() const { return uuid_; }
   // Changes exactly when writes that were done but not flushed may have been lost. Any thread.
@@ -116,10 +129,32 @@ class Backend {
     return Status(EOPNOTSUPP, "this kind of storage cannot be resized");
   }
 
+  // Has `look` called, from any thread, whenever the storage says that its size has changed, which
+  // LookAtSize takes over. When this returns, what was given before is not called any more.
+  void WatchSize(std::function<void()> look) {
+    std::lock_guard lock(watch_mutex_);
+    look_ = std::move(look);
+  }
+  // Takes the storage's size for the volume's, while operations are under way. Never while Resize
+  // runs. It may take a while.
+  virtual void LookAtSize() {}
+
+  // Has `let_go` called, from any thread, when that lock is wanted elsewhere or was lost: nobody is
+  // to be active any more and ReleaseExclusive to be called, unless that is so already; then
+  // `done`, where blocking is allowed, and before AcquireExclusive is called again. When this
+  // returns, what was given before is not called any more.
+  using LetGoFn = std::function<void(std::function<void()> done)>;
+  void WatchLock(LetGoFn let_go) {
+    std::lock_guard lock(watch_mutex_);
+    let_go_ = std::move(let_go);
+  }
+
   // --- Ownership. Called one at a time (OwnerStore), where blocking is allowed.
 
   // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.
-  virtual Status AcquireExclusive() { return Status::Ok(); }
+  // `takeover`: if there is a way to make that one let go, or to keep the storage from taking
+  // anything more of it, go that way.
+  virtual Status AcquireExclusive(bool /*takeover*/) { return Status::Ok(); }
   virtual void ReleaseExclusive() {}
   // Keeps a short text (who may write) where the volume lives, so that it outlives this process
   // and, if `lasting`, a crash of the host. An empty text removes it. An error says why it cannot
@@ -132,10 +167,25 @@ class Backend {
   virtual Result<std::string> LoadOwner() { return std::string(); }
 
  protected:
+  void NoteOtherSize() {
+    std::lock_guard lock(watch_mutex_);
+    if (look_) look_();
+  }
+  void NoteLetGo(std::function<void()> done) {
+    std::lock_guard lock(watch_mutex_);
+    if (let_go_) let_go_(std::move(done));
+  }
+
   std::atomic<uint64_t> size_{0};
   Geometry geometry_;
   Uuid uuid_;
   std::atomic<uint64_t> generation_{0};
+
+ private:
+  std::mutex watch_mutex_;
+  // Under watch_mutex_.
+  std::function<void()> look_;
+  LetGoFn let_go_;
 };
 
 }  // namespace cloudblk::proxy

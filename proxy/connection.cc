@@ -274,6 +274,8 @@ void Connection::OnBadFrame(wire::DecodeError error) { Violation(wire::Describe(
 
 void Connection::OutOfMemory() { BeginStop("out of memory for its requests"); }
 
+void Connection::OnStorageLost() { BeginStop("its storage has to be opened anew"); }
+
 bool Connection::Violation(std::string_view text) {
   if (state_ == State::kStopping) return false;
   std::array<uint8_t, wire::kStatusMessageSize> out;

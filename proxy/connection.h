@@ -78,7 +78,8 @@ class Connection final : public FdHandler,
 
   // GateMember: any thread.
   void Pause() override;
-  void Resume(uint64_t size) override;
+  void Resume() override;
+  void Resized(uint64_t size) override;
 
   // ResizeAsker: any thread.
   void AnswerResize(const ResizeAnswer& answer) override;
@@ -110,6 +111,7 @@ class Connection final : public FdHandler,
   // RequestOwner
   bool Violation(std::string_view text) override;
   void OutOfMemory() override;
+  void OnStorageLost() override;
   void OnWork() override { MarkDirty(); }
   void OnStorageIdle() override;
 
@@ -126,9 +128,10 @@ class Connection final : public FdHandler,
   void SendOpenReply(const OwnershipAnswer& answer);
   void SendStatusMessage(wire::FrameType type, const OwnershipAnswer& answer);
 
-  // Pause, Resume and AnswerResize, on the loop.
+  // Pause, Resume, Resized and AnswerResize, on the loop.
   void OnPause();
-  void OnResume(uint64_t size);
+  void OnResume();
+  void OnResized(uint64_t size);
   void OnResizeAnswer(const ResizeAnswer& answer);
 
   // Goes on with what has waited for memory, or for others. False: the connection was stopped.

@@ -297,8 +297,12 @@ void Connection::Pause() {
   host_->Post(id_, [](Connection* connection) { connection->OnPause(); });
 }
 
-void Connection::Resume(uint64_t size) {
-  host_->Post(id_, [size](Connection* connection) { connection->OnResume(size); });
+void Connection::Resume() {
+  host_->Post(id_, [](Connection* connection) { connection->OnResume(); });
+}
+
+void Connection::Resized(uint64_t size) {
+  host_->Post(id_, [size](Connection* connection) { connection->OnResized(size); });
 }
 
 void Connection::AnswerResize(const ResizeAnswer& answer) {
@@ -314,11 +318,15 @@ void Connection::OnPause() {
   MarkDirty();
 }
 
-void Connection::OnResume(uint64_t size) {
+void Connection::OnResume() {
   paused_ = false;
   requests_.WatchIdle(state_ == State::kStopping);
   MarkDirty();
-  if (size == 0 || (state_ != State::kReady && state_ != State::kClosing)) return;
+}
+
+void Connection::OnResized(uint64_t size) {
+  MarkDirty();
+  if (state_ != State::kReady && state_ != State::kClosing) return;
   if (writer_.control_size() > kMaxControl) {
     BeginStop("does not read what it is sent");
     return;

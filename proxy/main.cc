@@ -85,6 +85,9 @@ void Describe(CLI::App* app, CommandLine* line) {
       "  file:///PATH[?OPTION[&...]]  regular file or block device; options: size=SIZE\n"
       "                               create=on aio=libaio|io_uring direct=on|off\n"
       "                               read-only=on logical-block-size=BYTES\n"
+      "  rbd:///POOL/[NAMESPACE/]IMAGE[@SNAPSHOT][?OPTION[&...]]\n"
+      "                               image of a Ceph cluster; options: conf=FILE id=NAME\n"
+      "                               read-only=on luks=guest logical-block-size=BYTES\n"
       "SIZE is in bytes or with K, M, G, T.");
 }
 

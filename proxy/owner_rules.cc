@@ -51,10 +51,16 @@ bool OwnerTable::NeedsLock(const OwnershipCall& call) {
     case OwnershipCall::Kind::kRelease:
     case OwnershipCall::Kind::kEnd:
     case OwnershipCall::Kind::kExpire:
+    case OwnershipCall::Kind::kYield:
       // Without the lock there is nobody to whom they could apply.
       return false;
   }
   return false;
+}
+
+bool OwnerTable::TakesOver(const OwnershipCall& call) {
+  return call.kind == OwnershipCall::Kind::kOpen &&
+         (call.request.open.flags & wire::OpenFlag::kTakeover) != 0;
 }
 
 bool OwnerTable::OnlyObserves(const OwnershipCall& call) {
@@ -63,6 +69,9 @@ bool OwnerTable::OnlyObserves(const OwnershipCall& call) {
 }
 
 bool OwnerTable::IsBehind(const OwnershipCall& later, const OwnershipCall& earlier) const {
+  // Whoever would be active by it would have to be stopped too.
+  if (earlier.kind == OwnershipCall::Kind::kYield) return true;
+  if (later.kind == OwnershipCall::Kind::kYield) return false;
   if (later.kind == OwnershipCall::Kind::kHold || earlier.kind == OwnershipCall::Kind::kHold) {
     return false;
   }
@@ -86,6 +95,11 @@ OwnershipAnswer OwnerTable::Judge(OwnershipCall* call, int64_t now) const {
       return JudgeClaim(call, now);
     case OwnershipCall::Kind::kEnd:
       return JudgeEnd(call);
+    case OwnershipCall::Kind::kYield:
+      for (const auto& [uuid, session] : sessions_) {
+        if (!session.token) StopAll(call, session, {});
+      }
+      return Ok();
     case OwnershipCall::Kind::kHold:
     case OwnershipCall::Kind::kExpire:
       return Ok();

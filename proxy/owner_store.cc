@@ -8,8 +8,8 @@
 
 namespace cloudblk::proxy {
 
-Result<OwnerRecord> OwnerStore::Acquire() {
-  Status status = backend_->AcquireExclusive();
+Result<OwnerRecord> OwnerStore::Acquire(bool takeover) {
+  Status status = backend_->AcquireExclusive(takeover);
   if (!status.ok()) {
     return Status(status.error(),
                   fmt::format("volume '{}' is in use: {}", volume_, status.message()));

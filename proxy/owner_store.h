@@ -21,7 +21,8 @@ class OwnerStore {
       : volume_(std::move(volume)), backend_(backend) {}
 
   // The storage's lock, and the record that it keeps; the lock is not had if that cannot be read.
-  Result<OwnerRecord> Acquire();
+  // `takeover`: as AcquireExclusive has it.
+  Result<OwnerRecord> Acquire(bool takeover);
   void Release() { backend_->ReleaseExclusive(); }
 
   struct Kept {

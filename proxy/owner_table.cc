@@ -41,6 +41,7 @@ OwnershipAnswer OwnerTable::Commit(OwnershipCall* call, int64_t now) {
     case OwnershipCall::Kind::kExpire:
       return CommitExpire(now);
     case OwnershipCall::Kind::kHold:
+    case OwnershipCall::Kind::kYield:
       return {};
   }
   return {wire::StatusCode::kInvalid, {}, 0, 0};

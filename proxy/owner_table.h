@@ -31,9 +31,10 @@ struct OwnershipCall {
     kEnd,     // CLOSE with END_SESSION
     kHold,    // the storage's lock is wanted, and nothing else
     kExpire,  // leases have run out
+    kYield,   // the storage's lock is to be given back
   };
   Kind kind{};
-  Peer* peer = nullptr;          // null: kHold, kExpire, or gone since it was committed
+  Peer* peer = nullptr;          // null: kHold, kExpire, kYield, or gone since it was committed
   OpenRequest request{};         // kOpen; by Commit for kClaim by an observer
   wire::TokenMessage message{};  // kRelease and kClaim
 
@@ -66,6 +67,8 @@ class OwnerTable {
   // Whether the call can be judged only by who has the storage's lock, as others may have changed
   // the record since.
   static bool NeedsLock(const OwnershipCall& call);
+  // Whether the call is to be carried out whoever has the storage's lock.
+  static bool TakesOver(const OwnershipCall& call);
   // Whether the call changes nothing that the storage keeps, whatever becomes of it.
   static bool OnlyObserves(const OwnershipCall& call);
   // Whether `later` can be judged only when `earlier` has ended.

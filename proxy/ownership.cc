@@ -28,7 +28,7 @@ Ownership::Ownership(std::string volume, Backend* backend, int64_t lease_ns,
 Ownership::~Ownership() { alarm_->Cancel(this); }
 
 void Ownership::Restore() {
-  const Result<OwnerRecord> record = store_.Acquire();
+  const Result<OwnerRecord> record = store_.Acquire(false);
   if (!record.ok()) return;
   std::lock_guard lock(mutex_);
   stored_ = record.value();
@@ -59,6 +59,10 @@ void Ownership::End(Peer* peer) {
 
 void Ownership::Hold(HoldFn held) {
   Enqueue({.call = {.kind = OwnershipCall::Kind::kHold}, .held = std::move(held)});
+}
+
+void Ownership::Yield(std::function<void()> done) {
+  Enqueue({.call = {.kind = OwnershipCall::Kind::kYield}, .done = std::move(done)});
 }
 
 void Ownership::OnAlarm() {
@@ -130,6 +134,7 @@ bool Ownership::HasToWaitForAnother(Operations::iterator operation) const {
   if (operation->is_storing || !operation->waiting_for.empty()) return true;
   if (OwnerTable::OnlyObserves(operation->call)) return false;
   if (storing_ || operation->wants_lock) return true;
+  if (operation->call.kind == OwnershipCall::Kind::kYield) return acquiring_ || holds_ != 0;
   return std::any_of(
       operations_.begin(), Operations::const_iterator(operation),
       [&](const Operation& earlier) { return table_.IsBehind(operation->call, earlier.call); });
@@ -139,7 +144,8 @@ bool Ownership::AcquireFor(Operation* operation) {
   operation->wants_lock = true;
   if (acquiring_) return true;
   acquiring_ = true;
-  executor_->Run([this] { OnAcquired(store_.Acquire()); });
+  const bool takeover = OwnerTable::TakesOver(operation->call);
+  executor_->Run([this, takeover] { OnAcquired(store_.Acquire(takeover)); });
   return true;
 }
 
@@ -183,15 +189,19 @@ void Ownership::Stop(Operation* operation) {
   for (Peer* peer : call.to_stop) {
     peer->active_.store(false, std::memory_order_release);
     const bool revoked = call.revoke.contains(peer);
-    const char* otherwise = call.kind == OwnershipCall::Kind::kEnd
-                                ? "its session was closed"
-                                : "replaced by a newer connection of its session";
+    const char* otherwise = "replaced by a newer connection of its session";
+    if (call.kind == OwnershipCall::Kind::kEnd) otherwise = "its session was closed";
+    if (call.kind == OwnershipCall::Kind::kYield) otherwise = "the volume's lock is another's";
     peer->Stop(revoked ? call.revoked : otherwise, revoked);
   }
 }
 
 void Ownership::Commit(Operations::iterator operation) {
   OwnershipCall& call = operation->call;
+  if (call.kind == OwnershipCall::Kind::kYield) {
+    CommitYield(operation);
+    return;
+  }
   if (call.kind == OwnershipCall::Kind::kHold) ++holds_;
   call.answer = table_.Commit(&call, clock_());
   OwnerRecord record = table_.Record();
@@ -208,6 +218,17 @@ void Ownership::Commit(Operations::iterator operation) {
   executor_->Run([this, record = std::move(record), wrong, durability] {
     OnStored(record, wrong, store_.Keep(record, wrong, durability));
   });
+}
+
+// Who held the volume is on record, and comes back if nobody else was given it.
+void Ownership::CommitYield(Operations::iterator operation) {
+  const bool was_locked = std::exchange(locked_, false);
+  if (was_locked) table_.Forget();
+  executor_->Run([this, was_locked, done = std::move(operation->done)] {
+    if (was_locked) store_.Release();
+    done();
+  });
+  operations_.erase(operation);
 }
 
 void Ownership::OnStored(const OwnerRecord& record, bool wrong, const OwnerStore::Kept& kept) {

@@ -58,6 +58,11 @@ class Ownership {
   // made. Also for peers that never got an answer, or are not known.
   void Gone(Peer* peer);
 
+  // The storage's lock is wanted elsewhere, or was lost: who has the volume is stopped without
+  // being told that it lost it, which only the record says that another may write then. `done` is
+  // called on the executor when the lock is given back, or was not held.
+  void Yield(std::function<void()> done);
+
   // The process ends: the storage's lock is given back as soon as nobody is connected, whose leases
   // the successor finds in the record.
   void Leave();
@@ -66,6 +71,7 @@ class Ownership {
   struct Operation {
     OwnershipCall call{};
     HoldFn held{};                  // kHold
+    std::function<void()> done{};   // kYield
     bool wants_lock = false;        // and waits for it
     bool is_storing = false;        // committed; the storage is to keep the record
     std::set<Peer*> waiting_for{};  // being stopped
@@ -89,6 +95,7 @@ class Ownership {
   void Refuse(Operations::iterator operation, const OwnershipAnswer& answer);
   void Stop(Operation* operation);
   void Commit(Operations::iterator operation);
+  void CommitYield(Operations::iterator operation);
   void Finish(Operations::iterator operation);
   static void Answer(const Operation& operation, const OwnershipAnswer& answer);
   // Whether nobody needs the storage's lock: it is held from before a session is active until none

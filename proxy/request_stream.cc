@@ -258,6 +258,7 @@ wire::StatusCode RequestStream::JudgeRanges(const Job& job) const {
 void RequestStream::OnIoDone(IoOp* op) {
   Job* job = static_cast<Job*>(op);
   assert(at_storage_ > 0);
+  if (job->result == IoOp::kLost) owner_->OnStorageLost();
   --at_storage_;
   if (HasRanges(job->kind)) --ranges_at_storage_;
   if (abandoned_.load(std::memory_order_relaxed)) {

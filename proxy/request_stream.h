@@ -39,6 +39,8 @@ class RequestOwner {
   virtual bool Violation(std::string_view text) = 0;
   // There is no memory for requests: the connection stops.
   virtual void OutOfMemory() = 0;
+  // The storage has lost this process (IoOp::kLost): the connection stops.
+  virtual void OnStorageLost() = 0;
   // Something is to be sent, or to be handed to the storage, at the end of the turn.
   virtual void OnWork() = 0;
   // After WatchIdle: nothing of the connection is at the storage any more.

@@ -112,9 +112,19 @@ void Resizer::CarryOut(uint64_t size) {
   if (after != before) {
     spdlog::info("{}: resized from {} to {} bytes", current_->who, before, after);
   }
-  gate_->Open(after != before ? after : 0);
+  gate_->Open();
+  if (after != before) gate_->Tell(after);
   Finish(answer);
   Advance();
+}
+
+void Resizer::LookAtSize() {
+  const uint64_t before = backend_->size();
+  backend_->LookAtSize();
+  const uint64_t after = backend_->size();
+  if (after == before) return;
+  spdlog::info("volume '{}': its storage was resized from {} to {} bytes", volume_, before, after);
+  gate_->Tell(after);
 }
 
 void Resizer::Refuse(const ResizeAnswer& answer) {

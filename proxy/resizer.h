@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// How a volume changes its size while clients use it (SPEC.md 14).
+// How a volume changes its size while clients use it (SPEC.md 14), or is found to have changed it.
 #ifndef CLOUDBLK_PROXY_RESIZER_H_
 #define CLOUDBLK_PROXY_RESIZER_H_
 
@@ -51,6 +51,9 @@ class Resizer {
   void Resize(ResizeAsker* asker, const wire::Resize& request, std::string who);
   // No more calls to the asker are made.
   void Forget(ResizeAsker* asker);
+  // The storage says that its size has changed. Not from any thread, but on the executor: it waits
+  // for the storage.
+  void LookAtSize();
 
  private:
   struct Operation {
@@ -70,7 +73,6 @@ class Resizer {
   void CarryOut(uint64_t size);
   void OnAlarm();
   void Refuse(const ResizeAnswer& answer);
-
   const std::string volume_;
   Backend* const backend_;
   Ownership* const ownership_;

@@ -39,8 +39,13 @@ struct Volume {
         keeper(tools.new_executor()),
         worker(tools.new_executor()),
         ownership(name, backend.get(), lease * kNsPerMs, tools.clock, tools.alarm, keeper.get()),
-        resizer(name, backend.get(), &ownership, &gate, tools.clock, tools.alarm, worker.get()) {}
+        resizer(name, backend.get(), &ownership, &gate, tools.clock, tools.alarm, worker.get()) {
+    backend->WatchSize([this] { worker->Run([this] { resizer.LookAtSize(); }); });
+    backend->WatchLock([this](std::function<void()> done) { ownership.Yield(std::move(done)); });
+  }
   ~Volume() {
+    backend->WatchSize({});
+    backend->WatchLock({});
     // What these still do uses all the rest.
     worker.reset();
     keeper.reset();

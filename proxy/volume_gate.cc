@@ -35,11 +35,11 @@ void VolumeGate::Close(std::function<void()> on_quiet) {
   TellIfQuiet();
 }
 
-void VolumeGate::Open(uint64_t size) {
+void VolumeGate::Open() {
   std::lock_guard lock(mutex_);
   assert(is_closed_ && on_quiet_ == nullptr);
   is_closed_ = false;
-  for (GateMember* member : members_) member->Resume(size);
+  for (GateMember* member : members_) member->Resume();
 }
 
 bool VolumeGate::GiveUp() {
@@ -48,8 +48,13 @@ bool VolumeGate::GiveUp() {
   on_quiet_ = nullptr;
   is_closed_ = false;
   waiting_for_.clear();
-  for (GateMember* member : members_) member->Resume(0);
+  for (GateMember* member : members_) member->Resume();
   return true;
+}
+
+void VolumeGate::Tell(uint64_t size) {
+  std::lock_guard lock(mutex_);
+  for (GateMember* member : members_) member->Resized(size);
 }
 
 void VolumeGate::TellIfQuiet() {

@@ -17,8 +17,10 @@ class GateMember {
  public:
   // Hand nothing more to the storage, and call VolumeGate::Paused when nothing is there any more.
   virtual void Pause() = 0;
-  // Go on. `size`: what the volume has now, in bytes; 0 if that is no change.
-  virtual void Resume(uint64_t size) = 0;
+  // Go on.
+  virtual void Resume() = 0;
+  // The volume has that size now, in bytes.
+  virtual void Resized(uint64_t size) = 0;
 
  protected:
   ~GateMember() = default;
@@ -38,9 +40,11 @@ class VolumeGate {
   // from inside, with the gate's lock held: it returns at once. Precondition: open.
   void Close(std::function<void()> on_quiet);
   // The members go on. Precondition: `on_quiet` was called.
-  void Open(uint64_t size);
+  void Open();
   // Unless `on_quiet` was called, the members go on, and it is not called any more. False: it was.
   bool GiveUp();
+  // The volume has that size now, in bytes: the members are told. Open or closed.
+  void Tell(uint64_t size);
 
  private:
   void TellIfQuiet();  // with mutex_ held

@@ -13,8 +13,17 @@ Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const st
   if (!uri.ok()) return uri.status();
   if (uri->scheme() == "memory") return OpenMemory(volume, std::move(*uri));
   if (uri->scheme() == "file") return OpenFile(volume, std::move(*uri), start_up);
-  return Status(EINVAL, fmt::format("backend URI '{}': unknown scheme '{}'; there are memory: and "
-                                    "file:",
+  if (uri->scheme() == "rbd") {
+#ifdef CLOUDBLK_HAVE_RBD
+    return OpenRbd(volume, std::move(*uri));
+#else
+    return Status(ENOTSUP, fmt::format("backend URI '{}': this cloudblk-proxy was built without "
+                                       "librbd; install librbd-dev and build it again",
+                                       text));
+#endif
+  }
+  return Status(EINVAL, fmt::format("backend URI '{}': unknown scheme '{}'; there are memory:, "
+                                    "file: and rbd:",
                                     text, uri->scheme()));
 }
 

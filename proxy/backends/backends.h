@@ -31,6 +31,7 @@ Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const st
 Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUri uri);
 Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,
                                           StartUp* start_up);
+Result<std::unique_ptr<Backend>> OpenRbd(const std::string& volume, BackendUri uri);
 
 }  // namespace cloudblk::proxy
 

@@ -195,7 +195,7 @@ Status File::TakeDevice() {
                                    options_.path, strerror(errno)));
 }
 
-Status File::AcquireExclusive() {
+Status File::AcquireExclusive(bool /*takeover*/) {
   Status locked = LockFile(file_.fd, options_.path, geometry_.read_only);
   if (!locked.ok()) return locked;
   if (file_.block_device && !geometry_.read_only) {

@@ -26,7 +26,7 @@ class File final : public Backend {
 
   Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) override;
   Status Resize(uint64_t size) override;
-  Status AcquireExclusive() override;
+  Status AcquireExclusive(bool takeover) override;
   void ReleaseExclusive() override;
   Status StoreOwner(const std::string& text, bool lasting) override;
   Status SyncAll() override;

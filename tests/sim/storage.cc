@@ -90,7 +90,7 @@ int SimBackend::Flush() {
   return 0;
 }
 
-Status SimBackend::AcquireExclusive() {
+Status SimBackend::AcquireExclusive(bool /*takeover*/) {
   if (medium_->locked) return Status(EBUSY, "another server has it");
   medium_->locked = true;
   generation_ = medium_->generation;

@@ -45,7 +45,7 @@ class SimBackend final : public proxy::Backend {
   Result<std::unique_ptr<proxy::BackendQueue>> Attach(proxy::LoopContext& context) override;
   bool Submit(proxy::LoopContext& context, proxy::IoOp* op);
 
-  Status AcquireExclusive() override;
+  Status AcquireExclusive(bool takeover) override;
   void ReleaseExclusive() override;
   Status StoreOwner(const std::string& text, bool lasting) override;
   Result<std::string> LoadOwner() override { return medium_->owner; }

@@ -20,6 +20,7 @@ cloudblk_test(proxy_ownership_test
     proxy/ownership_move_test.cc
     proxy/ownership_readers_test.cc
     proxy/ownership_test.cc
+    proxy/ownership_yield_test.cc
     proxy/resizer_test.cc
   LIBS cloudblk_proxy_lib
 )

@@ -401,12 +401,12 @@ TEST(FileLock, OneHolderAtATime) {
   const std::string uri = "file://" + (folder / "disk.img") + "?size=1M&create=on";
   Storage first(uri);
   Storage second(uri);
-  ASSERT_TRUE(first.backend().AcquireExclusive().ok());
-  const Status refused = second.backend().AcquireExclusive();
+  ASSERT_TRUE(first.backend().AcquireExclusive(false).ok());
+  const Status refused = second.backend().AcquireExclusive(false);
   EXPECT_EQ(refused.error(), EBUSY);
   EXPECT_THAT(refused.message(), testing::HasSubstr("another process"));
   first.backend().ReleaseExclusive();
-  EXPECT_TRUE(second.backend().AcquireExclusive().ok());
+  EXPECT_TRUE(second.backend().AcquireExclusive(false).ok());
 }
 
 // With a hundred volumes that another proxy serves, a start takes no longer than with one.
@@ -414,7 +414,7 @@ TEST(FileLock, AllThatIsOpenedWaitsTogetherForThePredecessor) {
   TempFolder folder;
   const std::string uri = "file://" + (folder / "disk.img") + "?size=1M&create=on";
   Storage first(uri);
-  ASSERT_TRUE(first.backend().AcquireExclusive().ok());
+  ASSERT_TRUE(first.backend().AcquireExclusive(false).ok());
   StartUp start_up{.state_dir = folder.path(), .patience = std::chrono::milliseconds(60)};
   EXPECT_TRUE(OpenBackend("disk", uri, &start_up).ok());
   EXPECT_LE(start_up.patience, std::chrono::milliseconds(0));
@@ -430,9 +430,9 @@ TEST(FileLock, ReadersShare) {
   Storage writer(uri + "?size=1M&create=on");
   Storage first(uri + "?read-only=on");
   Storage second(uri + "?read-only=on");
-  ASSERT_TRUE(first.backend().AcquireExclusive().ok());
-  EXPECT_TRUE(second.backend().AcquireExclusive().ok());
-  EXPECT_EQ(writer.backend().AcquireExclusive().error(), EBUSY);
+  ASSERT_TRUE(first.backend().AcquireExclusive(false).ok());
+  EXPECT_TRUE(second.backend().AcquireExclusive(false).ok());
+  EXPECT_EQ(writer.backend().AcquireExclusive(false).error(), EBUSY);
 }
 
 // Of a block device, which this one stands for.

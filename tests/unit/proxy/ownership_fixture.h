@@ -30,20 +30,23 @@ struct Disk {
   bool readable = true;
   bool locked_elsewhere = false;
   int locks = 0;
+  int takeovers = 0;  // locks that were asked for by one
   int syncs = 0;
   bool loses_writes = false;  // a sync fails
+  uint64_t size = 1 << 20;    // bytes
 };
 
 class FakeBackend final : public Backend {
  public:
   explicit FakeBackend(Disk* disk) : disk_(disk) {
-    size_ = 1 << 20;
+    size_ = disk->size;
     uuid_.bytes.fill(7);
   }
   Result<std::unique_ptr<BackendQueue>> Attach(LoopContext&) override {
     return Status(ENOTSUP, "takes no operations");
   }
-  Status AcquireExclusive() override {
+  Status AcquireExclusive(bool takeover) override {
+    disk_->takeovers += takeover ? 1 : 0;
     if (disk_->locked_elsewhere) return Status(EBUSY, "locked elsewhere");
     ++disk_->locks;
     return Status::Ok();
@@ -64,6 +67,7 @@ class FakeBackend final : public Backend {
     if (!disk_->readable) return Status(EIO, "the attribute cannot be read");
     return disk_->record;
   }
+  void LookAtSize() override { size_ = disk_->size; }
   void MakeReadOnly() { geometry_.read_only = true; }
 
  private:

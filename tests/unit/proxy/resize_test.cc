@@ -45,7 +45,8 @@ class ServerResizeTest : public testing::Test {
     class Member final : public GateMember {
      public:
       void Pause() override { paused = true; }
-      void Resume(uint64_t) override {}
+      void Resume() override {}
+      void Resized(uint64_t) override {}
       std::atomic<bool> paused{false};
     } member;
     VolumeGate& gate = server_.volume(volume).gate;
@@ -117,7 +118,7 @@ TEST_F(ServerResizeTest, SizesThatAreNoneAreRefused) {
 
 TEST_F(ServerResizeTest, AStorageThatAnotherServerHasIsLeftAlone) {
   Storage other("file://" + file_);
-  ASSERT_TRUE(other.backend().AcquireExclusive().ok());
+  ASSERT_TRUE(other.backend().AcquireExclusive(false).ok());
   const auto admin = Opened(OpenOf(1, kObserve), "file");
   EXPECT_EQ(Resize(admin.get(), 16 << 20), Code::kBusy);
   EXPECT_THAT(text_, HasSubstr("another process"));
@@ -128,7 +129,7 @@ TEST_F(ServerResizeTest, AStorageThatAnotherServerHasIsLeftAlone) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   bool is_free = false;
   while (!is_free && std::chrono::steady_clock::now() < deadline) {
-    is_free = other.backend().AcquireExclusive().ok();
+    is_free = other.backend().AcquireExclusive(false).ok();
     if (!is_free) std::this_thread::yield();
   }
   EXPECT_TRUE(is_free);

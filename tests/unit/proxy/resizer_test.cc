@@ -19,8 +19,10 @@ class ResizerTest : public OwnershipTest, private ResizeAsker {
   class Member final : public GateMember {
    public:
     void Pause() override { paused = true; }
-    void Resume(uint64_t) override { paused = false; }
+    void Resume() override { paused = false; }
+    void Resized(uint64_t size) override { sizes.push_back(size); }
     bool paused = false;
+    std::vector<uint64_t> sizes;  // that it was told
   };
 
   ResizerTest() { gate_.Join(&member_); }
@@ -79,6 +81,24 @@ TEST_F(ResizerTest, AStorageThatDoesNotGiveItsLockHoldsUpNobody) {
   hangs_ = false;
   Store();
   EXPECT_TRUE(member_.paused);
+}
+
+TEST_F(ResizerTest, AStorageThatWasResizedIsTakenAsItIs) {
+  disk_.size = 3 << 20;
+  resizer_.LookAtSize();
+  EXPECT_EQ(backend_->size(), 3u << 20);
+  EXPECT_EQ(member_.sizes, std::vector<uint64_t>{3 << 20});
+  resizer_.LookAtSize();
+  EXPECT_EQ(member_.sizes.size(), 1u);
+}
+
+TEST_F(ResizerTest, WhoeverIsPausedIsToldOfASizeAndStaysPaused) {
+  Resize(2 << 20);
+  ASSERT_TRUE(member_.paused);
+  disk_.size = 3 << 20;
+  resizer_.LookAtSize();
+  EXPECT_TRUE(member_.paused);
+  EXPECT_EQ(member_.sizes, std::vector<uint64_t>{3 << 20});
 }
 
 }  // namespace

@@ -134,7 +134,7 @@ TEST(FileGeneration, AFailedSyncIsRememberedAcrossRestarts) {
   close(fd);
   // A proxy that was idle meanwhile learns of it when it becomes active.
   EXPECT_EQ(storage.backend().generation(), first);
-  ASSERT_TRUE(storage.backend().AcquireExclusive().ok());
+  ASSERT_TRUE(storage.backend().AcquireExclusive(false).ok());
   EXPECT_EQ(storage.backend().generation(), second);
 }
 
