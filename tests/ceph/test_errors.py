@@ -24,7 +24,6 @@ def refusal(tmp_path, uri):
         proxy.__exit__()
     lines = proxy.log().strip().splitlines()
     assert len(lines) == 1, lines
-    assert "disk" in lines[0]
     return lines[0]
 
 
@@ -110,7 +109,7 @@ def test_an_encrypted_image(cluster, tmp_path):
 )
 def test_a_bad_uri(tmp_path, uri, text):
     line = refusal(tmp_path, uri)
-    assert uri in line and text in line.replace(uri, "")
+    assert f"'{uri}'" in line and text in line.replace(f"'{uri}'", "")
 
 
 # --- Somebody else has the image: that may end, so it is for whoever opens the volume.
@@ -121,9 +120,8 @@ def try_to_open(proxy):
     began = time.monotonic()
     status, output = run_client("flush", "--timeout", OPEN_TIMEOUT, proxy.uri("disk"))
     assert time.monotonic() - began < PATIENCE
-    lines = output.strip().splitlines()
-    assert status == 1 and len(lines) == 1, output
-    return lines[0]
+    assert status == 1, output
+    return output.strip().splitlines()[-1]
 
 
 def opens(proxy):
