@@ -7,7 +7,6 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +14,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/text.h"
@@ -29,6 +29,7 @@ constexpr uint64_t kLetGoMs = 8000;
 // What whoever asked for the lock has to take it.
 constexpr int64_t kPrecedenceNs = 5 * kNsPerS;
 constexpr size_t kMaxOwners = 8;
+constexpr size_t kManyWatchers = 64;
 
 std::string FirstWord(const char* path) {
   std::string word;
@@ -91,9 +92,7 @@ Status RbdLock::Acquire(RbdImage* image, bool takeover) {
     return Busy(now.value().value_or(Owner{}));
   }
   if (error != 0) return Failed(error, "lock");
-  Status status =
-      image->Set(kHolder, fmt::format("{} {} {} {} {}", image->cluster().name(), PidSpace(),
-                                      getpid(), StartOf(std::to_string(getpid())), HostName()));
+  Status status = SayWho();
   if (status.ok()) status = Watch();
   if (!status.ok()) ReleaseNow();
   return status;
@@ -124,19 +123,22 @@ Result<std::optional<RbdLock::Owner>> RbdLock::FindOwner() const {
   if (error == EBUSY) return DescribeLockers();
   if (error != 0) return Failed(error, "find who has locked");
   Owner owner;
-  owner.client = owners[0];
+  owner.address = owner.client = owners[0];
   rbd_lock_get_owners_cleanup(owners.data(), count);
-  const std::string number = owner.client.substr(owner.client.find('.') + 1);
-  std::array<rbd_image_watcher_t, 64> watchers{};
+  std::vector<rbd_image_watcher_t> watchers(kManyWatchers);
   size_t watching = watchers.size();
-  if (rbd_watchers_list(image_->handle(), watchers.data(), &watching) == 0) {
-    for (size_t i = 0; i < watching; ++i) {
-      if (std::to_string(watchers[i].id) != number) continue;
-      owner.is_there = true;
-      owner.address = watchers[i].addr;
-    }
-    rbd_watchers_list_cleanup(watchers.data(), watching);
+  int listed = rbd_watchers_list(image_->handle(), watchers.data(), &watching);
+  if (listed == -ERANGE) {
+    watchers.resize(watching);
+    listed = rbd_watchers_list(image_->handle(), watchers.data(), &watching);
   }
+  if (listed < 0) return Failed(-listed, "find who uses");
+  for (size_t i = 0; i < watching; ++i) {
+    if (owner.address != watchers[i].addr) continue;
+    owner.is_there = true;
+    owner.client = fmt::format("client.{} at {}", watchers[i].id, owner.address);
+  }
+  rbd_watchers_list_cleanup(watchers.data(), watching);
   DescribeProcess(&owner);
   return std::optional<Owner>(std::move(owner));
 }
@@ -146,16 +148,28 @@ void RbdLock::DescribeProcess(Owner* owner) const {
   const Result<std::string> text = image_->Get(kHolder);
   if (!text.ok()) return;
   std::istringstream words(text.value());
-  std::string client;
+  std::string address;
   std::string space;
   std::string pid;
   std::string start;
   std::string host;
-  words >> client >> space >> pid >> start >> host;
-  if (client != owner->client) return;
+  words >> address >> space >> pid >> start >> host;
+  if (address != owner->address) return;
   owner->is_proxy = true;
   owner->process = Printable(fmt::format("the cloudblk-proxy with pid {} on {}", pid, host));
-  owner->is_at_end = space == PidSpace() && StartOf(pid) != start;
+  const bool is_here = space == PidSpace();
+  owner->is_at_end = is_here && StartOf(pid) != start;
+  owner->is_this = is_here && pid == std::to_string(getpid());
+}
+
+// So that others know whom they meet.
+Status RbdLock::SayWho() const {
+  const Result<std::optional<Owner>> self = FindOwner();
+  if (!self.ok()) return self.status();
+  if (!self.value()) return Status(EBUSY, fmt::format("the lock of {} was lost at once", path_));
+  const std::string pid = std::to_string(getpid());
+  return image_->Set(kHolder, fmt::format("{} {} {} {} {}", self.value()->address, PidSpace(), pid,
+                                          StartOf(pid), HostName()));
 }
 
 // A lock that librbd does not know how to hand over: "rbd lock add".
@@ -180,22 +194,21 @@ Status RbdLock::DescribeLockers() const {
 }
 
 Status RbdLock::Busy(const Owner& owner) const {
-  if (owner.client == image_->cluster().name()) {
-    return Status(
-        EBUSY, fmt::format("{} is another volume of this proxy too, which has locked it", path_));
+  if (owner.is_this) {
+    return Status(EBUSY, fmt::format("{} is locked by another volume of this proxy", path_));
   }
   if (owner.is_proxy) {
-    return Status(EBUSY, fmt::format("{} is locked by {} ({} at {})", path_, owner.process,
-                                     owner.client, owner.address));
+    return Status(EBUSY,
+                  fmt::format("{} is locked by {} ({})", path_, owner.process, owner.client));
   }
-  return Status(EBUSY, fmt::format("{} is locked by {} at {}, which is no cloudblk-proxy (a QEMU "
-                                   "with librbd, or mapped by a kernel): end that first (rbd "
-                                   "lock ls {})",
-                                   path_, owner.client, owner.address, path_));
+  return Status(EBUSY, fmt::format("{} is locked by {}, which is no cloudblk-proxy (a "
+                                   "QEMU with librbd, or a kernel): end that first (rbd lock ls "
+                                   "{})",
+                                   path_, owner.client, path_));
 }
 
 Status RbdLock::Free(const Owner& owner, bool takeover) {
-  if (owner.client == image_->cluster().name()) return Busy(owner);
+  if (owner.is_this) return Busy(owner);
   if (owner.is_at_end) return Break(owner, "has ended");
   // Whose watch has ended librbd puts aside by itself.
   if (!owner.is_proxy || !takeover) return owner.is_there ? Busy(owner) : Status::Ok();
@@ -203,7 +216,7 @@ Status RbdLock::Free(const Owner& owner, bool takeover) {
   const Result<std::optional<Owner>> left = FindOwner();
   if (!left.ok()) return left.status();
   if (!left.value()) return Status::Ok();
-  if (left.value()->client != owner.client) return Busy(*left.value());
+  if (left.value()->address != owner.address) return Busy(*left.value());
   return Break(owner, fmt::format("did not let go within {} s", kLetGoMs / 1000));
 }
 
@@ -222,7 +235,7 @@ Status RbdLock::Break(const Owner& owner, const std::string& why) const {
       "what may still come from it",
       volume_, owner.process, owner.client, path_, why);
   const int error =
-      -rbd_lock_break(image_->handle(), RBD_LOCK_MODE_EXCLUSIVE, owner.client.c_str());
+      -rbd_lock_break(image_->handle(), RBD_LOCK_MODE_EXCLUSIVE, owner.address.c_str());
   if (error == 0 || error == ENOENT) return Status::Ok();
   return Failed(error, "break the lock of");
 }

@@ -47,12 +47,13 @@ class RbdLock {
  private:
   // Who has the lock.
   struct Owner {
-    std::string client;      // "client.4123"
-    std::string address;     // of it
+    std::string address;     // of its client of the cluster, by which the lock names it
+    std::string client;      // what it is called
     bool is_there = false;   // the cluster hears of it
     bool is_proxy = false;   // and of a proxy:
     std::string process;     // what it is called
     bool is_at_end = false;  // it ran on this host, and does not any more
+    bool is_this = false;    // it is this process
   };
 
   static void OnNotify(void* arg, uint64_t notify_id, uint64_t handle, uint64_t notifier_id,
@@ -62,6 +63,7 @@ class RbdLock {
   Result<std::optional<Owner>> FindOwner() const;
   Status DescribeLockers() const;
   void DescribeProcess(Owner* owner) const;
+  Status SayWho() const;
   // The lock is free when it returns OK, or nobody is there any more who has it.
   Status Free(const Owner& owner, bool takeover);
   Status Busy(const Owner& owner) const;

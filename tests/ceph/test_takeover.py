@@ -40,6 +40,12 @@ def daemon(tmp_path, name, *arguments, **more):
     return Daemon(tmp_path / name, *arguments, **more)
 
 
+def connect(net, namespace, proxy):
+    one = net.run(namespace, lambda: wire.Client(proxy.address, PATIENCE))
+    one.hello()
+    return one
+
+
 def write(one, blocks, letter):
     """Sends a write for each block; their tags."""
     return [one.submit(wire.WRITE, block * BLOCK, data=letter * BLOCK) for block in blocks]
@@ -119,7 +125,7 @@ def test_late_writes_of_a_proxy_that_was_cut_off(tmp_path, net, protection):
             daemon(tmp_path, "a", volumes, prefix=net.command(net.client)) as first,
             daemon(tmp_path, "b", volumes, prefix=net.command(net.server)) as second,
         ):
-            old = net.run(net.client, lambda: opened(first, PATIENCE, name="old"))
+            old = connect(net, net.client, first).open(name="old")
             write_all(old, b"o")
             net.cut()
             late = write(old, range(BLOCKS), b"l")
@@ -127,7 +133,7 @@ def test_late_writes_of_a_proxy_that_was_cut_off(tmp_path, net, protection):
                 one.unacknowledged for one in sockets(first.process) if one.remote in cluster.osd_ports
             )
             wait_for(lambda: in_flight() >= BLOCKS * BLOCK, "the writes in the network")
-            new = net.run(net.server, lambda: opened(second, PATIENCE, name="new", flags=wire.ACTIVE | wire.TAKEOVER))
+            new = connect(net, net.server, second).open(name="new", flags=wire.ACTIVE | wire.TAKEOVER)
             write_all(new, b"n")
             net.heal()
 

@@ -116,11 +116,10 @@ class CephDaemon:
         return [*self.cluster.prefix, *map(str, words)]
 
     def launch(self):
-        """Without waiting for anything."""
+        """Without waiting for anything. A test process that is killed takes it along."""
+        command = ["setpriv", "--pdeathsig", "KILL", *self.command("--foreground")]
         with open(self.cluster.folder / f"{self.program}.err", "ab") as log:
-            self.process = subprocess.Popen(
-                self.command("--foreground"), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     @property
     def is_running(self):
