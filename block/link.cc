@@ -20,6 +20,9 @@ namespace {
 constexpr int64_t kClaimPoll = 10 * kNsPerMs;
 // After that long without an answer to a connection people are told what is waited for.
 constexpr int64_t kTellSlow = 3 * kNsPerS;
+// A server with the holder that others do not know takes a connection so soon, a lost packet
+// included; or the volume may be free at the others meanwhile.
+constexpr int64_t kConnectToHolders = 3 * kNsPerS / 2;
 // A server that has said hello may take so long to open the volume: what an earlier connection left
 // at its storage has to be done first.
 constexpr int64_t kOpenPatience = 30 * kNsPerS;
@@ -276,6 +279,7 @@ void Link::Cut(const Failure& failure) {
                          " server: " + failure.text
                    : failure.text);
     // A server that tells when a lease ends has the volume: no other one could let us in meanwhile.
+    if (failure.refused()) held_elsewhere_ = failure.elsewhere;
     const bool has_it = failure.error == EBUSY && failure.retry_ms != 0 && !failure.elsewhere;
     if (!has_it) TryNextAddress();
   }
@@ -391,7 +395,9 @@ void Link::ArmForState() {
   timer_armed_ = false;
   switch (state_) {
     case State::kConnecting:
-      return ArmAttempt(now, config.connect_timeout_ns);
+      return ArmAttempt(now, held_elsewhere_
+                                 ? std::min(config.connect_timeout_ns, kConnectToHolders)
+                                 : config.connect_timeout_ns);
     case State::kHandshake:
       handshake_began_ns_ = now;
       unheard_bytes_ = codec_stats_.bytes_received;

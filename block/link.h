@@ -223,6 +223,7 @@ class Link final : public FdHandler {
       timeout_told_at_;  // the queue's answers when it was told that some failed
   Backoff backoff_;
   bool other_volume_told_ = false;  // since it was ready
+  bool held_elsewhere_ = false;     // by what a server answered last
   uint32_t silences_ = 0;           // connections in a row that were made and fell silent
   bool stayed_ = false;  // with a server that fell silent, because other channels heard from it
   bool unreadable_told_ = false;          // CutUnreadable has warned

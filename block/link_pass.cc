@@ -187,7 +187,7 @@ void Link::BecomeReady() {
   if (!opened_) backoff_.Reset();
   opened_ = true;
   claimed_ = true;
-  other_volume_told_ = false;
+  other_volume_told_ = held_elsewhere_ = false;
   session_->NoteRenewed();
   Settle();
   if (session_->ChannelReady()) {

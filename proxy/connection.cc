@@ -292,7 +292,7 @@ void Connection::BeginStop(std::string_view why) {
   if (state_ == State::kStopping) return;
   if (!why.empty()) {
     if (state_ == State::kReady || state_ == State::kClosing) {
-      spdlog::info("{}: {}", Who(), why);
+      LogLimited(spdlog::level::info, "ended for " + volume_->name, why, LogLimit::kOfVolume);
     } else {
       LogLimited(spdlog::level::info, "ended", why);
     }
@@ -383,8 +383,8 @@ void Connection::UpdateWatch() {
 }
 
 void Connection::LogLimited(spdlog::level::level_enum level, const std::string& kind,
-                            std::string_view text) const {
-  host_->log_limit().Log(level, kind, fmt::format("{}: {}", Who(), text));
+                            std::string_view text, uint32_t at_once) const {
+  host_->log_limit().Log(level, kind, fmt::format("{}: {}", Who(), text), at_once);
 }
 
 std::string Connection::Who() const {

@@ -150,8 +150,8 @@ class Connection final : public FdHandler,
   // All answers are out: does what the state waited for.
   void OnDrained();
   // A line that others can cause at will: `kind` is one of few.
-  void LogLimited(spdlog::level::level_enum level, const std::string& kind,
-                  std::string_view text) const;
+  void LogLimited(spdlog::level::level_enum level, const std::string& kind, std::string_view text,
+                  uint32_t at_once = LogLimit::kAtOnce) const;
   void MarkDirty();
   void UpdateWatch();
   std::string Who() const;

@@ -12,9 +12,10 @@
 namespace cloudblk::proxy {
 namespace {
 
-// After so long the kernel gives up a client that is gone; then its lease begins. Another server
-// that has the same storage can give the volume to nobody before.
-constexpr uint32_t kDeadClientMs = 9'000;
+// After so long, and the second that the kernel takes to see it, a client that is gone is given up;
+// then its lease begins. Another server that has the same storage can give the volume to nobody
+// before.
+constexpr uint32_t kDeadClientMs = 6'000;
 
 // For connections to be dropped, so that there are descriptors again.
 constexpr int64_t kPauseNs = 50'000'000;

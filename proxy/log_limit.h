@@ -7,28 +7,40 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "base/event_loop.h"
+#include "proxy/alarm_clock.h"
 
 namespace cloudblk::proxy {
 
-// Of one loop, on its thread. The first lines of a kind are logged as they are; then one in ten
-// seconds says how many more there were.
+// The first lines of a kind are logged as they are; then one in ten seconds says how many more
+// there were.
 class LogLimit {
  public:
+  // What a stranger causes.
   static constexpr uint32_t kAtOnce = 5;
+  // Who has or had a volume: all of it while machines start, end and move as they do, and when the
+  // clients of a volume that is shared come back together.
+  static constexpr uint32_t kOfVolume = 32;
   static constexpr int64_t kQuietNs = 10'000'000'000;
 
-  // `loop` outlives the object.
+  // Of one loop, on its thread. `loop` outlives the object.
   explicit LogLimit(EventLoop* loop);
+  // Of any thread. `alarm` goes by `clock` (nanoseconds) and outlives the object.
+  LogLimit(AlarmClock* alarm, std::function<int64_t()> clock);
+  LogLimit(const LogLimit&) = delete;
+  LogLimit& operator=(const LogLimit&) = delete;
   // Says what it has not said yet.
-  ~LogLimit() { Report(); }
+  ~LogLimit();
 
-  // `kind`: one of few.
-  void Log(spdlog::level::level_enum level, const std::string& kind, const std::string& line);
+  // `kind`: one of few, of which so many lines are logged `at_once`.
+  void Log(spdlog::level::level_enum level, const std::string& kind, const std::string& line,
+           uint32_t at_once = kAtOnce);
 
  private:
   struct Kind {
@@ -41,9 +53,12 @@ class LogLimit {
   void OnTimer();
   void Report();
 
-  EventLoop* const loop_;
+  std::unique_ptr<Timer> timer_;  // null: alarm_ is
+  AlarmClock* const alarm_ = nullptr;
+  const std::function<void()> arm_;  // has OnTimer called after kQuietNs
+
+  std::mutex mutex_;
   std::map<std::string, Kind> kinds_;  // of the last ten seconds
-  std::unique_ptr<Timer> timer_;
 };
 
 }  // namespace cloudblk::proxy

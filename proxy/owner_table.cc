@@ -5,7 +5,6 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cassert>
@@ -92,9 +91,9 @@ OwnershipAnswer OwnerTable::CommitOpen(OwnershipCall* call, int64_t now) {
   // Else a record that says less would fence it when it comes back.
   call->harmless = IsPlainReader(session) && nobody_known;
   if (fresh) {
-    spdlog::info("volume '{}': {} {} ({}), session {} epoch {}", volume_,
-                 claims ? "claimed by" : "active for", session.client_name, session.address,
-                 ShortName(session.uuid), session.epoch);
+    const char* what = claims ? "claimed by" : "active for";
+    Log(what, fmt::format("{} {} ({}), session {} epoch {}", what, session.client_name,
+                          session.address, ShortName(session.uuid), session.epoch));
   }
   return {wire::StatusCode::kOk, {}, session.epoch, 0};
 }
@@ -106,7 +105,7 @@ OwnershipAnswer OwnerTable::CommitRelease(const OwnershipCall& call, int64_t now
   for (auto& [index, channel] : session->channels) {
     if (channel.peer != nullptr) channel.peer->active_.store(false, std::memory_order_release);
   }
-  spdlog::info("volume '{}': released by {} ({})", volume_, session->client_name, session->address);
+  Log("released", fmt::format("released by {} ({})", session->client_name, session->address));
   return {wire::StatusCode::kOk, {}, session->epoch, 0};
 }
 
@@ -144,8 +143,8 @@ OwnershipAnswer OwnerTable::CommitClaim(OwnershipCall* call, int64_t now) {
   last_ = {FormerOf(session)};
   knows_last_ = true;
   call->activate = session.uuid;
-  spdlog::info("volume '{}': claimed by {} ({}), session {} epoch {}", volume_, session.client_name,
-               session.address, ShortName(session.uuid), session.epoch);
+  Log("claimed by", fmt::format("claimed by {} ({}), session {} epoch {}", session.client_name,
+                                session.address, ShortName(session.uuid), session.epoch));
   return {wire::StatusCode::kOk, {}, session.epoch, 0};
 }
 
@@ -158,7 +157,7 @@ OwnershipAnswer OwnerTable::CommitEnd(OwnershipCall* call) {
   call->harmless = IsPlainReader(*session);
   // A volume that was released stays reserved for who has the token.
   if (!session->token) {
-    spdlog::info("volume '{}': closed by {} ({})", volume_, session->client_name, session->address);
+    Log("closed", fmt::format("closed by {} ({})", session->client_name, session->address));
     last_ = {FormerOf(*session)};
     knows_last_ = true;
     sessions_.erase(ToString(session->uuid));
@@ -178,8 +177,8 @@ OwnershipAnswer OwnerTable::CommitExpire(int64_t now) {
   std::erase_if(sessions_, [&](const auto& entry) {
     const Session& session = entry.second;
     if (!Expired(session, now)) return false;
-    spdlog::info("volume '{}': the lease of {} ({}) has ended", volume_, session.client_name,
-                 session.address);
+    Log("lease",
+        fmt::format("the lease of {} ({}) has ended", session.client_name, session.address));
     ended.push_back(FormerOf(session));
     wrote = wrote || !IsPlainReader(session);
     return true;
@@ -254,10 +253,9 @@ void OwnerTable::Gone(Peer* peer, int64_t now) {
   if (session->connected()) return;
   session->lost_ns = now;
   if (session->token) return;
-  spdlog::info(
-      "volume '{}': lost the last connection of {} ({}); it may come back for {} s, unless "
-      "another client was given the volume",
-      volume_, session->client_name, session->address, lease_ns_ / kNsPerS);
+  Log("lost", fmt::format("lost the last connection of {} ({}); it may come back for {} s, unless "
+                          "another client was given the volume",
+                          session->client_name, session->address, lease_ns_ / kNsPerS));
 }
 
 void OwnerTable::Take(const OwnerRecord& record, int64_t now) {
@@ -274,8 +272,8 @@ void OwnerTable::Take(const OwnerRecord& record, int64_t now) {
       released_ns_ = now;
     }
     if (!holder.token) {
-      spdlog::info("volume '{}': was held by {}; only it may resume for {} s", volume_,
-                   holder.client_name, lease_ns_ / kNsPerS);
+      Log("was held", fmt::format("was held by {}; only it may resume for {} s", holder.client_name,
+                                  lease_ns_ / kNsPerS));
     }
     sessions_.insert_or_assign(ToString(holder.session), std::move(session));
   }
@@ -391,6 +389,11 @@ std::optional<int64_t> OwnerTable::LeasesEnd() const {
     end = std::max(end.value_or(0), LeaseEnd(session));
   }
   return end;
+}
+
+void OwnerTable::Log(const std::string& kind, const std::string& text) const {
+  log_->Log(spdlog::level::info, kind, fmt::format("volume '{}': {}", volume_, text),
+            LogLimit::kOfVolume);
 }
 
 OwnerRecord::Former OwnerTable::FormerOf(const Session& session) {

@@ -17,6 +17,7 @@
 #include "base/uuid.h"
 #include "proxy-protocol/wire.h"
 #include "proxy/backend.h"
+#include "proxy/log_limit.h"
 #include "proxy/owner_record.h"
 #include "proxy/peer.h"
 
@@ -60,9 +61,9 @@ class OwnerTable {
   // there are some: a storage has no room for any number.
   static constexpr size_t kMaxReadersNamed = 8;
 
-  // `backend` outlives the object; only its constants are looked at.
-  OwnerTable(std::string volume, const Backend* backend, int64_t lease_ns)
-      : volume_(std::move(volume)), backend_(backend), lease_ns_(lease_ns) {}
+  // `backend` and `log` outlive the object; of `backend` only its constants are looked at.
+  OwnerTable(std::string volume, const Backend* backend, int64_t lease_ns, LogLimit* log)
+      : volume_(std::move(volume)), backend_(backend), lease_ns_(lease_ns), log_(log) {}
 
   // Whether the call can be judged only by who has the storage's lock, as others may have changed
   // the record since.
@@ -188,10 +189,13 @@ class OwnerTable {
   // For people: who goes on with the state that another client comes to resume.
   static std::string Resumer(const Session& session);
   static void Recall(const OwnerRecord::Holder& holder, int64_t now, Session* session);
+  // What became of the volume, as anybody may do it who can open it.
+  void Log(const std::string& kind, const std::string& text) const;
 
   const std::string volume_;
   const Backend* const backend_;
   const int64_t lease_ns_;
+  LogLimit* const log_;
 
   std::map<std::string, Session> sessions_;  // by UUID, as text
   std::map<Peer*, Observer> observers_;

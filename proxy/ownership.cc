@@ -23,7 +23,8 @@ Ownership::Ownership(std::string volume, Backend* backend, int64_t lease_ns,
       clock_(std::move(clock)),
       alarm_(alarm),
       executor_(executor),
-      table_(volume_, backend, lease_ns) {}
+      log_(alarm, clock_),
+      table_(volume_, backend, lease_ns, &log_) {}
 
 Ownership::~Ownership() { alarm_->Cancel(this); }
 

@@ -17,6 +17,7 @@
 #include "proxy-protocol/wire.h"
 #include "proxy/alarm_clock.h"
 #include "proxy/backend.h"
+#include "proxy/log_limit.h"
 #include "proxy/owner_record.h"
 #include "proxy/owner_store.h"
 #include "proxy/owner_table.h"
@@ -117,6 +118,8 @@ class Ownership {
   const std::function<int64_t()> clock_;
   AlarmClock* const alarm_;
   Executor* const executor_;
+
+  LogLimit log_;
 
   std::mutex mutex_;
   OwnerTable table_;

@@ -2,7 +2,6 @@
 #include "proxy/resizer.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <utility>
 
@@ -25,7 +24,8 @@ Resizer::Resizer(std::string volume, Backend* backend, Ownership* ownership, Vol
       gate_(gate),
       clock_(std::move(clock)),
       alarm_(alarm),
-      executor_(executor) {}
+      executor_(executor),
+      log_(alarm, clock_) {}
 
 Resizer::~Resizer() { alarm_->Cancel(this); }
 
@@ -47,7 +47,8 @@ void Resizer::Advance() {
     queue_.pop_front();
     const ResizeAnswer answer = Judge(next.request);
     if (answer.status != wire::StatusCode::kOk) {
-      spdlog::info("{}: refused: {}", next.who, answer.text);
+      log_.Log(spdlog::level::info, "refused",
+               fmt::format("{}: refused: {}", next.who, answer.text));
       next.asker->AnswerResize(answer);
       continue;
     }
@@ -110,7 +111,9 @@ void Resizer::CarryOut(uint64_t size) {
   const uint64_t after = backend_->size();
   std::lock_guard lock(mutex_);
   if (after != before) {
-    spdlog::info("{}: resized from {} to {} bytes", current_->who, before, after);
+    log_.Log(spdlog::level::info, "resized",
+             fmt::format("{}: resized from {} to {} bytes", current_->who, before, after),
+             LogLimit::kOfVolume);
   }
   gate_->Open();
   if (after != before) gate_->Tell(after);
@@ -135,7 +138,8 @@ void Resizer::Refuse(const ResizeAnswer& answer) {
 
 void Resizer::Finish(const ResizeAnswer& answer) {
   if (answer.status != wire::StatusCode::kOk) {
-    spdlog::warn("{}: cannot resize: {}", current_->who, answer.text);
+    log_.Log(spdlog::level::warn, "failed",
+             fmt::format("{}: cannot resize: {}", current_->who, answer.text));
   }
   if (current_->asker != nullptr) current_->asker->AnswerResize(answer);
   current_.reset();

@@ -15,6 +15,7 @@
 #include "proxy-protocol/wire.h"
 #include "proxy/alarm_clock.h"
 #include "proxy/backend.h"
+#include "proxy/log_limit.h"
 #include "proxy/ownership.h"
 #include "proxy/volume_gate.h"
 
@@ -80,6 +81,7 @@ class Resizer {
   const std::function<int64_t()> clock_;
   AlarmClock* const alarm_;
   Executor* const executor_;
+  LogLimit log_;
 
   std::mutex mutex_;
   std::deque<Operation> queue_;

@@ -8,6 +8,7 @@ import socket
 import statistics
 import struct
 import time
+import uuid
 
 import pytest
 
@@ -20,6 +21,9 @@ MOST_RSS = 256 << 20
 NON_READERS, MID_WRITERS, DISCARDERS = 60, 200, 16
 BATCH, PIECE = 32, 1 << 20
 ROUNDS, ROUND_SECONDS = 5, 0.5
+# So many lines of a kind are logged of a volume before they are only counted.
+AT_ONCE = 32
+MANY = 400
 
 
 def requests(entries, payload=b""):
@@ -136,8 +140,7 @@ def test_memory_comes_back(tmp_path, volumes, clients):
         for one in busy:
             for i in range(BATCH):
                 one.submit(wire.READ, i * PIECE, PIECE)
-        settled(proxy)
-        assert rss(proxy)[0] > before + (64 << 20)
+        wait_for(lambda: rss(proxy)[0] > before + (64 << 20), "memory taken")
         for one in busy:
             for tag in list(one.lengths):
                 assert one.wait(tag)[0] == wire.OK
@@ -296,6 +299,31 @@ def test_a_storm_of_strangers_is_a_few_lines(tmp_path, volumes):
         assert len(lines) < 40, proxy.log()
         assert any("not a cloudblk peer" in line and "(and 294 more like it)" in line for line in lines), lines
         assert any("refused" in line and "(and 94 more like it)" in line for line in lines), lines
+
+
+def test_what_clients_do_with_a_volume_is_a_few_lines(tmp_path, clients):
+    """Anybody who reaches the port can: take it from one another, give it away and claim it, resize it."""
+    with Daemon(tmp_path, {"mine": "memory:?size=16M", "other": "memory:?size=16M"}) as proxy:
+        for number in range(MANY):
+            one = clients(opened(proxy, volume="mine", flags=wire.ACTIVE | wire.TAKEOVER, name=f"taker{number}"))
+        for epoch in range(1, MANY):
+            token = uuid.uuid4().bytes
+            assert one.release(token, epoch)[0] == wire.OK
+            assert one.claim(token, epoch + 1)[0] == wire.OK
+            assert one.resize((16 + epoch % 2) << 20)[0] == wire.OK
+            assert one.resize(1)[0] == wire.INVALID
+        # Not so of another volume
+        clients(opened(proxy, volume="other", name="quiet"))
+        assert proxy.stop() == 0
+        lines = proxy.log().splitlines()
+    assert len(lines) < MANY, len(lines)
+    assert sum("quiet" in line for line in lines) >= 1
+    # The first of them, and the last: who has it.
+    taken = [line for line in lines if "volume 'mine': active for" in line]
+    assert [f"taker{number} " in line for number, line in enumerate(taken[:-1])] == [True] * AT_ONCE
+    assert f"taker{MANY - 1} " in taken[-1] and f"(and {MANY - AT_ONCE - 1} more like it)" in taken[-1]
+    for what in "was given to", "released by", "resized from", "refused: the size":
+        assert "more like it)" in [line for line in lines if what in line][-1], what
 
 
 def test_used_up_descriptors_are_not_a_missing_boot_id(tmp_path):

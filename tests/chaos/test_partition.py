@@ -8,8 +8,7 @@ import time
 import pytest
 
 from tests.chaos import wire_client as wire
-from tests.chaos.daemon import Daemon, file_uri, run_client
-from tests.chaos.wire_client import opened
+from tests.chaos.daemon import Daemon, file_uri
 from tests.support import network
 from tests.support.paths import CLIENT
 
@@ -120,22 +119,3 @@ def test_a_new_incarnation_settles_what_the_old_one_left(net, proxy):
         while True:
             old.receive()
     assert new.read(0, 65536) == (wire.OK, data)
-
-
-@pytest.mark.parametrize("arguments", [(), ("--takeover",)])
-def test_the_server_that_knows_the_holder_is_asked(tmp_path, arguments):
-    """It is another one than the first of the list, which only finds the storage locked."""
-    folders = [tmp_path / name for name in "ab"]
-    for folder in folders:
-        folder.mkdir()
-    volumes = {"disk": file_uri(tmp_path / "disk.img")}
-    with Daemon(folders[0], volumes, "--lease", "2") as first, Daemon(folders[1], volumes, "--lease", "2") as second:
-        silent = opened(second)
-        hosts = ",".join(f"127.0.0.1:{proxy.address[1]}" for proxy in (first, second))
-        began = time.monotonic()
-        status, said = run_client("flush", *arguments, f"cloudblk://{hosts}/disk")
-        assert status == 0, said
-        # 6 s without a word, and the lease
-        assert time.monotonic() - began < (2 if arguments else 12)
-        assert "active for" in second.log()
-        silent.close_socket()

@@ -8,7 +8,7 @@ import uuid
 
 MAGIC = 0x314B4243
 (HELLO, HELLO_REPLY, OPEN, OPEN_REPLY, REQUEST, REPLY, PING, PONG, RELEASE, RELEASE_REPLY, CLAIM,
- CLAIM_REPLY, EVENT, CLOSE, CLOSE_REPLY, ERROR) = range(1, 17)
+ CLAIM_REPLY, EVENT, CLOSE, CLOSE_REPLY, ERROR, RESIZE, RESIZE_REPLY) = range(1, 19)
 READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(1, 6)
 (OK, IO_ERROR, NO_SPACE, INVALID, NOT_SUPPORTED, READ_ONLY, OUT_OF_RANGE, NO_MEMORY, NOT_ACTIVE,
  NO_SUCH_VOLUME, BUSY, STALE, FENCED, VOLUME_CHANGED, BAD_TOKEN, BAD_VERSION, BAD_FEATURE, PROTOCOL,
@@ -18,6 +18,7 @@ PAYLOAD_CRC, HOLE_REPLY, CLAIMER = 1, 2, 4
 RESIZED, GOING_AWAY, REVOKED = 1, 2, 3
 END_SESSION = 1
 FUA = 1
+FORCE = 1
 UNMAP = 1
 
 
@@ -201,6 +202,9 @@ class Client:
 
     def claim(self, token, epoch):
         return self.status_call(CLAIM, CLAIM_REPLY, struct.pack("<16sQ8x", token, epoch))
+
+    def resize(self, size, flags=FORCE):
+        return self.status_call(RESIZE, RESIZE_REPLY, struct.pack("<QI4x", size, flags))
 
     def close(self, flags=END_SESSION):
         return self.status_call(CLOSE, CLOSE_REPLY, struct.pack("<I4x", flags))

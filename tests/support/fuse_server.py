@@ -44,6 +44,8 @@ class Mounted:
     def __exit__(self, *_):
         self.thaw()
         subprocess.run(["umount", "--lazy", self.front], check=True)
+        # It does not end by itself while somebody has a copy of the mount: who was started by ip netns exec meanwhile.
+        self.process.kill()
         self.process.wait(PATIENCE)
         self.errors.close()
 

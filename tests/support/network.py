@@ -125,7 +125,14 @@ class Switch(Namespaces):
         for host in self.hosts:
             port = f"eth{host}"
             self._connect(self.name(host), self.address(host), switch, port)
-            _ip("link", "set", port, "master", "br0", namespace=switch)
+            self.plug(host)
+
+    def plug(self, host):
+        _ip("link", "set", f"eth{host}", "master", "br0", namespace=self.name("s"))
+
+    def unplug(self, host):
+        """From now on the host's packets vanish, both ways, without a word to anyone."""
+        _ip("link", "set", f"eth{host}", "nomaster", namespace=self.name("s"))
 
     def address(self, host):
         return f"10.78.0.{host + 1}"

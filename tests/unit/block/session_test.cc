@@ -305,6 +305,21 @@ TEST_F(TwoServersTest, AServerThatDoesNotKnowTheHolderIsNotStayedWith) {
   EXPECT_THAT(a.addresses_tried, ElementsAre(0, 1));
 }
 
+// Nobody tells when the other one has given the storage up, if the way to it is cut.
+TEST_F(TwoServersTest, AStorageThatIsLockedIsAskedForOftenBesideASilentServer) {
+  a.on_link = [](size_t address, MemoryLink* link) { link->hangs = address == 0; };
+  a.server.open.status = wire::StatusCode::kBusy;
+  a.server.open.retry_ms = 1000;
+  a.server.open.epoch = 0;
+  Start();
+  loop.Advance(10 * kSecond);
+  const auto before = std::ranges::count(a.addresses_tried, size_t{1});
+  loop.Advance(10 * kSecond);
+  EXPECT_GE(std::ranges::count(a.addresses_tried, size_t{1}), before + 3);
+  // The other one has its turn each time.
+  EXPECT_GE(std::ranges::count(a.addresses_tried, size_t{0}), before + 3);
+}
+
 TEST_F(TwoServersTest, TheServerThatIsSilentNowIsTold) {
   a.on_link = [](size_t address, MemoryLink* link) { link->refuses = address == 0; };
   b.server.silent = true;

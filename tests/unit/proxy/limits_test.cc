@@ -9,10 +9,13 @@
 #include <cerrno>
 #include <memory>
 #include <sstream>
+#include <string>
+#include <utility>
 
 #include "proxy/connection.h"
 #include "proxy/log_limit.h"
 #include "tests/support/cpp/manual_loop.h"
+#include "tests/unit/proxy/manual_alarm_clock.h"
 #include "tests/unit/proxy/test_server.h"
 
 namespace cloudblk::proxy {
@@ -267,33 +270,57 @@ TEST(FrameReaderTest, TellsAnEndFromAFailure) {
   }
 }
 
-TEST(LogLimitTest, SaysHowManyMoreThereWere) {
-  const auto before = spdlog::default_logger();
-  std::ostringstream out;
-  auto sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(out);
-  spdlog::set_default_logger(std::make_shared<spdlog::logger>("test", sink));
-  spdlog::set_pattern("%v");
-  cloudblk::testing::ManualLoop loop;
-  {
-    LogLimit log(&loop);
-    for (int i = 1; i <= 12; ++i) log.Log(spdlog::level::info, "one", fmt::format("one {}", i));
-    log.Log(spdlog::level::info, "two", "two");
-    EXPECT_EQ(out.str(), "one 1\none 2\none 3\none 4\none 5\ntwo\n");
-    out.str("");
-    loop.Advance(LogLimit::kQuietNs);
-    EXPECT_EQ(out.str(), "one 12 (and 6 more like it)\n");
-    out.str("");
-    // It goes on: one line for each ten seconds.
-    for (int i = 0; i < 3; ++i) log.Log(spdlog::level::info, "one", fmt::format("more {}", i));
-    loop.Advance(LogLimit::kQuietNs);
-    EXPECT_EQ(out.str(), "more 2 (and 2 more like it)\n");
-    out.str("");
-    // It has stopped: what comes later is told as it is.
-    loop.Advance(LogLimit::kQuietNs);
-    log.Log(spdlog::level::info, "one", "again");
-    EXPECT_EQ(out.str(), "again\n");
+class LogLimitTest : public ::testing::Test {
+ protected:
+  LogLimitTest() {
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+        "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(out_)));
+    spdlog::set_pattern("%v");
   }
-  spdlog::set_default_logger(before);
+  ~LogLimitTest() override { spdlog::set_default_logger(before_); }
+  // What was logged since.
+  std::string Take() { return std::exchange(out_, std::ostringstream()).str(); }
+
+  std::ostringstream out_;
+
+ private:
+  const std::shared_ptr<spdlog::logger> before_ = spdlog::default_logger();
+};
+
+TEST_F(LogLimitTest, SaysHowManyMoreThereWere) {
+  cloudblk::testing::ManualLoop loop;
+  LogLimit log(&loop);
+  for (int i = 1; i <= 12; ++i) log.Log(spdlog::level::info, "one", fmt::format("one {}", i));
+  log.Log(spdlog::level::info, "two", "two");
+  EXPECT_EQ(Take(), "one 1\none 2\none 3\none 4\none 5\ntwo\n");
+  loop.Advance(LogLimit::kQuietNs);
+  EXPECT_EQ(Take(), "one 12 (and 6 more like it)\n");
+  // It goes on: one line for each ten seconds.
+  for (int i = 0; i < 3; ++i) log.Log(spdlog::level::info, "one", fmt::format("more {}", i));
+  loop.Advance(LogLimit::kQuietNs);
+  EXPECT_EQ(Take(), "more 2 (and 2 more like it)\n");
+  // It has stopped: what comes later is told as it is.
+  loop.Advance(LogLimit::kQuietNs);
+  log.Log(spdlog::level::info, "one", "again");
+  EXPECT_EQ(Take(), "again\n");
+}
+
+TEST_F(LogLimitTest, GoesByAnAlarmClockAsWell) {
+  ManualAlarmClock alarm;
+  int64_t now = 7;
+  {
+    LogLimit log(&alarm, [&now] { return now; });
+    for (int i = 1; i <= 4; ++i) log.Log(spdlog::level::info, "one", fmt::format("{}", i), 2);
+    EXPECT_EQ(Take(), "1\n2\n");
+    alarm.Ring(now += LogLimit::kQuietNs - 1);
+    EXPECT_EQ(Take(), "");
+    alarm.Ring(++now);
+    EXPECT_EQ(Take(), "4 (and 1 more like it)\n");
+    log.Log(spdlog::level::info, "one", "last", 2);
+    EXPECT_EQ(Take(), "");
+  }
+  EXPECT_EQ(Take(), "last\n");
+  alarm.Ring(now + LogLimit::kQuietNs);
 }
 
 }  // namespace

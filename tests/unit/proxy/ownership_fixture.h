@@ -13,6 +13,7 @@
 #include "proxy/backends/backends.h"
 #include "proxy/ownership.h"
 #include "tests/support/cpp/manual_executor.h"
+#include "tests/unit/proxy/manual_alarm_clock.h"
 
 namespace cloudblk::proxy {
 
@@ -95,29 +96,6 @@ class FakePeer final : public Peer {
   std::string stop_reason;
   std::string revoked;
   std::vector<OwnershipAnswer> answers;
-};
-
-class ManualAlarmClock final : public AlarmClock {
- public:
-  void Set(const void* owner, int64_t at_ns, std::function<void()> fn) override {
-    alarms_.insert_or_assign(owner, std::pair(at_ns, std::move(fn)));
-  }
-  void Cancel(const void* owner) override { alarms_.erase(owner); }
-  void Ring(int64_t now) {
-    for (auto it = alarms_.begin(); it != alarms_.end();) {
-      if (it->second.first > now) {
-        ++it;
-        continue;
-      }
-      const std::function<void()> fn = std::move(it->second.second);
-      alarms_.erase(it);
-      fn();
-      it = alarms_.begin();
-    }
-  }
-
- private:
-  std::map<const void*, std::pair<int64_t, std::function<void()>>> alarms_;
 };
 
 class OwnershipTest : public ::testing::Test {
