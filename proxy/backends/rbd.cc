@@ -38,6 +38,7 @@ Rbd::Rbd(RbdOptions options, std::shared_ptr<RbdImage> image, uint64_t size,
 }
 
 Rbd::~Rbd() {
+  lock_.Release();
   if (size_watch_) rbd_update_unwatch(image_->handle(), *size_watch_);
 }
 
@@ -93,7 +94,7 @@ Status Rbd::AcquireExclusive(bool takeover) {
   if (geometry_.read_only) return Status::Ok();
   Status status = lock_.Acquire(image().get(), takeover);
   if (status.error() == ESHUTDOWN) {
-    NoteBlocklisted(image().get());
+    MarkBlocklisted(image().get());
     status = OpenAgain();
     if (!status.ok()) return Status(EBUSY, status.message());
     status = lock_.Acquire(image().get(), takeover);
@@ -114,9 +115,13 @@ void Rbd::ReleaseExclusive() {
 }
 
 void Rbd::NoteBlocklisted(const RbdImage* image) {
+  if (MarkBlocklisted(image)) NoteLetGo([] {});
+}
+
+bool Rbd::MarkBlocklisted(const RbdImage* image) {
   {
     std::lock_guard lock(image_mutex_);
-    if (is_blocklisted_ || image != image_.get()) return;
+    if (is_blocklisted_ || image != image_.get()) return false;
     is_blocklisted_ = true;
   }
   image->cluster().GiveUp();
@@ -124,7 +129,7 @@ void Rbd::NoteBlocklisted(const RbdImage* image) {
       "volume '{}': the cluster has put {} on its blocklist, as another took over what it had "
       "locked and it did not let go: its clients come back by a new connection to the cluster",
       options_.volume, image->cluster().name());
-  NoteLetGo([] {});
+  return true;
 }
 
 // As another client of the cluster.

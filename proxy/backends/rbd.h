@@ -55,6 +55,8 @@ class Rbd final : public Backend, private RbdLock::Host {
   void RunOnThread(std::function<void()> fn) override { thread_.Run(std::move(fn)); }
   void OnBlocklisted() override { NoteBlocklisted(image().get()); }
 
+  // False: it was known already, or is another image's.
+  bool MarkBlocklisted(const RbdImage* image);
   static void OnUpdate(void* arg);
   void WatchSize();
   Status OpenAgain();

@@ -74,18 +74,24 @@ Status RbdLock::Failed(int error, const std::string& what) const {
 
 Status RbdLock::Acquire(RbdImage* image, bool takeover) {
   std::lock_guard lock(mutex_);
+  image_ = image;
+  object_ = "cloudblk." + image->id();
+  Status status = AcquireNow(takeover);
+  if (!status.ok()) image_ = nullptr;
+  return status;
+}
+
+Status RbdLock::AcquireNow(bool takeover) {
   if (MonotonicNs() < not_before_ns_) {
     return Status(EBUSY, fmt::format("{} is being taken over by another proxy", path_));
   }
-  image_ = image;
-  object_ = "cloudblk." + image->id();
   const Result<std::optional<Owner>> owner = FindOwner();
   if (!owner.ok()) return owner.status();
   if (owner.value()) {
     Status freed = Free(*owner.value(), takeover);
     if (!freed.ok()) return freed;
   }
-  const int error = -rbd_lock_acquire(image->handle(), RBD_LOCK_MODE_EXCLUSIVE);
+  const int error = -rbd_lock_acquire(image_->handle(), RBD_LOCK_MODE_EXCLUSIVE);
   if (error == EROFS || error == EAGAIN || error == EBUSY) {
     const Result<std::optional<Owner>> now = FindOwner();
     if (!now.ok()) return now.status();

@@ -60,6 +60,7 @@ class RbdLock {
                        void* data, size_t length);
   static void OnWatchError(void* arg, uint64_t cookie, int error);
 
+  Status AcquireNow(bool takeover);
   Result<std::optional<Owner>> FindOwner() const;
   Status DescribeLockers() const;
   void DescribeProcess(Owner* owner) const;
