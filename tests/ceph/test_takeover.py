@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A volume is taken over from a proxy that cannot be asked, and what that one still sends must never land."""
 
+import contextlib
+
 import pytest
 
 from tests.chaos import wire_client as wire
@@ -38,6 +40,17 @@ def net():
 def daemon(tmp_path, name, *arguments, **more):
     (tmp_path / name).mkdir()
     return Daemon(tmp_path / name, *arguments, **more)
+
+
+@contextlib.contextmanager
+def load_on(proxy, volume):
+    """Verified load, which is killed at the end if it has not ended by itself."""
+    process = client("bench", proxy.uri(volume), *LOAD)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def connect(net, namespace, proxy):
@@ -90,10 +103,11 @@ def test_late_writes_of_a_proxy_that_stood_still(tmp_path, protection):
         for name in "image", "other":
             cluster.create_image(name, SIZE)
         volumes = {"disk": cluster.uri("image"), "other": cluster.uri("other")}
-        with daemon(tmp_path, "a", volumes) as first, daemon(tmp_path, "b", volumes) as second:
+        with contextlib.ExitStack() as stack:
+            first, second = (stack.enter_context(daemon(tmp_path, name, volumes)) for name in "ab")
             old = opened(first, PATIENCE, name="old")
             write_all(old, b"o")
-            load = client("bench", first.uri("other"), *LOAD)
+            load = stack.enter_context(load_on(first, "other"))
             wait_for(lambda: cluster.lockers("other"), "the load's lock")
             freeze(cluster.osd.process)
             early = write(old, range(BLOCKS // 2), b"e")
@@ -115,11 +129,10 @@ def test_late_writes_of_a_proxy_that_stood_still(tmp_path, protection):
                 assert letters(cluster, tmp_path) == b"n" * BLOCKS
                 first.wait_for_log(LOST)
                 # Its other volume goes on
-                output, _ = load.communicate(timeout=120)
+                wait_for(lambda: load.poll() is not None, f"the end of the load; {first.log()}", 2 * PATIENCE)
+                output = load.stdout.read()
                 assert load.returncode == 0 and "verified" in output, output + first.log()
             else:
-                load.kill()
-                load.wait()
                 assert b"l" in letters(cluster, tmp_path)
 
 
