@@ -14,7 +14,7 @@ namespace cloudblk::proxy {
 namespace {
 
 // What is set whatever the configuration says, and why.
-constexpr std::array<std::pair<const char*, const char*>, 7> kSettings{{
+constexpr std::array<std::pair<const char*, const char*>, 6> kSettings{{
     // Done is durable: nothing is lost with this process.
     {"rbd_cache", "false"},
     // A buffer does not change while it is being written, so that it need not be copied.
@@ -23,8 +23,6 @@ constexpr std::array<std::pair<const char*, const char*>, 7> kSettings{{
     // way is limited already.
     {"objecter_inflight_ops", "0"},
     {"objecter_inflight_op_bytes", "0"},
-    // Whoever lost its lock while it stood still must find that out for as long as it may stand.
-    {"rbd_blocklist_expire_seconds", "604800"},
     // What goes wrong is told in one line, by who asked.
     {"err_to_stderr", "false"},
     {"log_to_stderr", "false"},
@@ -45,22 +43,18 @@ std::shared_ptr<Shared> SharedFor(const std::string& conf, const std::string& id
   return shared;
 }
 
-std::string Setting(rados_t handle, const char* name) {
-  std::array<char, 4096> value{};
-  return rados_conf_get(handle, name, value.data(), value.size()) == 0 ? value.data() : "";
-}
-
-Status CannotConnect(rados_t handle, int error, const std::string& conf, const std::string& user) {
+Status CannotConnect(const RbdCluster& cluster, int error, const std::string& conf,
+                     const std::string& user) {
   const std::string where = conf.empty() ? "the Ceph configuration" : conf;
   std::string text;
   switch (error) {
     case ENOENT:
-      text = Setting(handle, "mon_host").empty()
+      text = cluster.Setting("mon_host").empty()
                  ? fmt::format("{} names no monitors (mon_host)", where)
                  : fmt::format(
                        "there is no key for {} in {}; name another user with id=, or the "
                        "file with its key as 'keyring' in {}",
-                       user, Setting(handle, "keyring"), where);
+                       user, cluster.Setting("keyring"), where);
       break;
     case EACCES:
     case EPERM:
@@ -68,7 +62,7 @@ Status CannotConnect(rados_t handle, int error, const std::string& conf, const s
       break;
     case ETIMEDOUT:
       text = fmt::format("none of the monitors that {} names answers ({})", where,
-                         Setting(handle, "mon_host"));
+                         cluster.Setting("mon_host"));
       break;
     default:
       text = fmt::format("cannot connect to the cluster of {}: {}", where, strerror(error));
@@ -79,6 +73,11 @@ Status CannotConnect(rados_t handle, int error, const std::string& conf, const s
 }  // namespace
 
 RbdCluster::~RbdCluster() { rados_shutdown(handle_); }
+
+std::string RbdCluster::Setting(const char* name) const {
+  std::array<char, 4096> value{};
+  return rados_conf_get(handle_, name, value.data(), value.size()) == 0 ? value.data() : "";
+}
 
 Status RbdCluster::Configure(const std::string& conf) {
   const int error = -rados_conf_read_file(handle_, conf.empty() ? nullptr : conf.c_str());
@@ -103,7 +102,7 @@ Status RbdCluster::Configure(const std::string& conf) {
 
 Status RbdCluster::LogIn(const std::string& conf, const std::string& user) {
   const int error = -rados_connect(handle_);
-  if (error != 0) return CannotConnect(handle_, error, conf, user);
+  if (error != 0) return CannotConnect(*this, error, conf, user);
   std::array<char, 64> fsid{};
   const int length = rados_cluster_fsid(handle_, fsid.data(), fsid.size());
   if (length < 0) {

@@ -27,6 +27,8 @@ class RbdCluster {
   // The cluster has put this client on its blocklist: whoever connects next is another one.
   void GiveUp() const { given_up_ = true; }
 
+  // As the configuration has it; empty: unknown.
+  std::string Setting(const char* name) const;
   rados_t handle() const { return handle_; }
   const std::string& fsid() const { return fsid_; }
   // How the cluster's locks name this client: "client.4123".

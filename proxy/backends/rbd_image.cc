@@ -225,10 +225,8 @@ Result<Geometry> RbdImage::Describe(const RbdOptions& options) const {
   geometry.physical_block_size = 4096;
   geometry.optimal_io_size = static_cast<uint32_t>(std::min<uint64_t>(info.obj_size, 32u << 20));
   // What is smaller the library passes over; what is a whole object is freed at once.
-  std::array<char, 32> granularity{};
-  rados_conf_get(cluster_->handle(), "rbd_discard_granularity_bytes", granularity.data(),
-                 granularity.size());
-  const uint64_t least = ParseSize(granularity.data()).value_or(0);
+  const std::string granularity = cluster_->Setting("rbd_discard_granularity_bytes");
+  const uint64_t least = ParseSize(granularity).value_or(0);
   geometry.discard_granularity =
       static_cast<uint32_t>(std::clamp<uint64_t>(least, 4096, info.obj_size));
   geometry.read_only = options.read_only;

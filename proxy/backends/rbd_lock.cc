@@ -28,6 +28,9 @@ constexpr std::string_view kContent = "cloudblk";
 constexpr uint64_t kLetGoMs = 8000;
 // What whoever asked for the lock has to take it.
 constexpr int64_t kPrecedenceNs = 5 * kNsPerS;
+// How long the cluster refuses one whose lock was broken: whoever stands still must find that out
+// when it goes on.
+constexpr uint32_t kBlocklistS = 7 * 24 * 3600;
 constexpr size_t kMaxOwners = 8;
 constexpr size_t kManyWatchers = 64;
 
@@ -169,10 +172,12 @@ void RbdLock::DescribeProcess(Owner* owner) const {
 }
 
 // So that others know whom they meet.
-Status RbdLock::SayWho() const {
+Status RbdLock::SayWho() {
   const Result<std::optional<Owner>> self = FindOwner();
   if (!self.ok()) return self.status();
   if (!self.value()) return Status(EBUSY, fmt::format("the lock of {} was lost at once", path_));
+  own_address_ = self.value()->address;
+  own_client_ = image_->cluster().name();
   const std::string pid = std::to_string(getpid());
   return image_->Set(kHolder, fmt::format("{} {} {} {} {}", self.value()->address, PidSpace(), pid,
                                           StartOf(pid), HostName()));
@@ -214,10 +219,13 @@ Status RbdLock::Busy(const Owner& owner) const {
 }
 
 Status RbdLock::Free(const Owner& owner, bool takeover) {
+  // Its own, from before the cluster put the client that it was on the blocklist.
+  const bool was_ours = owner.address == own_address_;
+  if (was_ours && image_->cluster().name() != own_client_) return Break(owner, "was this proxy");
   if (owner.is_this) return Busy(owner);
   if (owner.is_at_end) return Break(owner, "has ended");
-  // Whose watch has ended librbd puts aside by itself.
-  if (!owner.is_proxy || !takeover) return owner.is_there ? Busy(owner) : Status::Ok();
+  if (!owner.is_there) return Break(owner, "is not heard of any more");
+  if (!owner.is_proxy || !takeover) return Busy(owner);
   AskForIt();
   const Result<std::optional<Owner>> left = FindOwner();
   if (!left.ok()) return left.status();
@@ -242,8 +250,18 @@ Status RbdLock::Break(const Owner& owner, const std::string& why) const {
       volume_, owner.process, owner.client, path_, why);
   const int error =
       -rbd_lock_break(image_->handle(), RBD_LOCK_MODE_EXCLUSIVE, owner.address.c_str());
-  if (error == 0 || error == ENOENT) return Status::Ok();
-  return Failed(error, "break the lock of");
+  if (error == ENOENT) return Status::Ok();
+  if (error != 0) return Failed(error, "break the lock of");
+  if (image_->cluster().Setting("rbd_blocklist_on_break_lock") == "false") return Status::Ok();
+  // The library has put it on the blocklist, for an hour. rbd_blocklist_expire_seconds is not to be
+  // relied on: with it librbd 16 breaks no lock.
+  std::string address = owner.address;
+  const int kept = -rados_blocklist_add(image_->cluster().handle(), address.data(), kBlocklistS);
+  if (kept != 0) {
+    spdlog::warn("volume '{}': {} stays on the blocklist for an hour only: {}", volume_,
+                 owner.client, strerror(kept));
+  }
+  return Status::Ok();
 }
 
 Status RbdLock::Watch() {

@@ -64,7 +64,7 @@ class RbdLock {
   Result<std::optional<Owner>> FindOwner() const;
   Status DescribeLockers() const;
   void DescribeProcess(Owner* owner) const;
-  Status SayWho() const;
+  Status SayWho();
   // The lock is free when it returns OK, or nobody is there any more who has it.
   Status Free(const Owner& owner, bool takeover);
   Status Busy(const Owner& owner) const;
@@ -82,6 +82,8 @@ class RbdLock {
   std::mutex mutex_;
   // Under mutex_; constant while something is watched.
   RbdImage* image_ = nullptr;       // while it is held, or being asked for
+  std::string own_address_;         // by which it was held last
+  std::string own_client_;          // and by which client of the cluster
   std::string object_;              // that is watched
   std::optional<uint64_t> cookie_;  // of the watch
   // Whoever asked for the lock has it first.
