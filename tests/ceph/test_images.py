@@ -106,12 +106,12 @@ def test_a_clone_is_served(cluster, image, tmp_path):
 
 
 def test_a_proxy_starts_before_its_cluster_answers(tmp_path):
-    with Ceph("bluestore") as cluster:
+    with Ceph("bluestore") as cluster, contextlib.ExitStack() as stack:
         cluster.create_image("image", SIZE)
         with hanging(cluster.mon):
-            proxy = Daemon(tmp_path, {"disk": cluster.uri("image"), "other": "memory:?size=1M"}).start()
-        with proxy:
-            wait_for(lambda: run_client("flush", proxy.uri("disk"))[0] == 0, "the volume", PATIENCE)
+            volumes = {"disk": cluster.uri("image"), "other": "memory:?size=1M"}
+            proxy = stack.enter_context(Daemon(tmp_path, volumes))
+        wait_for(lambda: run_client("flush", proxy.uri("disk"))[0] == 0, "the volume", PATIENCE)
 
 
 def test_a_proxy_ends_while_its_cluster_does_not_answer(cluster, image, tmp_path):
@@ -122,4 +122,4 @@ def test_a_proxy_ends_while_its_cluster_does_not_answer(cluster, image, tmp_path
             one.submit(wire.WRITE, 0, data=b"x" * BLOCK)
             proxy.process.terminate()
             # Its exit status says whether the volume was given back, which it cannot be
-            proxy.process.wait(30)
+            proxy.process.wait(31)
