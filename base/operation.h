@@ -9,7 +9,7 @@
 
 namespace cloudblk {
 
-enum class Operation : uint8_t { kRead = 1, kWrite, kFlush, kDiscard, kWriteZeroes };
+enum class Operation : uint8_t { kRead = 1, kWrite, kFlush, kDiscard, kWriteZeroes, kBlockStatus };
 
 // Whether it changes data, and so may not overlap another that does.
 constexpr bool Writes(Operation operation) {
@@ -20,6 +20,18 @@ constexpr bool Writes(Operation operation) {
 constexpr bool HasRanges(Operation operation) {
   return operation == Operation::kDiscard || operation == Operation::kWriteZeroes;
 }
+
+// Whether the answer brings data, or what stands for it.
+constexpr bool BringsData(Operation operation) {
+  return operation == Operation::kRead || operation == Operation::kBlockStatus;
+}
+
+// Of BLOCK_STATUS: consecutive bytes that are alike. Neither flag: data, as far as is known.
+struct Extent {
+  uint64_t length = 0;  // bytes
+  bool hole = false;    // the storage has nothing allocated for them
+  bool zero = false;    // they read as zeros
+};
 
 // Of DISCARD and WRITE_ZEROES.
 struct Range {
@@ -41,6 +53,8 @@ constexpr std::string_view Name(Operation operation) {
       return "DISCARD";
     case Operation::kWriteZeroes:
       return "WRITE_ZEROES";
+    case Operation::kBlockStatus:
+      return "BLOCK_STATUS";
   }
   return "UNKNOWN";
 }

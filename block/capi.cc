@@ -139,6 +139,7 @@ void cloudblk_session_info(CloudblkSession* session, CloudblkInfo* info) noexcep
   full.flush = can.flush;
   full.several_channels = can.several_channels;
   full.fences = can.fences;
+  full.block_status = can.block_status;
   full.tells_losses = full.moves = can.generation;
   full.protocol[state.config().protocol.copy(full.protocol, sizeof(full.protocol) - 1)] = '\0';
   std::memcpy(info, &full, std::min<size_t>(info->size, sizeof(full)));

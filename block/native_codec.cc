@@ -97,7 +97,8 @@ void NativeCodec::Begin(const OpenParams& params, Outbox* outbox) {
   wire::Hello hello;
   hello.max_frame_payload = kOfferedPayload;
   hello.max_frame_entries = kOfferedEntries;
-  hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer;
+  hello.features =
+      wire::Feature::kHoleReply | wire::Feature::kClaimer | wire::Feature::kBlockStatus;
   if (wants_crc_) {
     hello.features |= wire::Feature::kPayloadCrc;
     hello.required_features |= wire::Feature::kPayloadCrc;
@@ -240,7 +241,11 @@ bool NativeCodec::OnOpenReply(std::span<const uint8_t> section, std::string_view
   state_ = State::kReady;
   volume_ = VolumeFrom(reply);
   limits_ = LimitsFrom(hello_, reply);
-  capabilities_ = {.several_channels = true, .move = true, .resize = true, .ping = true};
+  capabilities_ = {.several_channels = true,
+                   .move = true,
+                   .resize = true,
+                   .ping = true,
+                   .block_status = limits_.block_status};
   receiver_.Open({hello_.max_frame_entries, hello_.max_frame_payload, wants_crc_},
                  (hello_.features & wire::Feature::kHoleReply) != 0);
   outbox_->SetRoom(Outbox::kHeaderRoom + (wants_crc_ ? hello_.max_frame_payload : 0));

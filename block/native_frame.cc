@@ -10,6 +10,8 @@ namespace cloudblk {
 namespace {
 
 static_assert(CLOUDBLK_RANGE_UNMAP == wire::RangeFlag::kUnmap);
+static_assert(CLOUDBLK_EXTENT_HOLE == wire::ExtentFlag::kHole);
+static_assert(CLOUDBLK_EXTENT_ZERO == wire::ExtentFlag::kZero);
 
 uint64_t RoundDown(uint64_t value, uint64_t unit) { return value - value % unit; }
 
@@ -79,6 +81,11 @@ wire::Request Header(const Piece& piece, uint32_t payload) {
   if (HasRanges(request.operation)) {
     message.range_count = static_cast<uint16_t>(payload / wire::kRangeSize);
     message.length = payload;
+  } else if (request.operation == Operation::kBlockStatus) {
+    const uint64_t extents = std::min<uint64_t>(piece.max_extents(), wire::kMaxExtents);
+    message.offset = request.ranges.front().offset;
+    message.extent = request.ranges.front().length;
+    message.length = static_cast<uint32_t>(extents * wire::kExtentSize);
   } else if (request.operation != Operation::kFlush) {
     message.offset = request.offset + piece.begin;
     message.length = static_cast<uint32_t>(piece.length());
@@ -112,6 +119,7 @@ Limits LimitsFrom(const wire::HelloReply& hello, const wire::OpenReply& open) {
   const uint32_t block = open.logical_block_size;
   const bool crc = (hello.features & wire::Feature::kPayloadCrc) != 0;
   Limits limits;
+  limits.block_status = (hello.features & wire::Feature::kBlockStatus) != 0;
   limits.max_data = static_cast<uint32_t>(
       RoundDown(std::min<uint64_t>(hello.max_frame_payload, open.credit_bytes), block));
   limits.range_size = wire::kRangeSize;

@@ -4,6 +4,7 @@
 #include <limits.h>
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <cerrno>
 #include <cstring>
@@ -23,6 +24,10 @@ static_assert(wire::kFrameHeaderSize + wire::kMaxHeaderLength + kReadAhead <= kS
 
 constexpr size_t kMaxElements = 256;
 constexpr int kReadsPerPass = 16;
+
+bool IsBlockStatus(const Piece& piece) {
+  return piece.request->operation == Operation::kBlockStatus;
+}
 
 }  // namespace
 
@@ -58,7 +63,7 @@ bool NativeReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox
   for (int reads = 0; reads < kReadsPerPass; ++reads) {
     iov_.clear();
     // A transport that moves bytes by the processor must not be given the requests' memory.
-    const bool staged = limits_.payload_crc || faulted_ || !transport->scatters();
+    const bool staged = limits_.payload_crc || stages_rest_ || !transport->scatters();
     const uint64_t direct = phase_ == Phase::kPayload && !staged ? DescribeDestinations() : 0;
     DescribeStaging(staged);
     uint64_t wanted = 0;
@@ -129,7 +134,7 @@ size_t NativeReceiver::ReadAhead() const {
 // Memory of a request cannot be touched. The stream is where it was, but some of it may have been
 // stored and not been counted. Which request it is shows when what is staged now is copied.
 void NativeReceiver::OnFault(RequestQueue* queue) {
-  faulted_ = true;
+  stages_rest_ = true;
   for (size_t i = next_entry_; i < entries_.size(); ++i) {
     const Entry& entry = entries_[i];
     if (entry.reply.length > 0) queue->NoteStored(entry.piece, entry.reply.length);
@@ -215,6 +220,7 @@ bool NativeReceiver::ParseReplies(RequestQueue* queue, const Outbox& outbox) {
     if (piece == nullptr) return Fail(EPROTO, std::string("bad REPLY frame: ") + why);
     queue->BeginAnswer(piece);
     entries_.push_back({piece, reply});
+    if (IsBlockStatus(*piece)) stages_rest_ = true;
   }
   if (limits_.payload_crc) crcs_.assign(crcs.begin(), crcs.end());
   next_crc_ = 0;
@@ -242,7 +248,17 @@ Piece* NativeReceiver::CheckReply(const wire::Reply& reply, RequestQueue* queue,
     *why = "HOLE where it may not be";
     return nullptr;
   }
-  const bool has_data = reads && !hole && reply.status == wire::StatusCode::kOk;
+  const bool done = reply.status == wire::StatusCode::kOk;
+  if (done && IsBlockStatus(*piece)) [[unlikely]] {
+    if (reply.length != 0 && reply.length % wire::kExtentSize == 0 &&
+        reply.length / wire::kExtentSize <=
+            std::min<uint64_t>(piece->max_extents(), wire::kMaxExtents)) {
+      return piece;
+    }
+    *why = "a list of extents that is not as long as it may be";
+    return nullptr;
+  }
+  const bool has_data = reads && !hole && done;
   if (reply.length != (has_data ? piece->length() : 0)) {
     *why = "a length that is not the request's";
     return nullptr;
@@ -254,7 +270,8 @@ void NativeReceiver::StartEntry() {
   if (next_entry_ == entries_.size()) return;
   const Entry& entry = entries_[next_entry_];
   entry_left_ = entry.reply.length;
-  if (entry_left_ > 0) cursor_ = SgCursor(entry.piece->request->iov, entry.piece->begin);
+  if (entry_left_ > 0 && !IsBlockStatus(*entry.piece))
+    cursor_ = SgCursor(entry.piece->request->iov, entry.piece->begin);
 }
 
 bool NativeReceiver::StorePayload(uint64_t direct, RequestQueue* queue) {
@@ -273,12 +290,17 @@ bool NativeReceiver::StorePayload(uint64_t direct, RequestQueue* queue) {
       bytes = block;
     }
     if (bytes == 0) return true;
+    if (stages_rest_ && IsBlockStatus(*entries_[next_entry_].piece)) {
+      if (bytes < entry_left_) return true;
+      if (!StoreExtents(queue)) return false;
+      continue;
+    }
     StorePlain(in_place, bytes, queue);
     if (in_place) direct -= bytes;
   }
   assert(direct == 0);
   phase_ = Phase::kHeader;
-  faulted_ = false;
+  stages_rest_ = false;
   return true;
 }
 
@@ -312,6 +334,26 @@ void NativeReceiver::StorePlain(bool direct, uint64_t bytes, RequestQueue* queue
   queue->NoteStored(entry.piece, entry.reply.length - entry_left_);
 }
 
+bool NativeReceiver::StoreExtents(RequestQueue* queue) {
+  std::array<CloudblkExtent, wire::kMaxExtents> extents;
+  const size_t count = entry_left_ / wire::kExtentSize;
+  const auto list = Staged(entry_left_);
+  for (size_t i = 0; i < count; ++i) {
+    wire::Extent extent;
+    const wire::DecodeError error = wire::Decode(list.subspan(i * wire::kExtentSize), &extent);
+    if (error != wire::DecodeError::kOk) {
+      return Fail(EPROTO, "bad extent: " + std::string(wire::Describe(error)));
+    }
+    extents[i] = {extent.length, extent.flags, 0};
+  }
+  if (!queue->StoreExtents(entries_[next_entry_].piece, std::span(extents).first(count))) {
+    return Fail(EPROTO, "bad extents: they are not what was asked about");
+  }
+  head_ += entry_left_;
+  entry_left_ = 0;
+  return true;
+}
+
 bool NativeReceiver::CheckBlock(uint32_t size) {
   if (wire::Crc32c(0, Staged(size)) != Load32(&crcs_[next_crc_])) {
     return Fail(EPROTO, "CRC of data does not match");
@@ -322,7 +364,7 @@ bool NativeReceiver::CheckBlock(uint32_t size) {
 
 void NativeReceiver::FinishCopies(RequestQueue* queue) {
   // The rest of a piece that has failed must not go straight to its memory.
-  if (!copies_.Store() && phase_ == Phase::kPayload) faulted_ = true;
+  if (!copies_.Store() && phase_ == Phase::kPayload) stages_rest_ = true;
   for (const auto& [piece, error] : answered_) queue->Answer(piece, error);
   answered_.clear();
 }

@@ -82,6 +82,8 @@ class NativeReceiver {
   // The next `direct` bytes of data are where DescribeDestinations said; then come staged ones.
   bool StorePayload(uint64_t direct, RequestQueue* queue);
   void StorePlain(bool direct, uint64_t bytes, RequestQueue* queue);
+  // The staged extents of the present entry.
+  bool StoreExtents(RequestQueue* queue);
   bool CheckBlock(uint32_t size);
   void FinishEntry(RequestQueue* queue);
   void StartEntry();
@@ -107,8 +109,9 @@ class NativeReceiver {
   SgCursor cursor_;          // where its next byte belongs
   uint32_t entry_left_ = 0;  // bytes of its data still to be stored
 
-  // Some of the frame's data is for memory that cannot be touched: the rest of it is staged.
-  bool faulted_ = false;
+  // The rest of the frame's data is staged: some is for memory that cannot be touched, or is a list
+  // of extents.
+  bool stages_rest_ = false;
 
   // Of staged data, what goes to requests' memory at the end of Parse, and the pieces that are
   // answered then, with their errors.

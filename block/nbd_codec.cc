@@ -41,6 +41,8 @@ nbd::Command CommandOf(Operation operation) {
       return nbd::Command::kTrim;
     case Operation::kWriteZeroes:
       return nbd::Command::kWriteZeroes;
+    case Operation::kBlockStatus:
+      break;
   }
   return nbd::Command::kFlush;
 }

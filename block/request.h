@@ -26,8 +26,8 @@ struct Request {
   uint32_t age = 0;                   // the queue's (RequestQueue::Age) when it was submitted
   uint64_t offset = 0;                // bytes on the volume; READ, WRITE
   uint64_t length = 0;                // bytes: of the data, or of all ranges together
-  std::vector<iovec> iov;             // READ, WRITE
-  std::vector<CloudblkRange> ranges;  // DISCARD, WRITE_ZEROES
+  std::vector<iovec> iov;             // READ, WRITE; BLOCK_STATUS: where the extents go
+  std::vector<CloudblkRange> ranges;  // DISCARD, WRITE_ZEROES; BLOCK_STATUS: what is asked about
   void* opaque = nullptr;
   Since since;  // FLUSH: when it was submitted for the first time
 
@@ -69,6 +69,8 @@ struct Piece {
   Coverage coverage;  // while sent: which bytes an answer in parts has brought
 
   uint64_t length() const { return end - begin; }
+  // BLOCK_STATUS: how many extents the request has room for.
+  uint64_t max_extents() const { return request->iov.front().iov_len / sizeof(CloudblkExtent); }
   // The bytes that count against the credits.
   uint64_t credit_bytes() const { return HasRanges(request->operation) ? 0 : length(); }
 

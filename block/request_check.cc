@@ -50,6 +50,16 @@ int CheckRanges(const SessionState& session, const CloudblkRequest& request, uin
   return total == 0 ? -EINVAL : 0;
 }
 
+int CheckBlockStatus(const SessionState& session, const CloudblkRequest& request) {
+  if (!session.promises().block_status) return -ENOTSUP;
+  if (request.range_count != 1 || request.iov_count != 1) return -EINVAL;
+  const CloudblkRange& range = request.ranges[0];
+  return Within(session, range.offset, range.length) && range.flags == 0 &&
+                 request.iov[0].iov_len >= sizeof(CloudblkExtent)
+             ? 0
+             : -EINVAL;
+}
+
 uint32_t AllowedFlags(CloudblkOperation operation) {
   switch (operation) {
     case CLOUDBLK_OP_WRITE:
@@ -67,7 +77,7 @@ uint32_t AllowedFlags(CloudblkOperation operation) {
 int CheckRequest(const SessionState& session, const CloudblkRequest& request, uint64_t* length) {
   *length = 0;
   if (session.revoked()) return -EIO;
-  if (session.observe()) return -ENOTSUP;
+  if (session.observe() && request.operation != CLOUDBLK_OP_BLOCK_STATUS) return -ENOTSUP;
   if ((request.flags & ~AllowedFlags(request.operation)) != 0) return -EINVAL;
   switch (request.operation) {
     case CLOUDBLK_OP_READ:
@@ -79,6 +89,8 @@ int CheckRequest(const SessionState& session, const CloudblkRequest& request, ui
     case CLOUDBLK_OP_DISCARD:
     case CLOUDBLK_OP_WRITE_ZEROES:
       return session.read_only() ? -EROFS : CheckRanges(session, request, length);
+    case CLOUDBLK_OP_BLOCK_STATUS:
+      return CheckBlockStatus(session, request);
   }
   return -EINVAL;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "block/bounce.h"
@@ -18,6 +19,10 @@ namespace {
 // Bytes [first, second) of the volume. Precondition: the piece was cut to one range.
 std::pair<uint64_t, uint64_t> ExtentOf(const Piece& piece) {
   const Request& request = *piece.request;
+  if (request.operation == Operation::kBlockStatus) {
+    const CloudblkRange& range = request.ranges.front();
+    return {range.offset, range.offset + range.length};
+  }
   uint64_t begin = request.offset + piece.begin;
   if (HasRanges(request.operation)) {
     WalkRanges(request, piece.begin, piece.end, UINT64_MAX, [&](const CloudblkRange& range) {
@@ -33,6 +38,7 @@ static_assert(static_cast<int>(Operation::kWrite) == CLOUDBLK_OP_WRITE);
 static_assert(static_cast<int>(Operation::kFlush) == CLOUDBLK_OP_FLUSH);
 static_assert(static_cast<int>(Operation::kDiscard) == CLOUDBLK_OP_DISCARD);
 static_assert(static_cast<int>(Operation::kWriteZeroes) == CLOUDBLK_OP_WRITE_ZEROES);
+static_assert(static_cast<int>(Operation::kBlockStatus) == CLOUDBLK_OP_BLOCK_STATUS);
 
 }  // namespace
 
@@ -58,7 +64,10 @@ int RequestQueue::Submit(const CloudblkRequest& request) {
   flushes_given_up_ = false;
   mine->iov.clear();
   mine->ranges.clear();
-  if (HasRanges(mine->operation)) {
+  if (mine->operation == Operation::kBlockStatus) [[unlikely]] {
+    mine->ranges.assign(request.ranges, request.ranges + 1);
+    mine->iov.assign(request.iov, request.iov + 1);
+  } else if (HasRanges(mine->operation)) {
     mine->ranges.assign(request.ranges, request.ranges + request.range_count);
   } else if (length > 0) {
     mine->iov.assign(request.iov, request.iov + request.iov_count);
@@ -225,6 +234,22 @@ LinkedList<Piece>* RequestQueue::NextQueue() {
   return bulk && !bulk_queue_.empty() ? &bulk_queue_ : &queue_;
 }
 
+bool RequestQueue::IsNotSent(const Piece& piece, int* error) {
+  const Request& request = *piece.request;
+  if (request.operation == Operation::kBlockStatus) {
+    *error = ENOTSUP;
+    return !limits_.block_status;
+  }
+  if (!request.own && session_->FlushFails(request.since)) {
+    loss_told_ = true;
+    *error = EIO;
+    return true;
+  }
+  // The user knows that the server promises nothing.
+  *error = 0;
+  return !limits_.flush;
+}
+
 // Takes the next piece into the batch, cut to what goes in one. False: there is none, or it has to
 // wait: for credits, for the window, for the next batch.
 bool RequestQueue::NextPiece(Batch* batch) {
@@ -232,17 +257,11 @@ bool RequestQueue::NextPiece(Batch* batch) {
   if (queue->empty()) return false;
   Piece* piece = queue->front();
   Request* request = piece->request;
-  if (request->operation == Operation::kFlush && !request->own &&
-      session_->FlushFails(request->since)) {
-    loss_told_ = true;
+  const bool plain =
+      request->operation == Operation::kFlush || request->operation == Operation::kBlockStatus;
+  if (int error; plain && IsNotSent(*piece, &error)) {
     queue->Remove(piece);
-    FinishPiece(piece, EIO);
-    return true;
-  }
-  if (request->operation == Operation::kFlush && !limits_.flush) {
-    // The user knows that the server promises nothing.
-    queue->Remove(piece);
-    FinishPiece(piece, 0);
+    FinishPiece(piece, error);
     return true;
   }
   const bool windowed = bulk_now_ns_ != 0 && BulkWindow::IsBulk(*request);
@@ -306,6 +325,20 @@ void RequestQueue::SendPiece(Piece* piece) {
   piece->sent_ns = bulk_now_ns_;
   bulk_window_.Send(piece->length());
   ++bulk_sent_;
+}
+
+bool RequestQueue::StoreExtents(Piece* piece, std::span<const CloudblkExtent> extents) {
+  const Request& request = *piece->request;
+  uint64_t left = request.ranges.front().length;
+  const uint32_t block = session_->volume().logical_block_size;
+  for (const CloudblkExtent& extent : extents) {
+    if (extent.length == 0 || extent.length > left || extent.length % block != 0) return false;
+    left -= extent.length;
+  }
+  if (extents.empty() || extents.size() > piece->max_extents()) return false;
+  std::memcpy(request.iov.front().iov_base, extents.data(), extents.size_bytes());
+  piece->request->bytes_stored = extents.size_bytes();
+  return true;
 }
 
 void RequestQueue::Answer(Piece* piece, int error) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -130,6 +131,8 @@ class RequestQueue final {
     Request* request = piece->request;
     request->bytes_stored = std::max(request->bytes_stored, piece->begin + end);
   }
+  // Keeps what a BLOCK_STATUS was answered. False: that cannot be.
+  bool StoreExtents(Piece* piece, std::span<const CloudblkExtent> extents);
   // Keeps the first error (a positive errno) of an answer in parts.
   void NoteError(Piece* piece, int error) {
     if (piece->error == 0) piece->error = error;
@@ -149,6 +152,8 @@ class RequestQueue final {
   void Enqueue(Request* request);
   LinkedList<Piece>* NextQueue();
   bool NextPiece(Batch* batch);
+  // Whether the piece, a FLUSH or BLOCK_STATUS, is answered without the server; and with what.
+  [[gnu::noinline]] bool IsNotSent(const Piece& piece, int* error);
   bool Fits(const Piece& piece, Batch* batch) const;
   // Of servers that do not fence, nor tell of losses; not inlined into what runs for each request.
   [[gnu::noinline]] bool Hold(Piece* piece, LinkedList<Piece>* queue);

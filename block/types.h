@@ -54,7 +54,8 @@ struct Limits {
   uint32_t batch_overhead = 0;
   uint32_t piece_overhead = 0;
   bool copies_data = false;
-  bool flush = true;  // a FLUSH may be sent
+  bool flush = true;          // a FLUSH may be sent
+  bool block_status = false;  // a BLOCK_STATUS may be sent
 };
 
 // What a protocol can do for a session beside requests. Nobody asks which protocol it is.
@@ -63,6 +64,7 @@ struct Capabilities {
   bool move = false;              // RELEASE and a claim by token: live migration
   bool resize = false;            // a client may ask for another size
   bool ping = false;              // a sign of life can be asked for while a request takes long
+  bool block_status = false;      // BLOCK_STATUS, by which it is known where there is data
   bool flush = true;              // FLUSH, without which nothing is known to be durable
   // Nothing that was sent over a connection of the channel takes effect once the next one is open.
   bool fences = true;

@@ -18,6 +18,8 @@ static_assert(static_cast<int>(Operation::kDiscard) ==
               static_cast<int>(cloudblk::Operation::kDiscard));
 static_assert(static_cast<int>(Operation::kWriteZeroes) ==
               static_cast<int>(cloudblk::Operation::kWriteZeroes));
+static_assert(static_cast<int>(Operation::kBlockStatus) ==
+              static_cast<int>(cloudblk::Operation::kBlockStatus));
 namespace {
 
 #define CLOUDBLK_CASE(name, value, text) \

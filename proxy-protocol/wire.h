@@ -39,6 +39,9 @@ struct RangeFlag {
 struct ReplyFlag {
   enum : uint32_t { CLOUDBLK_REPLY_FLAGS(CLOUDBLK_B) kAll = 0 CLOUDBLK_REPLY_FLAGS(CLOUDBLK_O) };
 };
+struct ExtentFlag {
+  enum : uint32_t { CLOUDBLK_EXTENT_FLAGS(CLOUDBLK_B) kAll = 0 CLOUDBLK_EXTENT_FLAGS(CLOUDBLK_O) };
+};
 struct OpenFlag {
   enum : uint32_t { CLOUDBLK_OPEN_FLAGS(CLOUDBLK_B) kAll = 0 CLOUDBLK_OPEN_FLAGS(CLOUDBLK_O) };
 };
@@ -73,6 +76,7 @@ inline constexpr size_t kOpenReplySize = 144;
 inline constexpr size_t kRequestHeaderSize = 32;
 inline constexpr size_t kRangeSize = 24;
 inline constexpr size_t kReplyHeaderSize = 24;
+inline constexpr size_t kExtentSize = 16;
 inline constexpr size_t kPingSize = 8;
 inline constexpr size_t kTokenMessageSize = 32;   // CLAIM and RELEASE
 inline constexpr size_t kStatusMessageSize = 16;  // RELEASE_REPLY and others, see StatusMessage
@@ -85,6 +89,7 @@ inline constexpr uint32_t kMaxFrameEntries = 1024;
 inline constexpr uint32_t kMaxFramePayload = 4u << 20;  // bytes
 inline constexpr uint32_t kMinFramePayload = 4096;      // bytes; no peer may negotiate less
 inline constexpr uint32_t kMaxRanges = 256;             // per request
+inline constexpr uint32_t kMaxExtents = 256;            // per reply to a BLOCK_STATUS
 inline constexpr uint32_t kMaxText = 1024;              // bytes of any text payload
 inline constexpr uint32_t kMaxVolumeName = 255;         // bytes
 inline constexpr uint32_t kMaxClientName = 255;         // bytes
@@ -160,14 +165,20 @@ struct OpenReply {
 struct Request {
   uint64_t tag = 0;
   uint64_t offset = 0;  // bytes; 0 for FLUSH, DISCARD, WRITE_ZEROES
-  uint32_t length = 0;  // bytes: data of READ/WRITE; range_count * kRangeSize for ranges
+  // Bytes: data of READ/WRITE; range_count * kRangeSize for ranges; BLOCK_STATUS: the most extents
+  // that the answer may have * kExtentSize.
+  uint32_t length = 0;
   Operation operation{};
   uint8_t flags = 0;         // RequestFlag
   uint16_t range_count = 0;  // DISCARD, WRITE_ZEROES
+  uint64_t extent = 0;       // BLOCK_STATUS: bytes from `offset` that are asked about; else 0
 
   // Bytes that this request adds to the frame's payload.
   uint32_t PayloadLength() const {
-    return operation == Operation::kRead || operation == Operation::kFlush ? 0 : length;
+    return operation == Operation::kRead || operation == Operation::kFlush ||
+                   operation == Operation::kBlockStatus
+               ? 0
+               : length;
   }
 };
 
@@ -182,6 +193,12 @@ struct Reply {
   StatusCode status = StatusCode::kOk;
   uint32_t length = 0;  // bytes of payload that this reply adds to the frame
   uint32_t flags = 0;   // ReplyFlag
+};
+
+// What some of the bytes that a BLOCK_STATUS asked about are: the payload of its reply is a list.
+struct Extent {
+  uint64_t length = 0;  // bytes, not 0
+  uint32_t flags = 0;   // ExtentFlag
 };
 
 struct Ping {  // and PONG
@@ -271,6 +288,7 @@ size_t Encode(const OpenReply& message, std::span<uint8_t> out);
 size_t Encode(const Request& message, std::span<uint8_t> out);
 size_t Encode(const Range& message, std::span<uint8_t> out);
 size_t Encode(const Reply& message, std::span<uint8_t> out);
+size_t Encode(const Extent& message, std::span<uint8_t> out);
 size_t Encode(const Ping& message, std::span<uint8_t> out);
 size_t Encode(const TokenMessage& message, std::span<uint8_t> out);
 size_t Encode(const StatusMessage& message, std::span<uint8_t> out);
@@ -286,6 +304,7 @@ size_t Encode(const Resize& message, std::span<uint8_t> out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Request* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Range* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Reply* out);
+[[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Extent* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, Ping* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, TokenMessage* out);
 [[nodiscard]] DecodeError Decode(std::span<const uint8_t> in, StatusMessage* out);

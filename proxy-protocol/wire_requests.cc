@@ -34,6 +34,17 @@ DecodeError DecodeBatch(const FrameHeader& header, std::span<const uint8_t> sect
   return DecodeError::kOk;
 }
 
+DecodeError CheckBlockStatus(const Request& m) {
+  if (m.range_count != 0) return DecodeError::kBadCount;
+  if (m.flags != 0) return DecodeError::kReservedSet;
+  if (m.length == 0 || m.length % kExtentSize != 0 || m.length > kMaxExtents * kExtentSize ||
+      m.extent == 0 || m.extent > uint64_t{INT64_MAX} ||
+      m.offset > uint64_t{INT64_MAX} - m.extent) {
+    return DecodeError::kBadLength;
+  }
+  return DecodeError::kOk;
+}
+
 }  // namespace
 
 size_t Encode(const Request& m, std::span<uint8_t> bytes) {
@@ -44,7 +55,7 @@ size_t Encode(const Request& m, std::span<uint8_t> bytes) {
   out.U8(static_cast<uint8_t>(m.operation));
   out.U8(m.flags);
   out.U16(m.range_count);
-  out.Pad(8);
+  out.U64(m.extent);
   return out.size();
 }
 
@@ -57,8 +68,9 @@ DecodeError Decode(std::span<const uint8_t> bytes, Request* m) {
   m->operation = static_cast<Operation>(in.U8());
   m->flags = in.U8();
   m->range_count = in.U16();
-  in.Pad(8);
+  m->extent = in.U64();
   if ((m->flags & ~unsigned{RequestFlag::kAll}) != 0) return DecodeError::kReservedSet;
+  const DecodeError rest = m->extent == 0 ? DecodeError::kOk : DecodeError::kReservedSet;
   switch (m->operation) {
     case Operation::kRead:
     case Operation::kWrite:
@@ -67,12 +79,12 @@ DecodeError Decode(std::span<const uint8_t> bytes, Request* m) {
         return DecodeError::kBadLength;
       }
       if (m->operation == Operation::kRead && m->flags != 0) return DecodeError::kReservedSet;
-      return Finish(in);
+      return rest;
     case Operation::kFlush:
       if (m->range_count != 0) return DecodeError::kBadCount;
       if (m->length != 0 || m->offset != 0) return DecodeError::kBadLength;
       if (m->flags != 0) return DecodeError::kReservedSet;
-      return Finish(in);
+      return rest;
     case Operation::kDiscard:
     case Operation::kWriteZeroes:
       if (m->range_count == 0 || m->range_count > kMaxRanges) return DecodeError::kBadCount;
@@ -80,7 +92,9 @@ DecodeError Decode(std::span<const uint8_t> bytes, Request* m) {
         return DecodeError::kBadLength;
       }
       if (m->operation == Operation::kDiscard && m->flags != 0) return DecodeError::kReservedSet;
-      return Finish(in);
+      return rest;
+    case Operation::kBlockStatus:
+      return CheckBlockStatus(*m);
   }
   return DecodeError::kBadOperation;
 }
@@ -105,6 +119,25 @@ DecodeError Decode(std::span<const uint8_t> bytes, Range* m) {
   if (m->length > uint64_t{INT64_MAX} || m->offset > uint64_t{INT64_MAX} - m->length) {
     return DecodeError::kBadLength;
   }
+  return Finish(in);
+}
+
+size_t Encode(const Extent& m, std::span<uint8_t> bytes) {
+  Writer out(bytes);
+  out.U64(m.length);
+  out.U32(m.flags);
+  out.Pad(4);
+  return out.size();
+}
+
+DecodeError Decode(std::span<const uint8_t> bytes, Extent* m) {
+  if (bytes.size() < kExtentSize) return DecodeError::kTruncated;
+  Reader in(bytes);
+  m->length = in.U64();
+  m->flags = in.U32();
+  in.Pad(4);
+  if ((m->flags & ~uint32_t{ExtentFlag::kAll}) != 0) return DecodeError::kReservedSet;
+  if (m->length == 0 || m->length > uint64_t{INT64_MAX}) return DecodeError::kBadLength;
   return Finish(in);
 }
 

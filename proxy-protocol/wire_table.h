@@ -27,12 +27,13 @@
   X(Resize, 17, "RESIZE")              \
   X(ResizeReply, 18, "RESIZE_REPLY")
 
-#define CLOUDBLK_OPERATIONS(X) \
-  X(Read, 1, "READ")           \
-  X(Write, 2, "WRITE")         \
-  X(Flush, 3, "FLUSH")         \
-  X(Discard, 4, "DISCARD")     \
-  X(WriteZeroes, 5, "WRITE_ZEROES")
+#define CLOUDBLK_OPERATIONS(X)      \
+  X(Read, 1, "READ")                \
+  X(Write, 2, "WRITE")              \
+  X(Flush, 3, "FLUSH")              \
+  X(Discard, 4, "DISCARD")          \
+  X(WriteZeroes, 5, "WRITE_ZEROES") \
+  X(BlockStatus, 6, "BLOCK_STATUS")
 
 #define CLOUDBLK_STATUSES(X)             \
   X(Ok, 0, "OK")                         \
@@ -62,17 +63,22 @@
   X(Revoked, 3, "REVOKED")
 
 // Bits. X(Name, bit number, "words")
-#define CLOUDBLK_FEATURES(X)      \
-  X(PayloadCrc, 0, "PAYLOAD_CRC") \
-  X(HoleReply, 1, "HOLE_REPLY")   \
-  X(Claimer, 2, "CLAIMER")        \
-  X(EndReservation, 3, "END_RESERVATION")
+#define CLOUDBLK_FEATURES(X)              \
+  X(PayloadCrc, 0, "PAYLOAD_CRC")         \
+  X(HoleReply, 1, "HOLE_REPLY")           \
+  X(Claimer, 2, "CLAIMER")                \
+  X(EndReservation, 3, "END_RESERVATION") \
+  X(BlockStatus, 4, "BLOCK_STATUS")
 
 #define CLOUDBLK_REQUEST_FLAGS(X) X(Fua, 0, "FUA")
 
 #define CLOUDBLK_RANGE_FLAGS(X) X(Unmap, 0, "UNMAP")
 
 #define CLOUDBLK_REPLY_FLAGS(X) X(Hole, 0, "HOLE")
+
+#define CLOUDBLK_EXTENT_FLAGS(X) \
+  X(Hole, 0, "HOLE")             \
+  X(Zero, 1, "ZERO")
 
 #define CLOUDBLK_OPEN_FLAGS(X) \
   X(Active, 0, "ACTIVE")       \

@@ -49,13 +49,17 @@ struct IoOp {
   bool fua = false;               // WRITE, WRITE_ZEROES: durable when done
   bool hole_allowed = false;      // READ: `hole` may be answered instead of data
   bool stable_data = false;       // READ: the data may not change while it is being sent
-  uint64_t offset = 0;            // READ, WRITE: bytes
+  uint64_t offset = 0;            // READ, WRITE, BLOCK_STATUS: bytes
   uint32_t length = 0;            // READ, WRITE: bytes
+  uint32_t max_extents = 0;       // BLOCK_STATUS: that there is room for, at least 1
+  uint64_t extent = 0;            // BLOCK_STATUS: bytes from `offset` that are asked about
   uint64_t generation = 0;        // FLUSH, FUA: what the connection was told at its OPEN
   std::span<const Range> ranges;  // DISCARD, WRITE_ZEROES
   // Once true, nobody waits for the result any more: what was not begun need not be. Null: never.
   const std::atomic<bool>* abandoned = nullptr;
-  Buffer buffer;  // WRITE: the data, aligned
+  // WRITE: the data, aligned. BLOCK_STATUS: room for `max_extents` objects of Extent, which an
+  // ExtentWriter makes (extent_writer.h).
+  Buffer buffer;
   IoSink* sink = nullptr;
   bool given_up() const {
     return abandoned != nullptr && abandoned->load(std::memory_order_relaxed);
@@ -65,7 +69,8 @@ struct IoOp {
   int result = 0;     // 0, -errno or kLost
   bool hole = false;  // READ: all zeros; `data` is null
   const uint8_t* data =
-      nullptr;  // READ: `length` bytes, in `buffer` or in the backend's own memory
+      nullptr;           // READ: `length` bytes, in `buffer` or in the backend's own memory
+  uint32_t extents = 0;  // BLOCK_STATUS: how many there are, at least 1
 
   // The backend's own while the operation is under way.
   LoopContext* context = nullptr;

@@ -49,6 +49,7 @@ bool Connection::OnHello(std::span<const uint8_t> section) {
   terms_.limits.max_payload = reply.max_frame_payload;
   terms_.limits.payload_crc = (reply.features & wire::Feature::kPayloadCrc) != 0;
   terms_.hole_reply = (reply.features & wire::Feature::kHoleReply) != 0;
+  terms_.block_status = (reply.features & wire::Feature::kBlockStatus) != 0;
   claimer_ = (reply.features & wire::Feature::kClaimer) != 0;
   end_reservation_ = (reply.features & wire::Feature::kEndReservation) != 0;
   reader_.set_limits(terms_.limits);

@@ -22,7 +22,7 @@ struct Job : IoOp {
 
   // Bytes of payload that its reply has.
   uint32_t ReplyLength() const {
-    return kind == Operation::kRead && status == wire::StatusCode::kOk && !hole ? length : 0;
+    return BringsData(kind) && status == wire::StatusCode::kOk && !hole ? length : 0;
   }
 };
 

@@ -16,6 +16,11 @@ namespace {
 
 using Next = FrameSink::Next;
 
+// Whether it may be as long as the volume.
+constexpr bool SpansRanges(Operation operation) {
+  return HasRanges(operation) || operation == Operation::kBlockStatus;
+}
+
 }  // namespace
 
 RequestStream::~RequestStream() {
@@ -38,6 +43,9 @@ Next RequestStream::OnBatch(const wire::FrameHeader& header, std::span<const uin
   for (const wire::Request& request : requests) {
     out += request.operation == wire::Operation::kRead ? request.length : 0;
     if (in != 0) ranges += uint64_t{request.range_count} * wire::kRangeSize;
+    if (request.operation == wire::Operation::kBlockStatus && !terms_.block_status) {
+      return owner_->Violation("BLOCK_STATUS is not in force"), Next::kStop;
+    }
   }
   const uint64_t data = in_bytes_ + in - range_bytes_ - ranges + out_bytes_ + out;
   if (jobs_in_flight_ + header.count > kCreditRequests || data > kCreditBytes) {
@@ -98,6 +106,7 @@ Job* RequestStream::NewJob(const wire::Request& request) {
   job->length = request.length;
   job->payload_length = request.PayloadLength();
   job->read_length = request.operation == wire::Operation::kRead ? request.length : 0;
+  job->extent = request.extent;
   job->hole_allowed = terms_.hole_reply;
   job->stable_data = terms_.limits.payload_crc;
   job->generation = terms_.generation;
@@ -132,7 +141,7 @@ Next RequestStream::SubmitReady() {
       out_waiting_ -= job->length;
     }
     batch_.Pop();
-    if (!HasRanges(job->kind)) {
+    if (!SpansRanges(job->kind)) {
       SubmitJob(job);
     } else if (ranges_at_storage_ >= kRangesAtStorage) {
       ranges_.Push(job);
@@ -183,8 +192,30 @@ bool RequestStream::DecodeRanges(Job* job) {
   return true;
 }
 
+bool RequestStream::PrepareRanges(Job* job) {
+  if (job->kind != Operation::kBlockStatus) return DecodeRanges(job);
+  job->max_extents = job->length / wire::kExtentSize;
+  job->buffer = host_->context().buffers().Get(job->length);
+  if (job->buffer.data == nullptr) job->status = wire::StatusCode::kNoMemory;
+  return true;
+}
+
+// Turns what an ExtentWriter has made into what the reply carries, in place.
+void RequestStream::EncodeExtents(Job* job) {
+  static_assert(sizeof(Extent) == wire::kExtentSize);
+  for (uint32_t i = 0; i < job->extents; ++i) {
+    uint8_t* at = job->buffer.data + i * wire::kExtentSize;
+    const Extent extent = *reinterpret_cast<const Extent*>(at);
+    const uint32_t flags =
+        (extent.hole ? wire::ExtentFlag::kHole : 0u) | (extent.zero ? wire::ExtentFlag::kZero : 0u);
+    wire::Encode(wire::Extent{extent.length, flags}, {at, wire::kExtentSize});
+  }
+  job->data = job->buffer.data;
+  job->length = job->extents * static_cast<uint32_t>(wire::kExtentSize);
+}
+
 bool RequestStream::SubmitRanges(Job* job) {
-  if (job->status == wire::StatusCode::kOk && !DecodeRanges(job)) {
+  if (job->status == wire::StatusCode::kOk && !PrepareRanges(job)) {
     ReleaseJob(job);
     return false;
   }
@@ -197,7 +228,7 @@ void RequestStream::SubmitJob(Job* job) {
   // What was refused before its payload came has lost that.
   if (job->status == wire::StatusCode::kOk) job->status = Judge(*job);
   if (job->status != wire::StatusCode::kOk) {
-    if (HasRanges(job->kind)) --ranges_at_storage_;
+    if (SpansRanges(job->kind)) --ranges_at_storage_;
     FinishJob(job);
     return;
   }
@@ -218,8 +249,8 @@ wire::StatusCode RequestStream::JudgeWrite() const {
 
 // SPEC.md 8.12.
 wire::StatusCode RequestStream::Judge(const Job& job) const {
-  const Backend& backend = *terms_.backend;
-  if (!peer_->active()) return wire::StatusCode::kNotActive;
+  // BLOCK_STATUS is for those who observe, too.
+  if (!peer_->active() && job.kind != Operation::kBlockStatus) return wire::StatusCode::kNotActive;
   switch (job.kind) {
     case Operation::kFlush:
       return wire::StatusCode::kOk;
@@ -227,16 +258,23 @@ wire::StatusCode RequestStream::Judge(const Job& job) const {
       if (terms_.read_only) return wire::StatusCode::kReadOnly;
       [[fallthrough]];
     case Operation::kRead:
-      if (job.offset + job.length > backend.size()) return wire::StatusCode::kOutOfRange;
-      if ((job.offset | job.length) % backend.geometry().logical_block_size != 0) {
-        return wire::StatusCode::kInvalid;
-      }
-      return wire::StatusCode::kOk;
+      return JudgeExtent(job.offset, job.length);
+    case Operation::kBlockStatus:
+      return JudgeExtent(job.offset, job.extent);
     case Operation::kDiscard:
     case Operation::kWriteZeroes:
       return terms_.read_only ? wire::StatusCode::kReadOnly : JudgeRanges(job);
   }
   return wire::StatusCode::kNotSupported;
+}
+
+wire::StatusCode RequestStream::JudgeExtent(uint64_t offset, uint64_t length) const {
+  const Backend& backend = *terms_.backend;
+  if (offset + length > backend.size()) return wire::StatusCode::kOutOfRange;
+  if ((offset | length) % backend.geometry().logical_block_size != 0) {
+    return wire::StatusCode::kInvalid;
+  }
+  return wire::StatusCode::kOk;
 }
 
 wire::StatusCode RequestStream::JudgeRanges(const Job& job) const {
@@ -260,7 +298,10 @@ void RequestStream::OnIoDone(IoOp* op) {
   assert(at_storage_ > 0);
   if (job->result == IoOp::kLost) owner_->OnStorageLost();
   --at_storage_;
-  if (HasRanges(job->kind)) --ranges_at_storage_;
+  if (SpansRanges(job->kind)) {
+    --ranges_at_storage_;
+    if (job->kind == Operation::kBlockStatus) EncodeExtents(job);
+  }
   if (abandoned_.load(std::memory_order_relaxed)) {
     ReleaseJob(job);
   } else {
@@ -273,7 +314,7 @@ void RequestStream::OnIoDone(IoOp* op) {
 
 void RequestStream::FinishJob(Job* job) {
   // A write's data is of no more use while its reply waits.
-  if (job->kind != Operation::kRead || job->ReplyLength() == 0) {
+  if (job->ReplyLength() == 0) {
     host_->context().buffers().Put(&job->buffer);
   }
   writer_->AddReply(job);

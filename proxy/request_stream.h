@@ -28,8 +28,8 @@ inline constexpr uint32_t kCreditRequests = 512;
 inline constexpr uint64_t kCreditBytes = 32u << 20;
 // The longest frame that is agreed on: what a client that holds a volume may always have here.
 inline constexpr uint32_t kMostFramePayload = 1u << 20;
-// DISCARDs and WRITE_ZEROES of one connection that the storage works on at a time. Each is a list
-// of ranges as long as the volume, which others are not to wait behind.
+// DISCARDs, WRITE_ZEROES and BLOCK_STATUSes of one connection that the storage works on at a time.
+// Each has ranges as long as the volume, which others are not to wait behind.
 inline constexpr uint32_t kRangesAtStorage = 4;
 
 // The connection as its requests see it.
@@ -59,6 +59,7 @@ class RequestStream final : public JobOwner, private IoSink {
     BackendQueue* queue = nullptr;
     wire::FrameLimits limits;
     bool hole_reply = false;
+    bool block_status = false;
     bool read_only = false;
     uint64_t generation = 0;
   };
@@ -104,13 +105,17 @@ class RequestStream final : public JobOwner, private IoSink {
   bool HasRoomFor(uint64_t bytes) const;
   Job* NewJob(const wire::Request& request);
   FrameSink::Next SubmitReady();
+  // Makes what a job with ranges needs. False: the connection was stopped.
+  bool PrepareRanges(Job* job);
   bool DecodeRanges(Job* job);
+  static void EncodeExtents(Job* job);
   // Whether the payloads of the whole batch have the CRCs that came with it.
   bool CheckPayload() const;
   // Why no request of this session that writes is carried out, whatever it asks for, or kOk.
   wire::StatusCode JudgeWrite() const;
   wire::StatusCode Judge(const Job& job) const;
   wire::StatusCode JudgeRanges(const Job& job) const;
+  wire::StatusCode JudgeExtent(uint64_t offset, uint64_t length) const;
   void SubmitJob(Job* job);
   // False: the connection was stopped.
   bool SubmitRanges(Job* job);

@@ -208,4 +208,16 @@ int Client::Discard(uint64_t offset, uint64_t length) {
   return Await(request);
 }
 
+int Client::BlockStatus(uint64_t offset, uint64_t length, std::span<CloudblkExtent> extents) {
+  const CloudblkRange range{offset, length, 0};
+  const iovec iov{extents.data(), extents.size_bytes()};
+  CloudblkRequest request{};
+  request.operation = CLOUDBLK_OP_BLOCK_STATUS;
+  request.iov = &iov;
+  request.iov_count = 1;
+  request.range_count = 1;
+  request.ranges = &range;
+  return Await(request);
+}
+
 }  // namespace cloudblk

@@ -75,6 +75,9 @@ class Client : private FdHandler {
   // One request without data, waited for. 0 or -errno.
   int Flush();
   int Discard(uint64_t offset, uint64_t length);
+  // The same: what the bytes from `offset` on are, of whole blocks. Fills the front of `extents`;
+  // the others stay as they are. Needs no active session.
+  int BlockStatus(uint64_t offset, uint64_t length, std::span<CloudblkExtent> extents);
 
   // Gives the volume another size. Nothing may be in flight.
   Status Resize(uint64_t size, bool force);

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "tools/extents.h"
 #include "tools/progress.h"
 
 namespace cloudblk {
@@ -28,8 +29,9 @@ struct Chunk final : Waiter {
   }
   std::vector<uint8_t> data = std::vector<uint8_t>(kChunk);
   CloudblkRange zeros{};
-  size_t skip = 0;    // bytes at the front that nobody asked for
-  size_t length = 0;  // bytes behind them that somebody did
+  size_t skip = 0;      // bytes at the front that nobody asked for
+  uint64_t length = 0;  // bytes behind them that somebody did
+  bool zero = false;    // all of these are zeros, and not in `data`
   int result = 0;
   bool busy = false;
 };
@@ -105,7 +107,6 @@ UniqueFd OpenStandardOutput() {
   return UniqueFd(dup(STDOUT_FILENO));
 }
 
-// An output file keeps what it has until Truncate.
 Result<UniqueFd> OpenFile(const std::string& path, bool output) {
   if (path == "-") return output ? OpenStandardOutput() : UniqueFd(dup(STDIN_FILENO));
   UniqueFd fd(output ? open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)
@@ -116,13 +117,6 @@ Result<UniqueFd> OpenFile(const std::string& path, bool output) {
     return FromErrno(EISDIR, "cannot read " + path);
   }
   return fd;
-}
-
-Status Truncate(int fd, const std::string& path) {
-  struct stat info{};
-  // What stdout has is its opener's.
-  if (path == "-" || fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return Status::Ok();
-  return ftruncate(fd, 0) == 0 ? Status::Ok() : FromErrno(errno, "cannot write to " + path);
 }
 
 // What is left of a regular file; UINT64_MAX of anything else.
@@ -146,13 +140,6 @@ Status CheckInput(uint64_t bytes, uint64_t room, uint32_t block_size) {
 
 Status InputEnded(uint64_t bytes, uint64_t length) {
   return Status(EINVAL, fmt::format("the input ended after {} of {} bytes", bytes, length));
-}
-
-// Some file systems say only now that they could not keep what was written.
-Status Close(UniqueFd fd, const std::string& path) {
-  if (close(fd.release()) != 0 && errno != EINTR)
-    return FromErrno(errno, "cannot write to " + path);
-  return Status::Ok();
 }
 
 bool IsZero(std::span<const uint8_t> data) {
@@ -213,12 +200,105 @@ class Input {
   const uint64_t most_zeros_;
 };
 
+// What is copied from a volume, on its way to a file or a pipe.
+class Output {
+ public:
+  // `path` ("-": stdout) keeps what it has until Begin.
+  static Result<Output> Open(Client* client, const std::string& path) {
+    auto fd = OpenFile(path, true);
+    if (!fd.ok()) return fd.status();
+    return Output(client, std::move(*fd), path);
+  }
+
+  Status Begin() {
+    struct stat info{};
+    // What stdout has is its opener's.
+    if (path_ == "-" || fstat(fd_.get(), &info) != 0 || !S_ISREG(info.st_mode)) return Status::Ok();
+    may_have_holes_ = true;
+    return ftruncate(fd_.get(), 0) == 0 ? Status::Ok() : Failed();
+  }
+  Status Write(std::span<const uint8_t> data) {
+    if (may_have_holes_ && IsZero(data)) return WriteZeros(data.size());
+    return WriteAll(client_, fd_.get(), data, path_);
+  }
+  Status WriteZeros(uint64_t length) {
+    if (may_have_holes_) {
+      const off_t end = lseek(fd_.get(), static_cast<off_t>(length), SEEK_CUR);
+      return end >= 0 && ftruncate(fd_.get(), end) == 0 ? Status::Ok() : Failed();
+    }
+    static const std::array<uint8_t, kChunk> zeros{};
+    while (length > 0) {
+      const size_t n = std::min<uint64_t>(length, zeros.size());
+      const Status written = WriteAll(client_, fd_.get(), std::span(zeros).first(n), path_);
+      if (!written.ok()) return written;
+      length -= n;
+    }
+    return Status::Ok();
+  }
+  // Some file systems say only now that they could not keep what was written.
+  Status Close() { return close(fd_.release()) == 0 || errno == EINTR ? Status::Ok() : Failed(); }
+
+ private:
+  Output(Client* client, UniqueFd fd, std::string path)
+      : client_(client), fd_(std::move(fd)), path_(std::move(path)) {}
+  Status Failed() const { return FromErrno(errno, "cannot write to " + path_); }
+
+  Client* client_;
+  UniqueFd fd_;
+  std::string path_;
+  bool may_have_holes_ = false;  // a new file, and ours
+};
+
+// Starts to read volume[offset, end), piece by piece, and says of each piece what it is.
+class Source {
+ public:
+  Source(Client* client, uint64_t offset, uint64_t end)
+      : client_(client),
+        block_(client->info().logical_block_size),
+        end_(end),
+        extents_(client, offset, end),
+        extent_{.offset = offset},
+        at_(offset) {}
+
+  bool ended() const { return at_ == end_; }
+  // Precondition: not ended.
+  Status Start(Chunk* chunk) {
+    while (at_ == extent_.offset + extent_.length) {
+      auto next = extents_.Next();
+      if (!next.ok()) return next.status();
+      extent_ = *next;
+    }
+    const uint64_t left = extent_.offset + extent_.length - at_;
+    chunk->zero = extent_.zero;
+    chunk->skip = at_ % block_;
+    chunk->length = extent_.zero ? left : std::min<uint64_t>(kChunk - chunk->skip, left);
+    chunk->result = 0;
+    const uint64_t begin = at_ - chunk->skip;
+    at_ += chunk->length;
+    if (chunk->zero) return Status::Ok();
+    const size_t blocks = (chunk->skip + chunk->length + block_ - 1) / block_ * block_;
+    const int accepted = client_->Read(begin, std::span(chunk->data).first(blocks), chunk);
+    if (accepted < 0) return FromErrno(-accepted, "the volume refused a read");
+    chunk->busy = true;
+    return Status::Ok();
+  }
+
+ private:
+  Client* const client_;
+  const uint64_t block_;
+  const uint64_t end_;
+  ExtentReader extents_;
+  ExtentReader::Extent extent_;  // that at_ is in, or at the end of
+  uint64_t at_;
+};
+
 // Takes what the ring's oldest chunk read to the file. Returns its bytes.
-Result<uint64_t> Drain(Client* client, Ring* ring, int fd, const std::string& path) {
-  Chunk& chunk = ring->Pop();
+Result<uint64_t> Drain(Ring* ring, Output* output) {
+  const Chunk& chunk = ring->Pop();
   if (chunk.result < 0) return FromErrno(-chunk.result, "a read of the volume failed");
   const Status written =
-      WriteAll(client, fd, std::span(chunk.data).subspan(chunk.skip, chunk.length), path);
+      chunk.zero ? output->WriteZeros(chunk.length)
+                 : output->Write(std::span(chunk.data).subspan(chunk.skip, chunk.length));
   if (!written.ok()) return written;
   return chunk.length;
 }
@@ -233,37 +313,28 @@ Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length,
                                       "({} bytes)",
                                       offset, length, info.size_bytes));
   }
-  auto file = OpenFile(path, true);
-  if (!file.ok()) return file.status();
+  auto output = Output::Open(client, path);
+  if (!output.ok()) return output.status();
   Status ready = client->Activate();
-  if (ready.ok()) ready = Truncate(file->get(), path);
+  if (ready.ok()) ready = output->Begin();
   if (!ready.ok()) return ready;
   Progress progress(length);
   Ring ring(client);
-  uint64_t started = 0;
+  Source source(client, offset, offset + length);
   uint64_t finished = 0;
   while (finished < length) {
-    while (started < length && !ring.full()) {
-      Chunk& chunk = ring.Next();
-      const uint64_t at = offset + started;
-      chunk.skip = at % info.logical_block_size;
-      chunk.length = std::min<uint64_t>(kChunk - chunk.skip, length - started);
-      const size_t blocks = (chunk.skip + chunk.length + info.logical_block_size - 1) /
-                            info.logical_block_size * info.logical_block_size;
-      const int accepted =
-          client->Read(at - chunk.skip, std::span(chunk.data).first(blocks), &chunk);
-      if (accepted < 0) return FromErrno(-accepted, "the volume refused a read");
-      chunk.busy = true;
+    while (!source.ended() && !ring.full()) {
+      const Status started = source.Start(&ring.Next());
+      if (!started.ok()) return started;
       ring.Push();
-      started += chunk.length;
     }
     client->Kick();
-    auto drained = Drain(client, &ring, file->get(), path);
+    auto drained = Drain(&ring, &*output);
     if (!drained.ok()) return drained.status();
     finished += *drained;
     progress.Update(finished);
   }
-  const Status closed = Close(std::move(*file), path);
+  const Status closed = output->Close();
   if (!closed.ok()) return closed;
   return length;
 }

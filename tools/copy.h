@@ -15,7 +15,8 @@ namespace cloudblk {
 // Both make the client active, once range and file are known to be right.
 
 // Copies volume[offset, offset+length) to the file `path` ("-": stdout), which is created or
-// truncated. Returns the bytes copied. Any offset and length within the volume.
+// truncated. Returns the bytes copied. Any offset and length within the volume. What is known to
+// read as zeros is not read, and the file has holes for it and for larger pieces of zeros.
 Result<uint64_t> CopyOut(Client* client, uint64_t offset, uint64_t length, const std::string& path);
 
 // Copies the file `path` ("-": stdin) to the volume at `offset`, all of it or `length` bytes where

@@ -130,6 +130,7 @@ typedef struct CloudblkInfo {
     bool tells_losses;     /* to say when writes that were not flushed may be lost */
     bool moves;            /* to hand the volume over from one client to another, and to one only */
     char protocol[16];     /* its name */
+    bool block_status;     /* to tell where the volume has data: CLOUDBLK_OP_BLOCK_STATUS */
 } CloudblkInfo;
 
 /*
@@ -246,6 +247,7 @@ typedef enum CloudblkOperation {
     CLOUDBLK_OP_FLUSH,
     CLOUDBLK_OP_DISCARD,
     CLOUDBLK_OP_WRITE_ZEROES,
+    CLOUDBLK_OP_BLOCK_STATUS,
 } CloudblkOperation;
 
 #define CLOUDBLK_REQUEST_FUA 1u  /* durable when it completes: WRITE, WRITE_ZEROES */
@@ -262,13 +264,26 @@ typedef struct CloudblkRange {
     uint32_t flags;  /* CLOUDBLK_RANGE_... */
 } CloudblkRange;
 
+#define CLOUDBLK_EXTENT_HOLE 1u /* the storage has nothing allocated there */
+#define CLOUDBLK_EXTENT_ZERO 2u /* all bytes read as zeros */
+
+/* Bytes of a volume that are alike. No flag: data, as far as the server knows. */
+typedef struct CloudblkExtent {
+    uint64_t length; /* bytes, not 0 */
+    uint32_t flags;  /* CLOUDBLK_EXTENT_... */
+    uint32_t reserved;
+} CloudblkExtent;
+
+/* BLOCK_STATUS: `ranges` is one range, that is asked about, and `iov` one element, which is an array
+   of CloudblkExtent. They lie one behind the other from the range's start, and reach as far as the
+   server looked: to the end of the range at most. A session that observes may ask, too. */
 typedef struct CloudblkRequest {
     CloudblkOperation operation;
     uint32_t flags;          /* CLOUDBLK_REQUEST_... */
     uint64_t offset;         /* bytes; READ, WRITE */
     const struct iovec *iov; /* READ, WRITE: data in host memory; its total is the length */
     uint32_t iov_count;
-    uint32_t range_count; /* DISCARD, WRITE_ZEROES */
+    uint32_t range_count; /* DISCARD, WRITE_ZEROES; BLOCK_STATUS: 1 */
     const CloudblkRange *ranges;
     void *opaque; /* comes back in the completion */
 } CloudblkRequest;
@@ -278,7 +293,8 @@ typedef struct CloudblkCompletion {
     int result;            /* 0 or -errno; -EFAULT: memory of the request
                               cannot be touched */
     uint64_t bytes_stored; /* READ: how much of the buffers, from their start, may have been
-                              written, whatever `result` says */
+                              written, whatever `result` says. BLOCK_STATUS with result 0: of the
+                              array: extents, at least one, times sizeof(CloudblkExtent) */
 } CloudblkCompletion;
 
 /* A batch of completions, count >= 1, on the channel's loop, never from inside submit. It may call
@@ -299,7 +315,8 @@ void cloudblk_channel_detach(CloudblkChannel *channel) CLOUDBLK_NOEXCEPT;
 /*
  * Queues a request. 0: accepted, its completion runs exactly once, also across reconnects. Else
  * nothing was kept and no completion will run: -EINVAL (alignment, lengths, out of range of the
- * volume, flags, detached, closed), -ENOTSUP (also where the session observes), -EROFS, -EIO
+ * volume, flags, detached, closed), -ENOTSUP (also where the session observes; of BLOCK_STATUS as a
+ * result too, where the volume has moved to a server that cannot tell), -EROFS, -EIO
  * (revoked).
  * iov and ranges are copied, the memory iov points to is borrowed until the completion.
  * Any number may be in flight; what exceeds the server's credits waits in the channel.

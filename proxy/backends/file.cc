@@ -19,6 +19,7 @@
 #include "proxy/backends/backends.h"
 #include "proxy/backends/file_queue.h"
 #include "proxy/backends/hash.h"
+#include "proxy/extent_writer.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::proxy {
@@ -33,6 +34,9 @@ alignas(4096) uint8_t zeroes[kZeroes];
 constexpr size_t kTransferThreads = 16;
 constexpr size_t kSyncThreads = 1;
 constexpr size_t kRangeThreads = 4;
+
+// Bytes that one BLOCK_STATUS looks at: some file systems look at page after page.
+constexpr uint64_t kMostLookedAt = uint64_t{16} << 30;
 
 }  // namespace
 
@@ -80,6 +84,37 @@ Result<AsyncIo*> File::ChooseIo(LoopContext& context) const {
 
 void File::RunRangesOnThread(IoOp* op) {
   range_threads_.Run([this, op] { RunRanges(op); });
+}
+
+void File::FindExtentsOnThread(IoOp* op) {
+  range_threads_.Run([this, op] {
+    op->result = FindExtents(op);
+    op->next = nullptr;
+    PostDone(op);
+  });
+}
+
+int File::FindExtents(IoOp* op) {
+  watch_.Look();
+  if (op->offset + op->extent > usable_size()) return -EIO;
+  ExtentWriter writer(op, geometry_.logical_block_size);
+  uint64_t at = op->offset;
+  const uint64_t end = std::min(writer.end(), at + kMostLookedAt);
+  // What is written and discarded meanwhile does not keep it from ending.
+  for (uint32_t looks = 0; at < end && looks <= 2 * op->max_extents; ++looks) {
+    if (op->given_up()) return -ECANCELED;
+    const off_t data = lseek(file_.fd, static_cast<off_t>(at), SEEK_DATA);
+    // ENXIO: there is none behind it. Else the file system does not know.
+    const uint64_t hole_end = data >= 0 ? static_cast<uint64_t>(data) : errno == ENXIO ? end : at;
+    if (hole_end > at && !writer.Add(std::min(hole_end, end), true, true)) return 0;
+    at = hole_end;
+    if (at >= end) break;
+    const off_t hole = lseek(file_.fd, static_cast<off_t>(at), SEEK_HOLE);
+    at = hole >= 0 ? std::min(static_cast<uint64_t>(hole), end) : end;
+    if (!writer.AddData(at)) return 0;
+  }
+  if (op->extents == 0) writer.AddData(end);
+  return 0;
 }
 
 void File::RunTransferOnThread(std::function<void()> fn) { transfer_threads_.Run(std::move(fn)); }

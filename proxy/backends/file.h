@@ -59,6 +59,8 @@ class File final : public Backend {
   void CannotRefuseToWait(bool write) { may_refuse_[write].store(false); }
   void RunTransferOnThread(std::function<void()> fn);
   void RunRangesOnThread(IoOp* op);
+  // Of a file that is no block device, whose extents nobody knows.
+  void FindExtentsOnThread(IoOp* op);
   // Ends `op` after a sync.
   void Flush(IoOp* op) { syncs_.Add(op); }
   void LogFirst(int error, const IoOp& op);
@@ -69,6 +71,7 @@ class File final : public Backend {
   void RunRanges(IoOp* op);  // on a worker
   // -ECANCELED: nobody waits for `op` any more.
   int RunRange(const IoOp& op, const Range& range);
+  int FindExtents(IoOp* op);
   int Discard(const Range& range);
   int WriteZeroes(const IoOp& op, const Range& range);
   int WritePlainZeroes(const IoOp& op, uint64_t offset, uint64_t length);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "proxy/backends/file.h"
+#include "proxy/extent_writer.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::proxy {
@@ -42,6 +43,13 @@ bool FileQueue::Submit(IoOp* op) {
     case Operation::kDiscard:
     case Operation::kWriteZeroes:
       file_->RunRangesOnThread(op);
+      return false;
+    case Operation::kBlockStatus:
+      if (file_->is_block_device()) {
+        AnswerAllData(op);
+        return true;
+      }
+      file_->FindExtentsOnThread(op);
       return false;
   }
   op->result = -EINVAL;

@@ -15,6 +15,7 @@
 #include "base/uuid.h"
 #include "proxy/backends/backends.h"
 #include "proxy/backends/plain_queue.h"
+#include "proxy/extent_writer.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::proxy {
@@ -23,7 +24,8 @@ namespace {
 constexpr uint64_t kPage = 4096;
 // Holes are known by blocks of this many bytes.
 constexpr uint64_t kHoleBlock = 65536;
-// Blocks that one piece of a DISCARD or WRITE_ZEROES looks at, and clears: some ten microseconds.
+// Blocks that one piece of a DISCARD or WRITE_ZEROES looks at, and clears, and that a BLOCK_STATUS
+// looks at: some ten microseconds.
 constexpr uint64_t kHolesAtOnce = 8192;
 constexpr uint64_t kBlocksAtOnce = 4;
 // Bytes of address space to grow into: replies go out from the volume itself, so that it cannot
@@ -77,6 +79,7 @@ class Memory final : public Backend {
   static uint64_t HoleBlocks(uint64_t size) { return (size + kHoleBlock - 1) / kHoleBlock; }
   int Run(LoopContext& context, IoOp* op);
   bool IsHole(uint64_t offset, uint64_t length) const;
+  void FindExtents(IoOp* op) const;
   void MarkWritten(uint64_t offset, uint64_t length);
   int Deallocate(uint64_t offset, uint64_t length);
 
@@ -112,6 +115,9 @@ int Memory::Run(LoopContext& context, IoOp* op) {
       // by the time that this is answered.
       MarkWritten(op->offset, op->length);
       return 0;
+    case Operation::kBlockStatus:
+      FindExtents(op);
+      return 0;
     case Operation::kFlush:
     case Operation::kDiscard:      // of no range
     case Operation::kWriteZeroes:  // of no range
@@ -125,6 +131,20 @@ bool Memory::IsHole(uint64_t offset, uint64_t length) const {
     if (written_[block].load(std::memory_order_acquire)) return false;
   }
   return true;
+}
+
+void Memory::FindExtents(IoOp* op) const {
+  ExtentWriter writer(op, geometry_.logical_block_size);
+  uint64_t block = op->offset / kHoleBlock;
+  const uint64_t last = std::min(HoleBlocks(writer.end()), block + kHolesAtOnce);
+  bool more = true;
+  while (more && block < last) {
+    const bool written = written_[block].load(std::memory_order_acquire);
+    do ++block;
+    while (block < last && written_[block].load(std::memory_order_acquire) == written);
+    const uint64_t to = block * kHoleBlock;
+    more = written ? writer.AddData(to) : writer.Add(to, true, true);
+  }
 }
 
 void Memory::MarkWritten(uint64_t offset, uint64_t length) {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Users, namespaces, kinds of images, and clusters that are away for a while."""
 
+import contextlib
 import signal
 import subprocess
 

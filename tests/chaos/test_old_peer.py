@@ -3,12 +3,14 @@
 
 import itertools
 import os
+import subprocess
 
 import pytest
 
 from tests.chaos import wire_client as wire
 from tests.chaos.daemon import Daemon, file_uri
-from tests.support.old_peer import NIL, OK, RESUME, STALE, OldClient
+from tests.support.old_peer import NIL, OK, RESUME, STALE, OldClient, OldServer
+from tests.support.paths import CLIENT
 
 SESSION, TOKEN, EPOCH = b"S" * 16, b"T" * 16, 3
 FIRST, SECOND = b"1" * 16, b"2" * 16
@@ -120,3 +122,17 @@ def test_incarnations_are_compared_as_ever(proxy, state):
     late = OldClient(proxy.address)
     assert late.open("disk", SESSION, EPOCH, 5, wire.ACTIVE | RESUME, state, TOKEN)[0] == STALE
     assert client.flush() == OK
+
+
+def test_an_old_server_is_asked_nothing_that_it_does_not_know():
+    # It answers all READs of a frame in one
+    size = 128 << 10
+    with OldServer(size) as server:
+        def cloudblk(*words):
+            return subprocess.run([CLIENT, *words], input=b"data" * 128, capture_output=True, timeout=60, check=False)
+
+        assert cloudblk("write", server.uri).returncode == 0
+        assert cloudblk("read", server.uri).stdout == b"data" * 128 + bytes(size - 512)
+        refused = cloudblk("map", server.uri)
+        assert refused.returncode == 1 and b"does not tell where the volume has data" in refused.stderr
+        assert not server.violations

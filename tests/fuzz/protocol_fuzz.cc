@@ -37,6 +37,13 @@ void Batch(const FrameHeader& header, std::span<const uint8_t> section, const Fr
   }
 }
 
+// The payload of a REPLY may be a list of these.
+void Extents(std::span<const uint8_t> payload) {
+  for (; payload.size() >= kExtentSize; payload = payload.subspan(kExtentSize)) {
+    RoundTrip<Extent>(payload.first(kExtentSize));
+  }
+}
+
 void Section(const FrameHeader& header, std::span<const uint8_t> section,
              const FrameLimits& limits) {
   switch (header.type) {
@@ -97,6 +104,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (DecodeFrameHeader(frame, limits, &header) != DecodeError::kOk) return 0;
   if (CheckHeaderSection(header, section) != DecodeError::kOk) abort();
   Section(header, section, limits);
+  Extents(std::span<const uint8_t>(frame).subspan(kFrameHeaderSize + length));
   (void)IsText(section);
   return 0;
 }

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "proxy/backends/plain_queue.h"
+#include "proxy/extent_writer.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::testing {
@@ -67,6 +68,9 @@ int SimBackend::CarryOut(proxy::IoOp* op) {
     case Operation::kDiscard:
     case Operation::kWriteZeroes:
       return Zero(*op);
+    case Operation::kBlockStatus:
+      proxy::AnswerAllData(op);
+      return 0;
   }
   return -EINVAL;
 }

@@ -13,6 +13,7 @@ target_link_libraries(cloudblk_block_fakes PUBLIC cloudblk_engine cloudblk_proto
 
 cloudblk_test(block_test
   SOURCES
+    block/block_status_test.cc
     block/bulk_window_test.cc
     block/capi_test.cc
     block/channel_cut_test.cc

@@ -4,6 +4,7 @@ cloudblk_test(proxy_backend_test
     proxy/async_io_test.cc
     proxy/backend_test.cc
     proxy/backend_resize_test.cc
+    proxy/extents_test.cc
     proxy/file_sync_test.cc
     proxy/options_test.cc
     proxy/reply_writer_test.cc
@@ -27,6 +28,7 @@ cloudblk_test(proxy_ownership_test
 
 cloudblk_test(proxy_server_test
   SOURCES
+    proxy/block_status_test.cc
     proxy/hostile_test.cc
     proxy/limits_test.cc
     proxy/resize_test.cc

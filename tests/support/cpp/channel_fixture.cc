@@ -215,6 +215,14 @@ Io* ChannelFixture::Ranges(CloudblkOperation operation, const std::vector<Cloudb
   return io;
 }
 
+Io* ChannelFixture::BlockStatus(const CloudblkRange& range, size_t most) {
+  Io* io = NewIo(CLOUDBLK_OP_BLOCK_STATUS);
+  io->Allocate(most * sizeof(CloudblkExtent), {});
+  const std::vector<iovec> iov = io->iov;
+  Submit({CLOUDBLK_OP_BLOCK_STATUS, 0, 0, iov.data(), 1, 1, &range, io});
+  return io;
+}
+
 bool ChannelFixture::HasEvent(CloudblkEventKind kind) const {
   return std::any_of(events.begin(), events.end(),
                      [kind](const EventSeen& event) { return event.kind == kind; });

@@ -88,6 +88,8 @@ class ChannelFixture : public ChannelObserver {
   Io* Flush(uint32_t flags = 0);
   Io* Ranges(CloudblkOperation operation, const std::vector<CloudblkRange>& ranges,
              uint32_t flags = 0);
+  // Room for `most` extents, which Io::Data has.
+  Io* BlockStatus(const CloudblkRange& range, size_t most);
   // The result of submit, for requests that are refused.
   int TrySubmit(const CloudblkRequest& request);
 

@@ -27,7 +27,8 @@ std::vector<std::pair<uint64_t, uint64_t>> Written(const FakeServer::Seen& seen)
 }  // namespace
 
 FakeServer::FakeServer(uint64_t size) : disk(size, '\0') {
-  hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer;
+  hello.features =
+      wire::Feature::kHoleReply | wire::Feature::kClaimer | wire::Feature::kBlockStatus;
   hello.max_frame_payload = 256 << 10;
   hello.max_frame_entries = 512;
   hello.server.bytes[0] = 1;
@@ -243,8 +244,9 @@ void FakeServer::TakeRequests(std::vector<Seen> requests) {
 void FakeServer::CheckRules(const Seen& added) const {
   uint64_t bytes = 0;
   const auto data_bytes = [](const Seen& one) {
-    const bool ranges = one.request.range_count != 0;
-    return uint64_t{ranges ? 0 : one.request.length};
+    const bool data = one.request.operation == wire::Operation::kRead ||
+                      one.request.operation == wire::Operation::kWrite;
+    return uint64_t{data ? one.request.length : 0};
   };
   for (const Seen& other : pending) {
     EXPECT_NE(other.request.tag, added.request.tag);
@@ -286,10 +288,35 @@ void FakeServer::Answer(size_t first, size_t count, wire::StatusCode status) {
       if (one.request.operation == wire::Operation::kRead) {
         answer.data = disk.substr(one.request.offset, one.request.length);
       }
+      if (one.request.operation == wire::Operation::kBlockStatus)
+        answer.data = Extents(one.request);
     }
     answers.push_back(std::move(answer));
   }
   SendAnswers(answers);
+}
+
+// What lies between zeros, in whole pages.
+std::string FakeServer::Extents(const wire::Request& request) const {
+  constexpr uint64_t kPage = 4096;
+  std::vector<wire::Extent> extents;
+  const uint64_t end = request.offset + request.extent;
+  for (uint64_t at = request.offset; at < end;) {
+    const uint64_t next = std::min(end, (at / kPage + 1) * kPage);
+    const bool zero = std::string_view(disk).substr(at, next - at).find_first_not_of('\0') ==
+                      std::string_view::npos;
+    const uint32_t flags = zero ? wire::ExtentFlag::kHole | wire::ExtentFlag::kZero : 0u;
+    if (extents.empty() || extents.back().flags != flags) extents.push_back({0, flags});
+    extents.back().length += next - at;
+    at = next;
+  }
+  extents.resize(std::min<size_t>(extents.size(), request.length / wire::kExtentSize));
+  std::string list(extents.size() * wire::kExtentSize, '\0');
+  for (size_t i = 0; i < extents.size(); ++i) {
+    wire::Encode(extents[i],
+                 {reinterpret_cast<uint8_t*>(&list[i * wire::kExtentSize]), wire::kExtentSize});
+  }
+  return list;
 }
 
 void FakeServer::SendAnswers(const std::vector<Answered>& answers) {
@@ -300,7 +327,8 @@ void FakeServer::SendAnswers(const std::vector<Answered>& answers) {
     reply.tag = answer.request.tag;
     reply.status = answer.status;
     const std::string& data = answer.data;
-    if (!data.empty() && holes && data.find_first_not_of('\0') == std::string::npos) {
+    const bool reads = answer.request.operation == wire::Operation::kRead;
+    if (!data.empty() && holes && reads && data.find_first_not_of('\0') == std::string::npos) {
       reply.flags = wire::ReplyFlag::kHole;
     } else if (!data.empty()) {
       if (payload.size() + data.size() > hello.max_frame_payload) {
@@ -308,7 +336,7 @@ void FakeServer::SendAnswers(const std::vector<Answered>& answers) {
         replies.clear();
         payload.clear();
       }
-      reply.length = answer.request.length;
+      reply.length = static_cast<uint32_t>(data.size());
       payload += data;
     }
     replies.push_back(reply);

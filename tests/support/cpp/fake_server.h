@@ -97,7 +97,7 @@ class FakeServer {
   struct Answered {
     wire::Request request;
     wire::StatusCode status;
-    std::string data;  // of a READ
+    std::string data;  // of a READ; extents as the wire has them
   };
 
   // --- The protocol.
@@ -124,6 +124,7 @@ class FakeServer {
                   std::string_view payload);
   void CheckRules(const Seen& added) const;
   void CarryOut(const Seen& seen);
+  std::string Extents(const wire::Request& request) const;
   bool crc() const { return (hello.features & wire::Feature::kPayloadCrc) != 0; }
 
   std::shared_ptr<MemoryLink> link_;

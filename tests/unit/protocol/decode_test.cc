@@ -26,6 +26,8 @@ const GoldenFrame kFrames[] = {
     {"RequestCrc", golden::kRequestCrc, true},
     {"Reply", golden::kReply},
     {"ReplyCrc", golden::kReplyCrc, true},
+    {"BlockStatus", golden::kBlockStatus},
+    {"BlockStatusReply", golden::kBlockStatusReply},
     {"Ping", golden::kPing},
     {"Pong", golden::kPong},
     {"Release", golden::kRelease},
@@ -231,7 +233,45 @@ TEST(RequestTest, EachFieldIsHeldToItsOperation) {
   EXPECT_EQ(RequestError({1, 0, 257 * 24, Operation::kDiscard, 0, 257}), DecodeError::kBadCount);
   EXPECT_EQ(RequestError({1, 0, 256 * 24, Operation::kWriteZeroes, 0, 256}), DecodeError::kOk);
   EXPECT_EQ(RequestError({1, 0, 512, Operation{0}, 0, 0}), DecodeError::kBadOperation);
-  EXPECT_EQ(RequestError({1, 0, 512, Operation{6}, 0, 0}), DecodeError::kBadOperation);
+  EXPECT_EQ(RequestError({1, 0, 512, Operation{7}, 0, 0}), DecodeError::kBadOperation);
+}
+
+TEST(RequestTest, ABlockStatusAsksAboutSomethingAndForSomething) {
+  const Request good{1, 512, kExtentSize, Operation::kBlockStatus, 0, 0, 4096};
+  const auto with = [&](auto change) {
+    Request request = good;
+    change(&request);
+    return RequestError(request);
+  };
+  EXPECT_EQ(RequestError(good), DecodeError::kOk);
+  EXPECT_EQ(with([](Request* r) { r->length = kMaxExtents * kExtentSize; }), DecodeError::kOk);
+  EXPECT_EQ(with([](Request* r) { r->length = (kMaxExtents + 1) * kExtentSize; }),
+            DecodeError::kBadLength);
+  EXPECT_EQ(with([](Request* r) { r->length = 0; }), DecodeError::kBadLength);
+  EXPECT_EQ(with([](Request* r) { r->length = kExtentSize + 8; }), DecodeError::kBadLength);
+  EXPECT_EQ(with([](Request* r) { r->extent = 0; }), DecodeError::kBadLength);
+  EXPECT_EQ(with([](Request* r) { r->extent = UINT64_MAX; }), DecodeError::kBadLength);
+  EXPECT_EQ(with([](Request* r) { r->extent = INT64_MAX - 511; }), DecodeError::kBadLength);
+  EXPECT_EQ(with([](Request* r) { r->extent = INT64_MAX - 512; }), DecodeError::kOk);
+  EXPECT_EQ(with([](Request* r) { r->offset = UINT64_MAX; }), DecodeError::kBadLength);
+  EXPECT_EQ(with([](Request* r) { r->flags = RequestFlag::kFua; }), DecodeError::kReservedSet);
+  EXPECT_EQ(with([](Request* r) { r->range_count = 1; }), DecodeError::kBadCount);
+}
+
+TEST(ExtentTest, NothingAndUnknownFlagsAreRefused) {
+  const auto error = [](const Extent& extent) {
+    Bytes bytes(kExtentSize);
+    Encode(extent, bytes);
+    return DecodeAs<Extent>(bytes);
+  };
+  EXPECT_EQ(error({512, ExtentFlag::kAll}), DecodeError::kOk);
+  EXPECT_EQ(error({512, 4}), DecodeError::kReservedSet);
+  EXPECT_EQ(error({0, 0}), DecodeError::kBadLength);
+  EXPECT_EQ(error({uint64_t{1} << 63, 0}), DecodeError::kBadLength);
+  Bytes bytes(kExtentSize);
+  Encode(Extent{512, 0}, bytes);
+  bytes.back() = 1;
+  EXPECT_EQ(DecodeAs<Extent>(bytes), DecodeError::kReservedSet);
 }
 
 TEST(RequestTest, ReservedBytesAreRefused) {

@@ -246,6 +246,29 @@ TEST(GoldenTest, Reply) {
   }
 }
 
+TEST(GoldenTest, BlockStatus) {
+  const Request request{6, 4096, 3 * kExtentSize, Operation::kBlockStatus, 0, 0, uint64_t{1} << 40};
+  EXPECT_EQ(BatchFrame(FrameType::kRequest, std::vector{request}, {}),
+            FromHex(golden::kBlockStatus));
+  Bytes list(2 * kExtentSize);
+  Encode(Extent{1u << 20, ExtentFlag::kHole | ExtentFlag::kZero}, list);
+  Encode(Extent{4096, 0}, std::span(list).last(kExtentSize));
+  const std::vector<Reply> replies = {{6, StatusCode::kOk, 2 * kExtentSize, 0}};
+  EXPECT_EQ(BatchFrame(FrameType::kReply, replies, list), FromHex(golden::kBlockStatusReply));
+  Request got;
+  const Bytes frame = FromHex(golden::kBlockStatus);
+  ASSERT_EQ(Decode(std::span(frame).subspan(kFrameHeaderSize), &got), DecodeError::kOk);
+  EXPECT_EQ(got.operation, Operation::kBlockStatus);
+  EXPECT_EQ(got.offset, 4096u);
+  EXPECT_EQ(got.length, 3 * kExtentSize);
+  EXPECT_EQ(got.extent, uint64_t{1} << 40);
+  EXPECT_EQ(got.PayloadLength(), 0u);
+  Extent extent;
+  ASSERT_EQ(Decode(list, &extent), DecodeError::kOk);
+  EXPECT_EQ(extent.length, 1u << 20);
+  EXPECT_EQ(extent.flags, ExtentFlag::kHole | ExtentFlag::kZero);
+}
+
 TEST(GoldenTest, PingAndPong) {
   const Ping ping{0xfeedface01020304};
   EXPECT_EQ(Frame(FrameType::kPing, ping), FromHex(golden::kPing));

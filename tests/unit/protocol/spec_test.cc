@@ -67,6 +67,9 @@ TEST(SpecTest, RangeFlags) {
 TEST(SpecTest, ReplyFlags) {
   EXPECT_EQ(Table("8.7 "), (Numbers{CLOUDBLK_REPLY_FLAGS(CLOUDBLK_ROW)}));
 }
+TEST(SpecTest, ExtentFlags) {
+  EXPECT_EQ(Table("8.17 "), (Numbers{CLOUDBLK_EXTENT_FLAGS(CLOUDBLK_ROW)}));
+}
 TEST(SpecTest, OpenFlags) {
   EXPECT_EQ(Table("6.2 "), (Numbers{CLOUDBLK_OPEN_FLAGS(CLOUDBLK_ROW)}));
 }

@@ -95,6 +95,16 @@ inline wire::Request WriteOf(uint64_t tag, uint64_t offset, uint32_t length) {
   request.operation = wire::Operation::kWrite;
   return request;
 }
+inline wire::Request BlockStatusOf(uint64_t tag, uint64_t offset, uint64_t extent,
+                                   uint32_t most = wire::kMaxExtents) {
+  wire::Request request;
+  request.tag = tag;
+  request.operation = wire::Operation::kBlockStatus;
+  request.offset = offset;
+  request.length = most * static_cast<uint32_t>(wire::kExtentSize);
+  request.extent = extent;
+  return request;
+}
 inline wire::Request FlushOf(uint64_t tag) {
   wire::Request request;
   request.tag = tag;

@@ -127,6 +127,22 @@ class Storage : private IoSink {
     op.kind = Operation::kFlush;
     return Run(&op);
   }
+  // `result`: of the operation.
+  std::vector<Extent> BlockStatus(uint64_t offset, uint64_t length, uint32_t most = 256,
+                                  int* result = nullptr) {
+    IoOp op;
+    op.kind = Operation::kBlockStatus;
+    op.offset = offset;
+    op.extent = length;
+    op.max_extents = most;
+    op.buffer = context_.buffers().Get(most * sizeof(Extent));
+    const int error = Run(&op);
+    if (result != nullptr) *result = error;
+    const auto* list = reinterpret_cast<const Extent*>(op.buffer.data);
+    const std::vector<Extent> extents(list, list + (error == 0 ? op.extents : 0));
+    context_.buffers().Put(&op.buffer);
+    return extents;
+  }
   int Ranges(Operation kind, const std::vector<Range>& ranges, bool fua = false) {
     IoOp op;
     op.kind = kind;
