@@ -13,8 +13,12 @@ Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const st
   if (!uri.ok()) return uri.status();
   if (uri->scheme() == "memory") return OpenMemory(volume, std::move(*uri));
   if (uri->scheme() == "file") return OpenFile(volume, std::move(*uri), start_up);
-  return Status(EINVAL, fmt::format("backend URI '{}': unknown scheme '{}'; there are memory: and "
-                                    "file:",
+  // With TLS and over unix sockets too.
+  if (uri->scheme().starts_with("cloudblk") || uri->scheme().starts_with("nbd")) {
+    return OpenRemote(volume, std::move(*uri), start_up);
+  }
+  return Status(EINVAL, fmt::format("backend URI '{}': unknown scheme '{}'; there are memory:, "
+                                    "file:, cloudblk: and nbd:",
                                     text, uri->scheme()));
 }
 

@@ -13,6 +13,12 @@ cloudblk_test(proxy_backend_test
 target_compile_definitions(proxy_backend_test PRIVATE
   CLOUDBLK_EXAMPLE_CONFIG="${CMAKE_SOURCE_DIR}/docs/examples/cloudblk-proxy.toml")
 
+cloudblk_test(proxy_remote_test
+  SOURCES
+    proxy/remote_test.cc
+  LIBS cloudblk_proxy_lib
+)
+
 cloudblk_test(proxy_ownership_test
   SOURCES
     proxy/ownership_claimer_test.cc
