@@ -157,6 +157,8 @@ class SessionState {
   bool unflushed() const { return written_.load() != flushed_.load(); }
   // As FlushFails, but nothing counts as told by it. Of Now(): the next flush is going to fail.
   bool LostSince(const Since& since) const { return since.told != losses_.load(); }
+  // How often completed writes may have been lost. Any thread.
+  uint64_t losses() const { return losses_.load(); }
 
   // --- The volume. -----------------------------------------------------------------------------
   // Set by the first channel that is opened, before the host uses any. Constant then, but for the

@@ -76,7 +76,8 @@ void Describe(CLI::App* app, CommandLine* line) {
   app->add_option("--log-level", line->log_level, "How much is logged (default info)")
       ->check(CLI::IsMember(kLogLevels));
   app->add_option("--state-dir", line->state_dir,
-                  "Where is kept who holds a block device (default /var/lib/cloudblk)")
+                  "Where is kept who holds a block device or another server's volume (default "
+                  "/var/lib/cloudblk)")
       ->type_name("DIR");
   app->set_version_flag("--version", std::string("cloudblk-proxy " CLOUDBLK_VERSION));
   app->footer(
@@ -88,6 +89,11 @@ void Describe(CLI::App* app, CommandLine* line) {
       "  rbd:///POOL/[NAMESPACE/]IMAGE[@SNAPSHOT][?OPTION[&...]]\n"
       "                               image of a Ceph cluster; options: conf=FILE id=NAME\n"
       "                               read-only=on luks=guest logical-block-size=BYTES\n"
+      "  cloudblk://HOST[:PORT]/VOLUME, cloudblk+unix:///VOLUME?socket=/PATH\n"
+      "                               volume of another proxy; read-only=on payload-crc=on\n"
+      "  nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=/PATH\n"
+      "                               export of an NBD server; read-only=on noflush=accept\n"
+      "                               unflushed=lost quarantine=SECONDS failover=unfenced\n"
       "SIZE is in bytes or with K, M, G, T.");
 }
 

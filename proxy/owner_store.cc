@@ -11,8 +11,9 @@ namespace cloudblk::proxy {
 Result<OwnerRecord> OwnerStore::Acquire(bool takeover) {
   Status status = backend_->AcquireExclusive(takeover);
   if (!status.ok()) {
+    const char* what = status.error() == EBUSY ? "is in use" : "cannot be had";
     return Status(status.error(),
-                  fmt::format("volume '{}' is in use: {}", volume_, status.message()));
+                  fmt::format("volume '{}' {}: {}", volume_, what, status.message()));
   }
   const Result<std::string> text = backend_->LoadOwner();
   if (text.ok()) {

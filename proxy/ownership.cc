@@ -161,7 +161,8 @@ void Ownership::OnAcquired(const Result<OwnerRecord>& record) {
   for (auto next = operations_.begin(); next != operations_.end();) {
     const auto operation = next++;
     if (!std::exchange(operation->wants_lock, false) || record.ok()) continue;
-    const uint32_t retry_ms = record.status().error() == EBUSY ? kRetryLockMs : 0;
+    const int error = record.status().error();
+    const uint32_t retry_ms = error == EBUSY || error == EAGAIN ? kRetryLockMs : 0;
     Answer(*operation, {wire::StatusCode::kBusy, record.status().message(), 0, retry_ms});
     operations_.erase(operation);
   }

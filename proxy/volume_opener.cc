@@ -50,7 +50,7 @@ VolumeOpener::VolumeOpener(VolumeMap* volumes, AlarmClock* alarm)
 Result<std::unique_ptr<Volume>> VolumeOpener::OpenOne(const Options& options,
                                                       const VolumeOptions& wanted,
                                                       AlarmClock* alarm) {
-  StartUp start_up{.state_dir = options.state_dir};
+  StartUp start_up{.state_dir = options.state_dir, .loops = options.threads};
   const VolumeTools tools{MonotonicNs, alarm, [] { return std::make_unique<WorkerPool>(1); }};
   try {
     Result<std::unique_ptr<Backend>> backend = OpenBackend(wanted.name, wanted.backend, &start_up);

@@ -22,8 +22,12 @@ Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const st
                                        text));
 #endif
   }
+  // With TLS and over unix sockets too.
+  if (uri->scheme().starts_with("cloudblk") || uri->scheme().starts_with("nbd")) {
+    return OpenRemote(volume, std::move(*uri), start_up);
+  }
   return Status(EINVAL, fmt::format("backend URI '{}': unknown scheme '{}'; there are memory:, "
-                                    "file: and rbd:",
+                                    "file:, rbd:, cloudblk: and nbd:",
                                     text, uri->scheme()));
 }
 

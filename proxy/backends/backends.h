@@ -5,6 +5,7 @@
 #define CLOUDBLK_PROXY_BACKENDS_BACKENDS_H_
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,8 @@ struct StartUp {
   // How long all volumes together may still wait for the locks of a process that held them before
   // and is dying: it gives up all of them at once.
   std::chrono::milliseconds patience{3000};
+  // How many loops will use each volume (Backend::Attach).
+  uint32_t loops = 1;
 };
 
 // Opens the storage that `uri` names for the volume `volume`. The error is one line for the user.
@@ -32,6 +35,8 @@ Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUr
 Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,
                                           StartUp* start_up);
 Result<std::unique_ptr<Backend>> OpenRbd(const std::string& volume, BackendUri uri);
+Result<std::unique_ptr<Backend>> OpenRemote(const std::string& volume, BackendUri uri,
+                                            StartUp* start_up);
 
 }  // namespace cloudblk::proxy
 

@@ -89,14 +89,14 @@ Status Rbd::AcquireExclusive(bool takeover) {
   lock.unlock();
   if (is_blocklisted) {
     Status opened = OpenAgain();
-    if (!opened.ok()) return Status(EBUSY, opened.message());
+    if (!opened.ok()) return Status(EAGAIN, opened.message());
   }
   if (geometry_.read_only) return Status::Ok();
   Status status = lock_.Acquire(image().get(), takeover);
   if (status.error() == ESHUTDOWN) {
     MarkBlocklisted(image().get());
     status = OpenAgain();
-    if (!status.ok()) return Status(EBUSY, status.message());
+    if (!status.ok()) return Status(EAGAIN, status.message());
     status = lock_.Acquire(image().get(), takeover);
   }
   if (is_blocklisted && status.error() == EBUSY) {

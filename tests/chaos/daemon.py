@@ -26,19 +26,20 @@ def wait_for(condition, what, patience=PATIENCE):
 class Daemon:
     """A proxy in `folder`. Started again after kill() or stop(), it listens where it did."""
 
-    def __init__(self, folder, volumes, *arguments, listen=("tcp://127.0.0.1:0",), prefix=()):
+    def __init__(self, folder, volumes, *arguments, listen=("tcp://127.0.0.1:0",), prefix=(), program=PROXY):
         self.folder = folder
         self.volumes = volumes
         self.arguments = arguments
         self.listen = list(listen)
         self.prefix = list(prefix)
+        self.program = program
         self.process = None
         self.starts = 0
 
     def launch(self):
         """Starts the process and waits for nothing."""
         self.starts += 1
-        command = [*self.prefix, str(PROXY), "--state-dir", str(self.folder / "state"), *self.arguments]
+        command = [*self.prefix, str(self.program), "--state-dir", str(self.folder / "state"), *self.arguments]
         for address in self.listen:
             command += ["--listen", address]
         for name, uri in self.volumes.items():

@@ -14,6 +14,27 @@ cloudblk_test(proxy_backend_test
 target_compile_definitions(proxy_backend_test PRIVATE
   CLOUDBLK_EXAMPLE_CONFIG="${CMAKE_SOURCE_DIR}/docs/examples/cloudblk-proxy.toml")
 
+cloudblk_test(proxy_remote_test
+  SOURCES
+    proxy/remote_test.cc
+  LIBS cloudblk_proxy_lib
+)
+
+cloudblk_test(proxy_fault_test
+  SOURCES
+    ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/fault_filter.cc
+    proxy/fault_filter_test.cc
+  LIBS cloudblk_proxy_lib
+)
+
+# The proxy with volumes that have faults: see fault_filter.h.
+add_executable(cloudblk-proxy-faulty
+  ${CMAKE_SOURCE_DIR}/proxy/main.cc ${CMAKE_CURRENT_LIST_DIR}/../support/cpp/fault_filter.cc)
+target_compile_definitions(cloudblk-proxy-faulty PRIVATE CLOUDBLK_VERSION="${PROJECT_VERSION}")
+target_link_libraries(cloudblk-proxy-faulty PRIVATE cloudblk_proxy_lib)
+set_target_properties(cloudblk-proxy-faulty PROPERTIES
+                      RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+
 cloudblk_test(proxy_ownership_test
   SOURCES
     proxy/ownership_claimer_test.cc

@@ -17,21 +17,15 @@
 #include "proxy/backends/file_attributes.h"
 #include "proxy/backends/file_store.h"
 #include "tests/unit/proxy/support.h"
+#include "tests/unit/proxy/upstream.h"
 
 namespace cloudblk::proxy {
 namespace {
 
 constexpr uint64_t kSize = 8 << 20;
 
-struct Kind {
-  const char* name;
-  const char* options;  // of a file URI; null: memory
-};
-
-std::string UriFor(const Kind& kind, const std::string& path, uint64_t size) {
-  const std::string bytes = std::to_string(size);
-  if (kind.options == nullptr) return "memory:?size=" + bytes;
-  return "file://" + path + "?size=" + bytes + "&create=on" + kind.options;
+std::string FileUri(const Kind& kind, const std::string& path, uint64_t size) {
+  return "file://" + path + "?size=" + std::to_string(size) + "&create=on" + kind.options;
 }
 
 uint64_t BytesOnDisk(const std::string& path) {
@@ -42,11 +36,17 @@ uint64_t BytesOnDisk(const std::string& path) {
 
 class BackendTest : public testing::TestWithParam<Kind> {
  protected:
-  bool is_file() const { return GetParam().options != nullptr; }
+  void SetUp() override {
+    ASSERT_TRUE(storage_.ok());
+    if (!GetParam().remote()) return;
+    const Status acquired = storage_.Acquire();
+    ASSERT_TRUE(acquired.ok()) << acquired.message();
+  }
   std::string path() const { return folder_ / "disk.img"; }
 
   TempFolder folder_;
-  Storage storage_{UriFor(GetParam(), path(), kSize)};
+  Provided provided_{GetParam(), path(), kSize};
+  Storage storage_{provided_.uri(), folder_.path()};
 };
 
 class FileTest : public BackendTest {};
@@ -258,7 +258,7 @@ TEST_P(FileTest, SoDoRangesBehindIt) {
 TEST_P(FileTest, ReadsFailAlsoRightAfterTheShrink) {
   for (int i = 0; i < 10; ++i) {
     const std::string file = folder_ / ("shrinks" + std::to_string(i));
-    Storage storage(UriFor(GetParam(), file, kSize));
+    Storage storage(FileUri(GetParam(), file, kSize));
     std::vector<uint8_t> read;
     ASSERT_EQ(storage.Read(2 << 20, 4096, &read), 0);
     ASSERT_EQ(truncate(file.c_str(), 1 << 20), 0);
@@ -282,7 +282,7 @@ TEST_P(FileTest, AFullFileSystemIsTold) {
     GTEST_SKIP() << "no tmpfs can be mounted here: " << strerror(errno);
   }
   {
-    Storage small(UriFor(GetParam(), mount_point + "/disk.img", kSize));
+    Storage small(FileUri(GetParam(), mount_point + "/disk.img", kSize));
     ASSERT_TRUE(small.ok());
     EXPECT_EQ(small.Write(0, Pattern(1 << 20, 13)), 0);
     EXPECT_EQ(small.Write(2 << 20, Pattern(4 << 20, 14)), -ENOSPC);
@@ -299,14 +299,18 @@ TEST_P(FileTest, AFullFileSystemIsTold) {
   EXPECT_EQ(umount(mount_point.c_str()), 0);
 }
 
-std::string NameOf(const testing::TestParamInfo<Kind>& info) { return info.param.name; }
-
-const Kind kFiles[] = {{"Libaio", ""},
-                       {"Uring", "&aio=io_uring"},
-                       {"Buffered", "&direct=off"},
-                       {"BufferedUring", "&direct=off&aio=io_uring"}};
-INSTANTIATE_TEST_SUITE_P(Memory, BackendTest, testing::Values(Kind{"Memory", nullptr}), NameOf);
+using Where = Kind::Where;
+const Kind kFiles[] = {{"Libaio", Where::kFile},
+                       {"Uring", Where::kFile, "&aio=io_uring"},
+                       {"Buffered", Where::kFile, "&direct=off"},
+                       {"BufferedUring", Where::kFile, "&direct=off&aio=io_uring"}};
+const Kind kRemotes[] = {{"Proxy", Where::kProxy},
+                         {"ProxyWithSums", Where::kProxy, "&payload-crc=on"},
+                         {"Nbdkit", Where::kNbdkit}};
+INSTANTIATE_TEST_SUITE_P(Memory, BackendTest, testing::Values(Kind{"Memory", Where::kMemory}),
+                         NameOf);
 INSTANTIATE_TEST_SUITE_P(File, BackendTest, testing::ValuesIn(kFiles), NameOf);
+INSTANTIATE_TEST_SUITE_P(Remote, BackendTest, testing::ValuesIn(kRemotes), NameOf);
 INSTANTIATE_TEST_SUITE_P(File, FileTest, testing::ValuesIn(kFiles), NameOf);
 
 // --- Opening -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/epoll_loop.h"
@@ -64,8 +66,9 @@ class TestLoop {
 // Carries out operations one after the other, or several at once, and waits for them.
 class Storage : private IoSink {
  public:
-  explicit Storage(const std::string& uri) : context_(loop_.get()) {
-    StartUp start_up;
+  explicit Storage(const std::string& uri, const std::string& state_dir = {})
+      : context_(loop_.get()) {
+    StartUp start_up{.state_dir = state_dir};
     Result<std::unique_ptr<Backend>> opened = OpenBackend("disk", uri, &start_up);
     if (!opened.ok()) {
       ADD_FAILURE() << opened.status().message();
@@ -79,6 +82,32 @@ class Storage : private IoSink {
       ADD_FAILURE() << attached.status().message();
     }
   }
+
+  ~Storage() {
+    if (held_) Release();
+  }
+
+  // Without it a volume of another server takes no operations.
+  Status Acquire(bool takeover = false) {
+    Status acquired = backend_->AcquireExclusive(takeover);
+    held_ = acquired.ok();
+    return acquired;
+  }
+  void Release() {
+    held_ = false;
+    WhileTurning([this] { backend_->ReleaseExclusive(); });
+  }
+  Status Resize(uint64_t size) {
+    Status resized;
+    WhileTurning([&] { resized = backend_->Resize(size); });
+    return resized;
+  }
+  Status SyncAll() {
+    Status synced;
+    WhileTurning([&] { synced = backend_->SyncAll(); });
+    return synced;
+  }
+  bool TurnUntil(const std::function<bool()>& done) { return loop_.TurnUntil(done); }
 
   Backend& backend() { return *backend_; }
   LoopContext& context() { return context_; }
@@ -154,11 +183,24 @@ class Storage : private IoSink {
  private:
   void OnIoDone(IoOp*) override { --under_way_; }
 
+  // Does what blocks, and may wait for the loop.
+  void WhileTurning(const std::function<void()>& fn) {
+    std::atomic<bool> done{false};
+    std::thread thread([&] {
+      fn();
+      done = true;
+      (*loop_).Post([] {});
+    });
+    EXPECT_TRUE(loop_.TurnUntil([&] { return done.load(); }));
+    thread.join();
+  }
+
   TestLoop loop_;
   LoopContext context_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<BackendQueue> queue_;
   int under_way_ = 0;
+  bool held_ = false;
 };
 
 // Bytes that differ from place to place and from seed to seed.
