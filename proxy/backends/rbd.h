@@ -48,6 +48,8 @@ class Rbd final : public Backend, private RbdLock::Host {
   // A flush failed with this -errno: the generation changes.
   void NoteFlushFailed(int error);
   void LogFirst(int error, const IoOp& op);
+  // Runs `fn`, which asks the cluster, on a thread.
+  void RunQuery(std::function<void()> fn) { query_thread_.Run(std::move(fn)); }
 
  private:
   // RbdLock::Host
@@ -77,8 +79,9 @@ class Rbd final : public Backend, private RbdLock::Host {
   std::mutex failures_mutex_;
   uint64_t failures_ = 0;  // flushes that have failed; under failures_mutex_
   RbdLock lock_;           // on Ownership's executor
-  // Last: its thread ends before anything that it uses.
+  // Last: their threads end before anything that they use.
   WorkerPool thread_{1};
+  WorkerPool query_thread_{1};
 };
 
 }  // namespace cloudblk::proxy

@@ -1,14 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "proxy/backends/rbd_queue.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <utility>
 
 #include "proxy/backends/rbd.h"
+#include "proxy/extent_writer.h"
 #include "proxy/loop_context.h"
 
 namespace cloudblk::proxy {
+namespace {
+
+// Bytes that one BLOCK_STATUS looks at: a thousand objects.
+constexpr uint64_t kMostLookedAt = uint64_t{4} << 30;
+// What ends an iteration early.
+constexpr int kEnough = -ECANCELED;
+
+}  // namespace
 
 RbdQueue::RbdQueue(Rbd* rbd, LoopContext* context)
     : rbd_(rbd), context_(context), image_(rbd->image()) {}
@@ -44,6 +54,10 @@ bool RbdQueue::Submit(IoOp* op) {
 
 int RbdQueue::Begin(IoOp* op) {
   if (op->kind == Operation::kFlush) return BeginFlush(op);
+  if (op->kind == Operation::kBlockStatus) {
+    rbd_->RunQuery([this, op] { EndCall(op, FindExtents(op)); });
+    return 0;
+  }
   if (HasRanges(op->kind)) return BeginRanges(op);
   rbd_completion_t completion = nullptr;
   int error = rbd_aio_create_completion(op, OnDone, &completion);
@@ -83,6 +97,24 @@ int RbdQueue::BeginRange(IoOp* op, const Range& range) {
   }
   if (error < 0) rbd_aio_release(completion);
   return error < 0 ? error : 0;
+}
+
+// By whole objects, as the object map has them. On a thread.
+int RbdQueue::FindExtents(IoOp* op) const {
+  ExtentWriter writer(op, rbd_->geometry().logical_block_size);
+  const uint64_t end = std::min(writer.end(), op->offset + kMostLookedAt);
+  const auto tell = [](uint64_t offset, size_t length, int exists, void* arg) {
+    auto* const to = static_cast<ExtentWriter*>(arg);
+    const bool goes_on =
+        to->Add(offset, true, true) && (exists == 0 || to->AddData(offset + length));
+    return goes_on ? 0 : kEnough;
+  };
+  const int error = rbd_diff_iterate2(image_->handle(), nullptr, op->offset, end - op->offset, 1, 1,
+                                      tell, &writer);
+  if (error < 0 && error != kEnough) return error;
+  if (error == 0) writer.Add(end, true, true);
+  if (op->extents == 0) writer.AddData(end);
+  return 0;
 }
 
 int RbdQueue::BeginFlush(IoOp* op) {

@@ -37,6 +37,7 @@ class RbdQueue final : public BackendQueue {
   int BeginRanges(IoOp* op);
   int BeginRange(IoOp* op, const Range& range);
   int BeginFlush(IoOp* op);
+  int FindExtents(IoOp* op) const;
   // One of the calls of `op` has ended, or was not made. Any thread.
   void EndCall(IoOp* op, int64_t result);
   void Add(IoOp* op);

@@ -8,6 +8,7 @@
 
 #include "proxy/backends/remote.h"
 #include "proxy/backends/sync_queue.h"
+#include "proxy/extent_writer.h"
 
 namespace cloudblk::proxy {
 namespace {
@@ -118,6 +119,10 @@ bool RemoteQueue::Prepare(IoOp* op) {
     op->result = -EIO;
     return false;
   }
+  if (op->kind == Operation::kBlockStatus) {
+    AnswerAllData(op);
+    return false;
+  }
   if (op->kind != Operation::kRead) return true;
   op->buffer = context_->buffers().Get(op->length);
   if (op->buffer.data != nullptr) return true;
@@ -168,6 +173,8 @@ int RemoteQueue::SubmitRequest(const IoOp& op) {
       request.range_count = static_cast<uint32_t>(ranges_.size());
       break;
     }
+    case Operation::kBlockStatus:
+      return -EINVAL;  // Prepare has answered it
   }
   const int error = channel_->Submit(request);
   return error != 0 ? error : kUnderWay;
