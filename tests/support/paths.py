@@ -13,6 +13,7 @@ BUILD = pathlib.Path(os.environ.get("CLOUDBLK_BUILD", REPO / "build")).resolve()
 PLUGIN = BUILD / "cloudblk.so"
 PROXY = BUILD / "cloudblk-proxy"
 CLIENT = BUILD / "cloudblk"
+NBDKIT_PLUGIN = BUILD / "nbdkit-cloudblk-plugin.so"
 
 # The stock QEMU releases that every test with a QEMU runs in: one of them is the installed one.
 RELEASES = ("7.2", "10.0")
