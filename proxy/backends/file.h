@@ -43,7 +43,7 @@ class File final : public Backend {
     return file_.block_device || watch_.IsRecent(waiter);
   }
   // On a thread.
-  void LookAtSize() {
+  void LookAtFile() {
     if (!file_.block_device) watch_.Look();
   }
   bool IsBeyondDevice(uint64_t end) const;

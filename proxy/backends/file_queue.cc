@@ -173,7 +173,7 @@ void FileQueue::RunTransfer(IoOp* op) {
     if (n > 0) op->transferred += static_cast<uint32_t>(n);
     if (n == 0 ||
         (n > 0 && op->transferred != op->length && file_->CannotGoOnAt(op->transferred))) {
-      file_->LookAtSize();
+      file_->LookAtFile();
       error = -EIO;
     }
     if (n < 0 && errno != EINTR) error = -errno;
@@ -187,7 +187,7 @@ void FileQueue::RunTransfer(IoOp* op) {
 // The file ends before the volume does. Whoever is told of it finds that it is known.
 void FileQueue::FailBeyondEnd(IoOp* op) {
   file_->RunTransferOnThread([this, op] {
-    file_->LookAtSize();
+    file_->LookAtFile();
     context_->loop().Post([this, op] { Finish(op, -EIO); });
   });
 }

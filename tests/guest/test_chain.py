@@ -4,7 +4,7 @@
 import pytest
 
 from tests.guest.test_filesystem import SUMS, WRITE_FILES
-from tests.guest.test_proxy_restart import FIO, wait_for_progress
+from tests.support.fio import LOAD, wait_for_progress
 from tests.support.guest import Guest
 from tests.support.nbd_server import Nbdkit
 from tests.support.paths import qemu_command
@@ -46,7 +46,7 @@ def test_files_and_verified_load_while_servers_die(upstream, front):
         assert guest.run(SUMS).splitlines() == left
         guest.run("umount /mnt")
 
-        guest.send(f"exec 2>&1; {FIO}")
+        guest.send(f"exec 2>&1; {LOAD}")
         done = 0
         for _ in range(3):
             done = wait_for_progress(guest, done)
@@ -65,7 +65,7 @@ def test_files_and_verified_load_while_servers_die(upstream, front):
 def test_a_proxy_that_is_killed_comes_back(front):
     device = ["-device", f"cloudblk-pci,server={front.uri('d0')}"]
     with Guest(qemu_command("10.0"), device) as guest:
-        guest.send(f"exec 2>&1; {FIO}")
+        guest.send(f"exec 2>&1; {LOAD}")
         done = wait_for_progress(guest, 0)
         front.kill()
         front.start()
