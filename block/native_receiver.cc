@@ -220,7 +220,6 @@ bool NativeReceiver::ParseReplies(RequestQueue* queue, const Outbox& outbox) {
     if (piece == nullptr) return Fail(EPROTO, std::string("bad REPLY frame: ") + why);
     queue->BeginAnswer(piece);
     entries_.push_back({piece, reply});
-    if (IsBlockStatus(*piece)) stages_rest_ = true;
   }
   if (limits_.payload_crc) crcs_.assign(crcs.begin(), crcs.end());
   next_crc_ = 0;
@@ -232,7 +231,7 @@ bool NativeReceiver::ParseReplies(RequestQueue* queue, const Outbox& outbox) {
 }
 
 Piece* NativeReceiver::CheckReply(const wire::Reply& reply, RequestQueue* queue,
-                                  const Outbox& outbox, const char** why) const {
+                                  const Outbox& outbox, const char** why) {
   Piece* piece = queue->Find(reply.tag);
   if (piece == nullptr) {
     *why = "a tag that no request waits under";
@@ -249,7 +248,8 @@ Piece* NativeReceiver::CheckReply(const wire::Reply& reply, RequestQueue* queue,
     return nullptr;
   }
   const bool done = reply.status == wire::StatusCode::kOk;
-  if (done && IsBlockStatus(*piece)) [[unlikely]] {
+  if (!reads && done && IsBlockStatus(*piece)) [[unlikely]] {
+    stages_rest_ = true;
     if (reply.length != 0 && reply.length % wire::kExtentSize == 0 &&
         reply.length / wire::kExtentSize <=
             std::min<uint64_t>(piece->max_extents(), wire::kMaxExtents)) {
@@ -270,8 +270,7 @@ void NativeReceiver::StartEntry() {
   if (next_entry_ == entries_.size()) return;
   const Entry& entry = entries_[next_entry_];
   entry_left_ = entry.reply.length;
-  if (entry_left_ > 0 && !IsBlockStatus(*entry.piece))
-    cursor_ = SgCursor(entry.piece->request->iov, entry.piece->begin);
+  if (entry_left_ > 0) cursor_ = SgCursor(entry.piece->request->iov, entry.piece->begin);
 }
 
 bool NativeReceiver::StorePayload(uint64_t direct, RequestQueue* queue) {

@@ -76,9 +76,9 @@ class NativeReceiver {
   bool ParseControl();
   bool ParseReplies(RequestQueue* queue, const Outbox& outbox);
   // The piece that the entry answers, before anything of the frame is stored. Null: a violation,
-  // described in *why.
+  // described in *why. Extents are not stored as they come: stages_rest_.
   Piece* CheckReply(const wire::Reply& reply, RequestQueue* queue, const Outbox& outbox,
-                    const char** why) const;
+                    const char** why);
   // The next `direct` bytes of data are where DescribeDestinations said; then come staged ones.
   bool StorePayload(uint64_t direct, RequestQueue* queue);
   void StorePlain(bool direct, uint64_t bytes, RequestQueue* queue);

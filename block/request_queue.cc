@@ -240,6 +240,7 @@ bool RequestQueue::IsNotSent(const Piece& piece, int* error) {
     *error = ENOTSUP;
     return !limits_.block_status;
   }
+  if (request.operation != Operation::kFlush) return false;
   if (!request.own && session_->FlushFails(request.since)) {
     loss_told_ = true;
     *error = EIO;
@@ -257,9 +258,9 @@ bool RequestQueue::NextPiece(Batch* batch) {
   if (queue->empty()) return false;
   Piece* piece = queue->front();
   Request* request = piece->request;
-  const bool plain =
-      request->operation == Operation::kFlush || request->operation == Operation::kBlockStatus;
-  if (int error; plain && IsNotSent(*piece, &error)) {
+  const bool has_data =
+      request->operation == Operation::kRead || request->operation == Operation::kWrite;
+  if (int error; !has_data && IsNotSent(*piece, &error)) [[unlikely]] {
     queue->Remove(piece);
     FinishPiece(piece, error);
     return true;

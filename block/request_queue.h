@@ -152,7 +152,7 @@ class RequestQueue final {
   void Enqueue(Request* request);
   LinkedList<Piece>* NextQueue();
   bool NextPiece(Batch* batch);
-  // Whether the piece, a FLUSH or BLOCK_STATUS, is answered without the server; and with what.
+  // Whether the piece, which has no data, is answered without the server; and with what.
   [[gnu::noinline]] bool IsNotSent(const Piece& piece, int* error);
   bool Fits(const Piece& piece, Batch* batch) const;
   // Of servers that do not fence, nor tell of losses; not inlined into what runs for each request.
