@@ -244,10 +244,12 @@ void RbdLock::AskForIt() const {
 }
 
 Status RbdLock::Break(const Owner& owner, const std::string& why) const {
+  const std::string who =
+      owner.is_proxy ? fmt::format("{} ({})", owner.process, owner.client) : owner.client;
   spdlog::warn(
-      "volume '{}': {} ({}), which has locked {}, {}: its lock is broken, and the cluster refuses "
-      "what may still come from it",
-      volume_, owner.process, owner.client, path_, why);
+      "volume '{}': {}, which has locked {}, {}: its lock is broken, and the cluster refuses what "
+      "may still come from it",
+      volume_, who, path_, why);
   const int error =
       -rbd_lock_break(image_->handle(), RBD_LOCK_MODE_EXCLUSIVE, owner.address.c_str());
   if (error == ENOENT) return Status::Ok();

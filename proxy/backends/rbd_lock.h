@@ -26,7 +26,7 @@ class RbdLock {
    public:
     // Has the lock given back. `done` is called once it was, or was not held; it may block.
     virtual void LetGo(std::function<void()> done) = 0;
-    // Runs `fn`, which blocks, on a thread, but not beside the end of the lock's holder.
+    // Runs `fn`, which may block, on a thread.
     virtual void RunOnThread(std::function<void()> fn) = 0;
     // The cluster has put this client on its blocklist. From RunOnThread's thread.
     virtual void OnBlocklisted() = 0;
