@@ -8,6 +8,7 @@ import pytest
 
 from tests.migration import pair
 from tests.support.paths import qemu_command
+from tests.support.stream import listens
 from tests.support.virtio import S_OK, T_IN, T_OUT, Request, poll
 
 RELEASE = "10.0"  # of those that the tests have, the one that can
@@ -92,7 +93,7 @@ def test_cpr_transfer(proxy, machines):
     # It has no monitor before the source has connected.
     starting = threading.Thread(target=destination.start)
     starting.start()
-    poll((source.folder / "cpr").exists, "the destination's socket")
+    poll(lambda: listens(source.folder / "cpr"), "the destination's socket")
     source.qmp.command("migrate", channels=channels)
     starting.join()
     assert pair.wait_status(source, "completed", "failed") == "completed", source.messages() + destination.messages()

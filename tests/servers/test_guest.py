@@ -11,6 +11,7 @@ from tests.support.fio import LOAD, VERIFY, wait_for_progress
 from tests.support.guest import Guest
 from tests.support.nbd_server import Nbdkit, QemuNbdQcow2
 from tests.support.paths import RELEASES, qemu_command
+from tests.support.stream import listens
 
 SIZE = 1 << 30
 
@@ -88,7 +89,7 @@ class NbdkitOnSocket(Nbdkit):
         return ["nbdkit", "-f", "--log=null", "-U", self.folder / "socket", *self.plugin()]
 
     def is_up(self):
-        return (self.folder / "socket").exists()
+        return listens(self.folder / "socket")
 
     def uri(self, options=None):
         return f"nbd+unix:///?socket={self.folder}/socket"

@@ -2,8 +2,12 @@
 """Lines from a socket or pipe, each waited for with a deadline."""
 
 import os
+import pathlib
 import select
 import time
+
+# A socket that listens has this flag in /proc/net/unix; it is there before it does.
+ACCEPTS = 0x10000
 
 
 class Timeout(Exception):
@@ -45,3 +49,12 @@ class Lines:
             found = wanted(self.next(deadline))
             if found:
                 return found
+
+
+def listens(path):
+    """Whether a process listens at that Unix socket."""
+    for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]:
+        _, _, _, flags, _, _, _, *at = line.split(maxsplit=7)
+        if at == [str(path)] and int(flags, 16) & ACCEPTS:
+            return True
+    return False
