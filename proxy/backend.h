@@ -76,9 +76,7 @@ struct IoOp {
   LoopContext* context = nullptr;
   BackendQueue* queue = nullptr;
   uint32_t transferred = 0;  // bytes
-  uint32_t calls = 0;        // of the storage's library, that have not ended
   bool delayed = false;      // the storage had no room for it once
-  bool flushing = false;     // what it has written
   IoOp* next = nullptr;
 };
 

@@ -65,6 +65,15 @@ void BufferPool::PutSome(Buffer* buffer) {
 
 void BufferPool::Free(uint8_t* data, uint32_t capacity) {
   std::free(data);
+  Forget(capacity);
+}
+
+void BufferPool::GiveAway(Buffer* buffer) {
+  if (buffer->data != nullptr) Forget(buffer->capacity);
+  *buffer = {};
+}
+
+void BufferPool::Forget(uint32_t capacity) {
   taken_ -= capacity;
   if (limits_ != nullptr) limits_->GiveBack(Cost(capacity));
 }

@@ -40,6 +40,9 @@ class BufferPool {
     if (buffer->data != nullptr) PutSome(buffer);
   }
 
+  // Clears it; it does not come back. Whoever has its data calls free() for that, on any thread.
+  void GiveAway(Buffer* buffer);
+
   // Frees everything that is kept.
   void Trim();
 
@@ -58,6 +61,7 @@ class BufferPool {
   Buffer Take(uint32_t capacity);
   void PutSome(Buffer* buffer);
   void Free(uint8_t* data, uint32_t capacity);
+  void Forget(uint32_t capacity);
 
   Limits* const limits_;
   const size_t max_kept_;

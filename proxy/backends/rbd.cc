@@ -47,6 +47,17 @@ std::shared_ptr<RbdImage> Rbd::image() const {
   return image_;
 }
 
+std::shared_ptr<RbdImage> Rbd::Join(RbdQueue* queue) {
+  std::lock_guard lock(image_mutex_);
+  queues_.push_back(queue);
+  return image_;
+}
+
+void Rbd::Leave(RbdQueue* queue) {
+  std::lock_guard lock(image_mutex_);
+  std::erase(queues_, queue);
+}
+
 void Rbd::Drop(std::shared_ptr<RbdImage> image) {
   thread_.Run([image = std::move(image)] {});
 }
@@ -123,6 +134,7 @@ bool Rbd::MarkBlocklisted(const RbdImage* image) {
     std::lock_guard lock(image_mutex_);
     if (is_blocklisted_ || image != image_.get()) return false;
     is_blocklisted_ = true;
+    for (RbdQueue* queue : queues_) queue->PostGiveUp(image);
   }
   image->cluster().GiveUp();
   spdlog::warn(

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/worker_pool.h"
 #include "proxy/backend.h"
@@ -18,6 +19,8 @@
 #include "proxy/backends/rbd_lock.h"
 
 namespace cloudblk::proxy {
+
+class RbdQueue;
 
 class Rbd final : public Backend, private RbdLock::Host {
  public:
@@ -35,6 +38,9 @@ class Rbd final : public Backend, private RbdLock::Host {
 
   // --- For its queues. Any thread.
 
+  // What begins and ends as a queue of this volume; the image to use.
+  std::shared_ptr<RbdImage> Join(RbdQueue* queue);
+  void Leave(RbdQueue* queue);
   // The image that is open now. It is opened anew when the cluster has put this client on its
   // blocklist.
   std::shared_ptr<RbdImage> image() const;
@@ -72,6 +78,7 @@ class Rbd final : public Backend, private RbdLock::Host {
   // Under image_mutex_.
   std::shared_ptr<RbdImage> image_;
   bool is_blocklisted_ = false;  // the image has to be opened anew
+  std::vector<RbdQueue*> queues_;
 
   std::atomic<const RbdImage*> current_;    // image_
   std::optional<uint64_t> size_watch_;      // of image_; on Ownership's executor but at both ends

@@ -115,7 +115,8 @@ void RbdLock::Release() {
 void RbdLock::ReleaseNow() {
   if (image_ == nullptr) return;
   const int error = -rbd_lock_release(image_->handle());
-  if (error != 0 && error != ESHUTDOWN) {
+  // EINVAL: librbd knows by itself that it has lost it.
+  if (error != 0 && error != ESHUTDOWN && error != EINVAL) {
     spdlog::warn("volume '{}': {}", volume_, Failed(error, "give back the lock of").message());
   }
   // By its end whoever asked for the lock knows that it is free.

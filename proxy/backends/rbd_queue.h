@@ -8,6 +8,7 @@
 #include <rbd/librbd.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -24,31 +25,58 @@ class RbdQueue final : public BackendQueue {
  public:
   // Both outlive the object.
   RbdQueue(Rbd* rbd, LoopContext* context);
+  // On the loop's thread, or after it.
   ~RbdQueue() override;
 
   bool Submit(IoOp* op) override;
   void Kick() override {}
 
+  // Any thread: `image` is of no more use. What is under way there is lost, soon.
+  void PostGiveUp(const RbdImage* image);
+
  private:
-  static void OnDone(rbd_completion_t completion, void* op);
+  // What librbd knows of an operation. librbd 16 may keep an operation for ever once the cluster
+  // has shut this client out, so that this one can outlive the operation, with its data.
+  struct Task {
+    enum State : uint8_t { kUnderWay, kEnded, kGivenUp };
+
+    RbdQueue* queue = nullptr;  // none of these three once it is given up
+    IoOp* op = nullptr;
+    size_t index = 0;  // in tasks_
+    std::atomic<State> state{kUnderWay};
+    std::atomic<uint32_t> calls{0};  // of librbd, that have not ended
+    std::atomic<int> result{0};      // 0, or the first -errno
+    bool flushing = false;           // what it has written
+    Task* next = nullptr;
+    uint8_t* data = nullptr;  // what is freed with it
+    ~Task();
+  };
+
+  static void OnDone(rbd_completion_t completion, void* task);
 
   // What is begun belongs to librbd's thread at once. Returns 0, or -errno if nothing was begun.
-  int Begin(IoOp* op);
-  int BeginRanges(IoOp* op);
-  int BeginRange(IoOp* op, const Range& range);
-  int BeginFlush(IoOp* op);
+  int Begin(Task* task);
+  int BeginRanges(Task* task);
+  int BeginRange(Task* task, const Range& range);
+  int BeginFlush(Task* task);
   int FindExtents(IoOp* op) const;
-  // One of the calls of `op` has ended, or was not made. Any thread.
-  void EndCall(IoOp* op, int64_t result);
-  void Add(IoOp* op);
+  Task* NewTask(IoOp* op);
+  // One of its calls has ended, or was not made. Any thread.
+  static void EndCall(Task* task, int64_t result);
+  void Add(Task* task);
   void TakeCompleted();
-  void Finish(IoOp* op);
+  void Finish(Task* task);
+  // Takes it off tasks_.
+  std::unique_ptr<Task> Remove(Task* task);
+  void GiveUp();
 
   Rbd* const rbd_;
   LoopContext* const context_;
   std::shared_ptr<RbdImage> image_;
-  uint32_t under_way_ = 0;
-  std::atomic<IoOp*> completed_{nullptr};  // linked by `next`, the last one first
+  bool is_given_up_ = false;                  // image_
+  std::vector<std::unique_ptr<Task>> tasks_;  // under way
+  std::vector<std::unique_ptr<Task>> spare_;
+  std::atomic<Task*> completed_{nullptr};  // linked by `next`, the last one first
 };
 
 }  // namespace cloudblk::proxy

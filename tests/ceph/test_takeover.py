@@ -19,7 +19,7 @@ BLOCKS = 16
 PATIENCE = 60
 # Ceph's own protection, and the same without it: then late writes do land, and the tests see them.
 BLOCKLISTS = {"fenced": {}, "unfenced": {"rbd_blocklist_on_break_lock": "false"}}
-LOAD = ("--pattern", "randrw", "--verify", "--depth", "2", "--seconds", "45")
+LOAD = ("--pattern", "randrw", "--verify", "--depth", "16", "--seconds", "45")
 # What the proxy that has lost its volume says
 LOST = "on its blocklist"
 

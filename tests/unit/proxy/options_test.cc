@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <fstream>
 
 #include "proxy/backend_uri.h"
@@ -149,6 +151,20 @@ TEST(BufferPoolTest, ReusesAndTrims) {
   pool.Put(&again);
   pool.Trim();
   EXPECT_EQ(pool.kept(), 0u);
+}
+
+TEST(BufferPoolTest, ForgetsWhatItGivesAway) {
+  BufferPool pool;
+  Buffer buffer = pool.Get(5000);
+  uint8_t* const data = buffer.data;
+  pool.GiveAway(&buffer);
+  EXPECT_EQ(buffer.data, nullptr);
+  EXPECT_EQ(pool.handed_out(), 0u);
+  EXPECT_EQ(pool.kept(), 0u);
+  memset(data, 1, 5000);
+  free(data);
+  pool.GiveAway(&buffer);
+  EXPECT_EQ(pool.handed_out(), 0u);
 }
 
 TEST(BufferPoolTest, WhatItKeepsIsBounded) {
