@@ -249,7 +249,7 @@ bool NativeCodec::OnOpenReply(std::span<const uint8_t> section, std::string_view
   receiver_.Open({hello_.max_frame_entries, hello_.max_frame_payload, wants_crc_},
                  (hello_.features & wire::Feature::kHoleReply) != 0);
   outbox_->SetRoom(Outbox::kHeaderRoom + (wants_crc_ ? hello_.max_frame_payload : 0));
-  facts_->push_back({.kind = Fact::Kind::kOpened});
+  facts_->push_back({.kind = Fact::Kind::kOpened, .text = std::string(text)});
   return true;
 }
 

@@ -123,6 +123,11 @@ bool Outage::restored_untold() const {
   return restored_untold_;
 }
 
+bool Outage::away() const {
+  const std::lock_guard lock(mutex_);
+  return away_;
+}
+
 std::string Outage::Describe(int64_t now) const {
   const std::lock_guard lock(mutex_);
   return away_ ? "away for " + Since(now) + ": " + reason_ : "connected";

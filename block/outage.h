@@ -37,6 +37,7 @@ class Outage {
   // Whether Holds is to be asked now and then.
   bool restored_untold() const;
 
+  bool away() const;
   // How things are, for people.
   std::string Describe(int64_t now) const;
 

@@ -152,6 +152,12 @@ class Backend {
     let_go_ = std::move(let_go);
   }
 
+  // Has `done` called, before long and from any thread, with one line that says why the storage
+  // does not answer; empty: nothing is known to be wrong. What needs no asking is told before it
+  // returns.
+  using TroubleFn = std::function<void(const std::string& trouble)>;
+  virtual void FindTrouble(TroubleFn done) { done({}); }
+
   // --- Ownership. Called one at a time (OwnerStore), where blocking is allowed.
 
   // Keeps every other process from writing, until ReleaseExclusive. EBUSY: somebody else does.

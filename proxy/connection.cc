@@ -320,7 +320,7 @@ void Connection::OnStorageIdle() {
 }
 
 void Connection::FinishStop() {
-  if (requests_.at_storage() != 0 || finished_) return;
+  if (requests_.at_storage() != 0 || finding_trouble_ || finished_) return;
   finished_ = true;
   if (counted_) host_->limits().Closed();
   if (joined_) {

@@ -125,6 +125,8 @@ class Connection final : public FdHandler,
   bool OnClose(std::span<const uint8_t> section);
   bool OnResize(std::span<const uint8_t> section);
   void OnAnswer(const OwnershipAnswer& answer);
+  // Asks the storage how it is, for who observes.
+  void FindTrouble(const OwnershipAnswer& answer);
   void SendOpenReply(const OwnershipAnswer& answer);
   void SendStatusMessage(wire::FrameType type, const OwnershipAnswer& answer);
 
@@ -177,6 +179,7 @@ class Connection final : public FdHandler,
   bool counted_ = false;  // as one that has a volume open
   bool dirty_ = false;
   bool known_to_ownership_ = false;
+  bool finding_trouble_ = false;
   bool finished_ = false;
   // Negotiated.
   RequestStream::Terms terms_;

@@ -138,6 +138,19 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   return true;
 }
 
+void Connection::FindTrouble(const OwnershipAnswer& answer) {
+  finding_trouble_ = true;
+  volume_->backend->FindTrouble([host = host_, id = id_, answer](const std::string& trouble) {
+    OwnershipAnswer whole = answer;
+    whole.text = trouble;
+    host->Post(id, [whole](Connection* connection) {
+      connection->finding_trouble_ = false;
+      if (connection->state_ == State::kOpening) connection->SendOpenReply(whole);
+      if (connection->state_ == State::kStopping) connection->FinishStop();
+    });
+  });
+}
+
 void Connection::SendOpenReply(const OwnershipAnswer& answer) {
   wire::OpenReply reply;
   reply.status = answer.status;
@@ -268,7 +281,12 @@ void Connection::Answer(const OwnershipAnswer& answer) {
 
 void Connection::OnAnswer(const OwnershipAnswer& answer) {
   if (state_ == State::kOpening) {
-    SendOpenReply(answer);
+    const bool observes = (open_flags_ & wire::OpenFlag::kActive) == 0;
+    if (observes && answer.status == wire::StatusCode::kOk) {
+      FindTrouble(answer);
+    } else {
+      SendOpenReply(answer);
+    }
     return;
   }
   const Call call = std::exchange(call_, Call::kNone);

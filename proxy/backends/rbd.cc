@@ -84,6 +84,13 @@ void Rbd::LookAtSize() {
   }
 }
 
+void Rbd::FindTrouble(TroubleFn done) {
+  image()->cluster().Ask([image = image(), name = options_.path, done = std::move(done)] {
+    const std::string trouble = image->FindTrouble();
+    done(trouble.empty() ? trouble : fmt::format("{}: {}", name, trouble));
+  });
+}
+
 Status Rbd::Resize(uint64_t size) {
   const int error = -rbd_resize2(image()->handle(), size, true, nullptr, nullptr);
   if (error == 0) {
@@ -246,6 +253,13 @@ void Rbd::LogFirst(int error, const IoOp& op) {
       "volume '{}': {} of {} bytes at {} of {} failed: {} (further errors of this kind are not "
       "logged)",
       options_.volume, Name(op.kind), op.length, op.offset, options_.path, strerror(error));
+}
+
+void Rbd::LogGivenUp(size_t operations) {
+  spdlog::info(
+      "volume '{}': {} operations that were under way are left to the clients, which ask "
+      "again",
+      options_.volume, operations);
 }
 
 Result<std::unique_ptr<Backend>> OpenRbd(const std::string& volume, BackendUri uri) {

@@ -30,6 +30,7 @@ class Rbd final : public Backend, private RbdLock::Host {
   Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) override;
   Status Resize(uint64_t size) override;
   void LookAtSize() override;
+  void FindTrouble(TroubleFn done) override;
   Status AcquireExclusive(bool takeover) override;
   void ReleaseExclusive() override;
   Status StoreOwner(const std::string& text, bool lasting) override;
@@ -54,6 +55,7 @@ class Rbd final : public Backend, private RbdLock::Host {
   // A flush failed with this -errno: the generation changes.
   void NoteFlushFailed(int error);
   void LogFirst(int error, const IoOp& op);
+  void LogGivenUp(size_t operations);
   // Runs `fn`, which asks the cluster, on a thread.
   void RunQuery(std::function<void()> fn) { query_thread_.Run(std::move(fn)); }
 

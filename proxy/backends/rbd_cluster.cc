@@ -8,13 +8,16 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <utility>
+
+#include "base/text.h"
 
 namespace cloudblk::proxy {
 namespace {
 
 // What is set whatever the configuration says, and why.
-constexpr std::array<std::pair<const char*, const char*>, 6> kSettings{{
+constexpr std::array<std::pair<const char*, const char*>, 7> kSettings{{
     // Done is durable: nothing is lost with this process.
     {"rbd_cache", "false"},
     // A buffer does not change while it is being written, so that it need not be copied.
@@ -23,6 +26,8 @@ constexpr std::array<std::pair<const char*, const char*>, 6> kSettings{{
     // way is limited already.
     {"objecter_inflight_ops", "0"},
     {"objecter_inflight_op_bytes", "0"},
+    // A monitor that is asked for something, which no read or write is, does not keep us for ever.
+    {"rados_mon_op_timeout", "5"},
     // What goes wrong is told in one line, by who asked.
     {"err_to_stderr", "false"},
     {"log_to_stderr", "false"},
@@ -77,6 +82,33 @@ RbdCluster::~RbdCluster() { rados_shutdown(handle_); }
 std::string RbdCluster::Setting(const char* name) const {
   std::array<char, 4096> value{};
   return rados_conf_get(handle_, name, value.data(), value.size()) == 0 ? value.data() : "";
+}
+
+std::string RbdCluster::FindTrouble() const {
+  const char* command = R"({"prefix": "health", "format": "json"})";
+  char* out = nullptr;
+  size_t length = 0;
+  const int error =
+      -rados_mon_command(handle_, &command, 1, nullptr, 0, &out, &length, nullptr, nullptr);
+  if (error == ETIMEDOUT) {
+    return fmt::format("none of the cluster's monitors answers ({})", Setting("mon_host"));
+  }
+  std::string text = "its OSD does not answer";
+  // Who may only use images may not ask for this.
+  if (error != 0) return text;
+  const auto health = nlohmann::json::parse(std::string_view(out, length), nullptr, false);
+  rados_buffer_free(out);
+  const nlohmann::json checks = health.is_object()
+                                    ? health.value("checks", nlohmann::json::object())
+                                    : nlohmann::json::object();
+  std::string separator = ": ";
+  for (const auto& check : checks) {
+    const std::string message =
+        check.value(nlohmann::json::json_pointer("/summary/message"), std::string());
+    if (message.empty()) continue;
+    text += std::exchange(separator, "; ") + Printable(message);
+  }
+  return text;
 }
 
 Status RbdCluster::Configure(const std::string& conf) {

@@ -5,10 +5,13 @@
 #include <rados/librados.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/status.h"
+#include "base/worker_pool.h"
 
 namespace cloudblk::proxy {
 
@@ -27,6 +30,11 @@ class RbdCluster {
   // The cluster has put this client on its blocklist: whoever connects next is another one.
   void GiveUp() const { given_up_ = true; }
 
+  // Runs `ask`, which waits for the cluster for some seconds at most, on a thread.
+  void Ask(std::function<void()> ask) const { asking_.Run(std::move(ask)); }
+  // What the cluster says, or who of it does not answer. For people. Waits for some seconds.
+  std::string FindTrouble() const;
+
   // As the configuration has it; empty: unknown.
   std::string Setting(const char* name) const;
   rados_t handle() const { return handle_; }
@@ -43,6 +51,7 @@ class RbdCluster {
   mutable std::atomic<bool> given_up_{false};
   std::string fsid_;
   std::string name_;
+  mutable WorkerPool asking_{4};
 };
 
 }  // namespace cloudblk::proxy

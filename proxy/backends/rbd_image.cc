@@ -21,6 +21,7 @@ namespace cloudblk::proxy {
 namespace {
 
 constexpr std::chrono::seconds kClosePatience{3};
+constexpr std::chrono::seconds kAnswerPatience{2};
 
 Status Failed(const RbdOptions& options, int error, const std::string& what) {
   return Status(error, fmt::format("volume '{}': {}", options.volume, what));
@@ -206,6 +207,33 @@ RbdImage::~RbdImage() {
     }
   }
   if (pool_ != nullptr) rados_ioctx_destroy(pool_);
+}
+
+std::string RbdImage::FindTrouble() const {
+  // What is asked for outlives this function, if it is not answered.
+  struct Probe {
+    std::promise<void> answered;
+    uint64_t size = 0;
+    time_t changed = 0;
+  };
+  auto probe = std::make_shared<Probe>();
+  std::future<void> answered = probe->answered.get_future();
+  auto held = std::make_unique<std::shared_ptr<Probe>>(probe);
+  const auto told = [](rados_completion_t, void* arg) {
+    const std::unique_ptr<std::shared_ptr<Probe>> shared(static_cast<std::shared_ptr<Probe>*>(arg));
+    (*shared)->answered.set_value();
+  };
+  rados_completion_t completion = nullptr;
+  if (rados_aio_create_completion2(held.get(), told, &completion) != 0) return {};
+  const std::string header = "rbd_header." + id_;
+  if (rados_aio_stat(pool_, header.c_str(), completion, &probe->size, &probe->changed) != 0) {
+    rados_aio_release(completion);
+    return {};
+  }
+  static_cast<void>(held.release());
+  const bool is_there = answered.wait_for(kAnswerPatience) == std::future_status::ready;
+  rados_aio_release(completion);
+  return is_there ? std::string() : cluster_->FindTrouble();
 }
 
 Result<uint64_t> RbdImage::Size(uint32_t block) const {

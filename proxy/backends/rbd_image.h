@@ -49,6 +49,9 @@ class RbdImage {
   const RbdCluster& cluster() const { return *cluster_; }
   const std::string& id() const { return id_; }
 
+  // Why the cluster does not answer, for people; empty: it does. Takes seconds where it does not.
+  std::string FindTrouble() const;
+
   // Bytes, whole blocks of `block` bytes.
   Result<uint64_t> Size(uint32_t block) const;
   Result<Geometry> Describe(const RbdOptions& options) const;

@@ -224,6 +224,7 @@ void RbdQueue::PostGiveUp(const RbdImage* image) {
 void RbdQueue::GiveUp() {
   is_given_up_ = true;
   IoOp* lost = nullptr;
+  size_t count = 0;
   for (size_t i = tasks_.size(); i-- > 0;) {
     Task* const task = tasks_[i].get();
     IoOp* const op = task->op;
@@ -242,7 +243,9 @@ void RbdQueue::GiveUp() {
     op->data = nullptr;
     op->result = IoOp::kLost;
     op->next = std::exchange(lost, op);
+    ++count;
   }
+  if (count != 0) rbd_->LogGivenUp(count);
   while (lost != nullptr) {
     IoOp* const op = std::exchange(lost, lost->next);
     op->sink->OnIoDone(op);

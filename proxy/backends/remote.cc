@@ -19,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/random.h"
+#include "base/text.h"
 #include "proxy/backends/backends.h"
 #include "proxy/backends/file_store.h"
 #include "proxy/backends/hash.h"
@@ -189,6 +190,19 @@ Result<std::unique_ptr<BackendQueue>> Remote::Attach(LoopContext& context) {
   lock.unlock();
   if (index == 0) queue->Observe(observer_->channel(0));
   return std::unique_ptr<BackendQueue>(std::move(queue));
+}
+
+void Remote::FindTrouble(TroubleFn done) {
+  const auto describe = [](const Session& session) {
+    const Outage& outage = session.state().outage();
+    return outage.away() ? "its server is " + Printable(outage.Describe(MonotonicNs())) : "";
+  };
+  std::string trouble = describe(*observer_);
+  {
+    std::lock_guard lock(mutex_);
+    if (trouble.empty() && active_ != nullptr) trouble = describe(*active_);
+  }
+  done(trouble);
 }
 
 void Remote::PutOn() {

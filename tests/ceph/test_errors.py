@@ -7,6 +7,10 @@ import time
 import pytest
 
 from tests.chaos.daemon import Daemon, run_client, wait_for
+from tests.support.ceph import Ceph
+from tests.support.standstill import freeze, thaw
+
+from .conftest import SIZE
 
 pytestmark = pytest.mark.brief
 
@@ -136,6 +140,24 @@ def test_an_image_that_somebody_has_locked(cluster, image, tmp_path):
         assert locker in line and "rbd lock ls" in line
         cluster.rbd("lock", "rm", cluster.spec(image), "maintenance", locker)
         assert opens(proxy)
+
+
+def test_info_says_who_of_the_cluster_is_away(tmp_path):
+    with Ceph() as cluster:
+        cluster.create_image("image", SIZE)
+        with Daemon(tmp_path, {"disk": cluster.uri("image")}) as proxy:
+            status, output = run_client("info", proxy.uri("disk"))
+            assert status == 0 and "answer" not in output
+            freeze(cluster.osd.process)
+            status, output = run_client("info", proxy.uri("disk"))
+            assert status == 0 and "rbd/image: its OSD does not answer" in output, output
+            freeze(cluster.mon.process)
+            status, output = run_client("info", proxy.uri("disk"))
+            assert status == 0 and "none of the cluster's monitors answers" in output, output
+            thaw(cluster.osd.process)
+            thaw(cluster.mon.process)
+            status, output = run_client("info", proxy.uri("disk"))
+            assert status == 0 and "answer" not in output
 
 
 def test_an_image_that_another_client_of_ceph_uses(cluster, image, tmp_path):

@@ -221,6 +221,23 @@ TEST(RemoteTest, RequestsWaitForTheServer) {
   storage.context().buffers().Put(&op.buffer);
 }
 
+TEST(RemoteTest, SaysWhyItsServerIsAway) {
+  TempFolder folder;
+  ProxyUpstream upstream("memory:?size=8M");
+  Storage storage(upstream.uri(), folder.path());
+  std::string trouble = "unknown";
+  const auto find = [&] {
+    storage.backend().FindTrouble([&](const std::string& found) { trouble = found; });
+    return trouble;
+  };
+  EXPECT_EQ(find(), "");
+  upstream.Stop();
+  ASSERT_TRUE(storage.TurnUntil([&] { return !find().empty(); }));
+  EXPECT_THAT(trouble, HasSubstr("its server is away for"));
+  upstream.Start();
+  ASSERT_TRUE(storage.TurnUntil([&] { return find().empty(); }));
+}
+
 TEST(RemoteTest, OneProxyAtATime) {
   TempFolder folder;
   ProxyUpstream upstream("memory:?size=8M");

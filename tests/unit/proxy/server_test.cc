@@ -383,6 +383,33 @@ TEST(OneLoop, DoesNotWaitForAStorageThatKeepsAnOwner) {
   EXPECT_EQ(RawClient::StatusOf(client->ReceiveOf(wire::FrameType::kReleaseReply)), Code::kOk);
 }
 
+TEST_F(ServerTest, WhoObservesIsToldWhatTheStorageWaitsFor) {
+  server_.gated->BecomeTroubled();
+  const auto observer = server_.Connect();
+  observer->Send(HelloFrame(0) + OpenFrame(OpenOf(1, 0), "gated"));
+  server_.gated->WaitUntilAsked();
+  // Who needs the volume is not kept waiting.
+  const auto holder = Opened(OpenOf(2), "gated");
+  EXPECT_EQ(holder->text, "");
+  server_.gated->TellTrouble("it rains");
+  EXPECT_EQ(observer->Opened(), Code::kOk);
+  EXPECT_EQ(observer->text, "it rains");
+}
+
+TEST_F(ServerTest, WhoIsGoneIsToldNothing) {
+  server_.gated->BecomeTroubled();
+  const auto observer = server_.Connect();
+  observer->Send(HelloFrame(0) + OpenFrame(OpenOf(1, 0), "gated"));
+  server_.gated->WaitUntilAsked();
+  observer->Close();
+  server_.GoAway();
+  // It waits for what knows it.
+  EXPECT_EQ(server_.connections(), 1u);
+  server_.gated->TellTrouble("it rains");
+  server_.WaitUntilNobodyIsConnected();
+  EXPECT_EQ(server_.connections(), 0u);
+}
+
 TEST_F(ServerTest, GoingAwayAnswersWhatIsInFlight) {
   const auto client = Opened(OpenOf(1), "gated");
   ASSERT_TRUE(client->Send(RequestFrame({WriteOf(1, 0, 512)}, Bytes(512))));

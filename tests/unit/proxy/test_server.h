@@ -65,6 +65,31 @@ class GatedBackend final : public Backend {
     keeps_owners_ = keep;
     changed_.notify_all();
   }
+  void FindTrouble(TroubleFn done) override {
+    std::unique_lock lock(mutex_);
+    if (!is_troubled_) {
+      lock.unlock();
+      done({});
+      return;
+    }
+    asking_ = std::move(done);
+    changed_.notify_all();
+  }
+  // From now on who asks how the storage is waits for TellTrouble.
+  void BecomeTroubled() {
+    std::lock_guard lock(mutex_);
+    is_troubled_ = true;
+  }
+  void WaitUntilAsked() {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(30), [this] { return !!asking_; }));
+  }
+  void TellTrouble(const std::string& trouble) {
+    std::unique_lock lock(mutex_);
+    const TroubleFn done = std::exchange(asking_, {});
+    lock.unlock();
+    done(trouble);
+  }
   void WaitUntilHeld(size_t count) {
     std::unique_lock lock(mutex_);
     const auto there = [&] { return held_.size() == count; };
@@ -99,6 +124,8 @@ class GatedBackend final : public Backend {
   std::condition_variable changed_;
   std::set<IoOp*> held_;
   bool keeps_owners_ = true;
+  bool is_troubled_ = false;
+  TroubleFn asking_;
 };
 
 class TestServer {
@@ -126,9 +153,7 @@ class TestServer {
     gated->KeepOwners(true);
     gated->Let();
     GoAway();
-    for (const auto& loop : loops_) {
-      while (loop->connections() != 0) std::this_thread::yield();
-    }
+    WaitUntilNobodyIsConnected();
     for (const auto& loop : loops_) loop->Stop();
   }
 
@@ -143,10 +168,13 @@ class TestServer {
   void GoAway() {
     for (const auto& loop : loops_) loop->PostGoAway();
   }
+  size_t connections() const {
+    size_t count = 0;
+    for (const auto& loop : loops_) count += loop->connections();
+    return count;
+  }
   void WaitUntilNobodyIsConnected() {
-    for (const auto& loop : loops_) {
-      while (loop->connections() != 0) std::this_thread::yield();
-    }
+    while (connections() != 0) std::this_thread::yield();
   }
   Limits& limits() { return limits_; }
   Volume& volume(const std::string& name) { return *volumes_.at(name).get(); }
