@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <utility>
+
+#include "proxy/backends/module.h"
 
 namespace cloudblk::proxy {
 
@@ -14,13 +17,10 @@ Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const st
   if (uri->scheme() == "memory") return OpenMemory(volume, std::move(*uri));
   if (uri->scheme() == "file") return OpenFile(volume, std::move(*uri), start_up);
   if (uri->scheme() == "rbd") {
-#ifdef CLOUDBLK_HAVE_RBD
-    return OpenRbd(volume, std::move(*uri));
-#else
-    return Status(ENOTSUP, fmt::format("backend URI '{}': this cloudblk-proxy was built without "
-                                       "librbd; install librbd-dev and build it again",
-                                       text));
-#endif
+    Result<const BackendModule*> module = RbdModule();
+    if (module.ok()) return (*module)->open(volume, std::move(*uri));
+    return Status(module.status().error(),
+                  fmt::format("backend URI '{}': {}", text, module.status().message()));
   }
   // With TLS and over unix sockets too.
   if (uri->scheme().starts_with("cloudblk") || uri->scheme().starts_with("nbd")) {

@@ -30,11 +30,10 @@ struct StartUp {
 Result<std::unique_ptr<Backend>> OpenBackend(const std::string& volume, const std::string& uri,
                                              StartUp* start_up);
 
-// One per scheme; they take their options from `uri`.
+// One per scheme; they take their options from `uri`. That of rbd: is in a module (module.h).
 Result<std::unique_ptr<Backend>> OpenMemory(const std::string& volume, BackendUri uri);
 Result<std::unique_ptr<Backend>> OpenFile(const std::string& volume, BackendUri uri,
                                           StartUp* start_up);
-Result<std::unique_ptr<Backend>> OpenRbd(const std::string& volume, BackendUri uri);
 Result<std::unique_ptr<Backend>> OpenRemote(const std::string& volume, BackendUri uri,
                                             StartUp* start_up);
 

@@ -12,9 +12,10 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
-#include "proxy/backends/backends.h"
 #include "proxy/backends/hash.h"
+#include "proxy/backends/module.h"
 #include "proxy/backends/rbd_queue.h"
+#include "proxy/build_id.h"
 
 namespace cloudblk::proxy {
 namespace {
@@ -262,6 +263,8 @@ void Rbd::LogGivenUp(size_t operations) {
       options_.volume, operations);
 }
 
+namespace {
+
 Result<std::unique_ptr<Backend>> OpenRbd(const std::string& volume, BackendUri uri) {
   Result<RbdOptions> options = ParseRbdOptions(volume, std::move(uri));
   if (!options.ok()) return options.status();
@@ -278,4 +281,10 @@ Result<std::unique_ptr<Backend>> OpenRbd(const std::string& volume, BackendUri u
       std::move(*options), std::shared_ptr<RbdImage>(std::move(*image)), *size, *geometry));
 }
 
+}  // namespace
 }  // namespace cloudblk::proxy
+
+const cloudblk::proxy::BackendModule cloudblk_backend_module = {
+    .build_id = cloudblk::proxy::kBuildId,
+    .open = cloudblk::proxy::OpenRbd,
+};

@@ -12,6 +12,7 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CLOUDBLK_BUILD", REPO / "build")).resolve()
 PLUGIN = BUILD / "cloudblk.so"
 PROXY = BUILD / "cloudblk-proxy"
+RBD_MODULE = BUILD / "cloudblk-proxy-rbd.so"
 CLIENT = BUILD / "cloudblk"
 NBDKIT_PLUGIN = BUILD / "nbdkit-cloudblk-plugin.so"
 

@@ -14,6 +14,14 @@ cloudblk_test(proxy_backend_test
 target_compile_definitions(proxy_backend_test PRIVATE
   CLOUDBLK_EXAMPLE_CONFIG="${CMAKE_SOURCE_DIR}/docs/examples/cloudblk-proxy.toml")
 
+# Without librbd there is no module. As the proxy does, the test looks for it beside itself.
+if(TARGET cloudblk-proxy-rbd)
+  target_sources(proxy_backend_test PRIVATE proxy/rbd_module_test.cc)
+  add_dependencies(proxy_backend_test cloudblk-proxy-rbd)
+  file(CREATE_LINK ${CMAKE_BINARY_DIR}/cloudblk-proxy-rbd.so ${CMAKE_CURRENT_BINARY_DIR}/cloudblk-proxy-rbd.so
+       SYMBOLIC)
+endif()
+
 cloudblk_test(proxy_remote_test
   SOURCES
     proxy/remote_test.cc
