@@ -161,7 +161,7 @@ bool Link::OnOpened(const std::string& note) {
   generation_ = found.generation;
   if (!session_->has_volume()) {
     session_->SetVolume(found, codec_->capabilities());
-    if (!note.empty()) Log(CLOUDBLK_LOG_WARNING, note);
+    session_->SetNote(note);
   } else {
     const bool tells = codec_->capabilities().generation;
     if (tells ? session_->SetGeneration(found.generation)

@@ -184,6 +184,11 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
   OpenStep step(&session->state_, session->all_);
   const Status status = Run(&step, loop->get(), timeout_ns, session->state_.config().log);
   if (!status.ok()) return status;
+  const SessionState& state = session->state_;
+  if (state.config().log != nullptr && !state.note().empty()) {
+    const std::string line = state.config().NameForPeople() + ": " + state.note();
+    state.config().log(CLOUDBLK_LOG_WARNING, Printable(line).c_str());
+  }
   return session;
 }
 

@@ -166,6 +166,10 @@ class SessionState {
 
   void SetVolume(const VolumeInfo& volume, const Capabilities& promises);
   bool has_volume() const { return has_volume_; }
+  // What the server has to say of it at the first OPEN, for people. While the session opens, on its
+  // thread.
+  void SetNote(const std::string& note) { note_ = note; }
+  const std::string& note() const { return note_; }
   const VolumeInfo& volume() const { return volume_; }
   // Of the server that the volume was opened at first.
   const Capabilities& promises() const { return promises_; }
@@ -286,6 +290,7 @@ class SessionState {
   std::atomic<bool> renewing_{false};
 
   bool has_volume_ = false;
+  std::string note_;
   VolumeInfo volume_;
   Capabilities promises_;
 

@@ -26,6 +26,12 @@ struct OneResult final : Waiter {
   bool done = false;
 };
 
+// What the session that observes has said, the one that is active says again.
+void LogOnce(CloudblkLogLevel level, const char* message) {
+  static std::string last;
+  if (std::exchange(last, message) != message) EpollLoopOps()->log(level, message);
+}
+
 }  // namespace
 
 std::string DescribeErrno(int error) {
@@ -71,7 +77,7 @@ Status Client::OpenSession(bool observe) {
   open.open_timeout_ms = options_.open_timeout_ms;
   open.answer_timeout_ms = options_.server_timeout * 1000;
   open.client_name = options_.client_name.c_str();
-  open.log = EpollLoopOps()->log;
+  open.log = LogOnce;
   char error[512];
   const int result = cloudblk_session_open(&open, &session_, error, sizeof(error));
   if (result < 0) return Status(-result, error);

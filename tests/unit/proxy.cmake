@@ -14,12 +14,13 @@ cloudblk_test(proxy_backend_test
 target_compile_definitions(proxy_backend_test PRIVATE
   CLOUDBLK_EXAMPLE_CONFIG="${CMAKE_SOURCE_DIR}/docs/examples/cloudblk-proxy.toml")
 
-# Without librbd there is no module. As the proxy does, the test looks for it beside itself.
+# Without librbd there is no module. As the proxy does, tests look for it beside themselves.
 if(TARGET cloudblk-proxy-rbd)
   target_sources(proxy_backend_test PRIVATE proxy/rbd_module_test.cc)
   add_dependencies(proxy_backend_test cloudblk-proxy-rbd)
-  file(CREATE_LINK ${CMAKE_BINARY_DIR}/cloudblk-proxy-rbd.so ${CMAKE_CURRENT_BINARY_DIR}/cloudblk-proxy-rbd.so
-       SYMBOLIC)
+  foreach(folder IN ITEMS ${CMAKE_CURRENT_BINARY_DIR} ${CMAKE_BINARY_DIR}/tests)
+    file(CREATE_LINK ${CMAKE_BINARY_DIR}/cloudblk-proxy-rbd.so ${folder}/cloudblk-proxy-rbd.so SYMBOLIC)
+  endforeach()
 endif()
 
 cloudblk_test(proxy_remote_test

@@ -119,6 +119,7 @@ const Kind kFiles[] = {{"Libaio", Where::kFile},
 INSTANTIATE_TEST_SUITE_P(Memory, ResizeTest, testing::Values(Kind{"Memory", Where::kMemory}),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Proxy, ResizeTest, testing::Values(Kind{"Proxy", Where::kProxy}), NameOf);
+INSTANTIATE_TEST_SUITE_P(Ceph, ResizeTest, testing::ValuesIn(CephKinds()), NameOf);
 INSTANTIATE_TEST_SUITE_P(File, ResizeTest, testing::ValuesIn(kFiles), NameOf);
 INSTANTIATE_TEST_SUITE_P(File, FileResizeTest, testing::ValuesIn(kFiles), NameOf);
 

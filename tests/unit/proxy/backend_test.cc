@@ -311,6 +311,7 @@ INSTANTIATE_TEST_SUITE_P(Memory, BackendTest, testing::Values(Kind{"Memory", Whe
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(File, BackendTest, testing::ValuesIn(kFiles), NameOf);
 INSTANTIATE_TEST_SUITE_P(Remote, BackendTest, testing::ValuesIn(kRemotes), NameOf);
+INSTANTIATE_TEST_SUITE_P(Ceph, BackendTest, testing::ValuesIn(CephKinds()), NameOf);
 INSTANTIATE_TEST_SUITE_P(File, FileTest, testing::ValuesIn(kFiles), NameOf);
 
 // --- Opening -------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ const Kind kKinds[] = {{"Memory", Where::kMemory},
                        {"Proxy", Where::kProxy},
                        {"Nbdkit", Where::kNbdkit}};
 INSTANTIATE_TEST_SUITE_P(Any, FaultFilterTest, testing::ValuesIn(kKinds), NameOf);
+INSTANTIATE_TEST_SUITE_P(Ceph, FaultFilterTest, testing::ValuesIn(CephKinds()), NameOf);
 
 TEST(ParseFaults, NamesWhatIsNone) {
   EXPECT_THAT(ParseFaults("delay=5,error=1").status().message(),

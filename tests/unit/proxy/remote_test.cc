@@ -223,7 +223,7 @@ TEST(RemoteTest, RequestsWaitForTheServer) {
 
 TEST(RemoteTest, SaysWhyItsServerIsAway) {
   TempFolder folder;
-  ProxyUpstream upstream("memory:?size=8M");
+  ProxyUpstream upstream("file://" + (folder / "disk.img") + "?size=8M&create=on");
   Storage storage(upstream.uri(), folder.path());
   std::string trouble = "unknown";
   const auto find = [&] {

@@ -11,11 +11,13 @@
 #include <spdlog/spdlog.h>
 #include <sys/wait.h>
 
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/random.h"
 #include "base/socket.h"
 #include "proxy/server.h"
 #include "tests/unit/proxy/support.h"
@@ -112,14 +114,21 @@ class NbdkitUpstream final : public Upstream {
 
 // One of the ways to keep a volume.
 struct Kind {
-  enum class Where { kMemory, kFile, kProxy, kNbdkit };
+  enum class Where { kMemory, kFile, kProxy, kNbdkit, kCeph };
 
   const char* name;
   Where where;
   const char* options = "";  // of the URI
 
-  bool remote() const { return where == Where::kProxy || where == Where::kNbdkit; }
+  bool remote() const { return where != Where::kMemory && where != Where::kFile; }
 };
+
+// Of a cluster that whoever runs this has started (tests/ceph/test_contract.py), and else none.
+inline const char* CephConf() { return getenv("CLOUDBLK_TEST_CEPH_CONF"); }
+inline std::vector<Kind> CephKinds() {
+  if (CephConf() == nullptr) return {};
+  return {{"Rbd", Kind::Where::kCeph}};
+}
 
 inline std::string NameOf(const testing::TestParamInfo<Kind>& info) { return info.param.name; }
 
@@ -143,6 +152,9 @@ class Provided {
         upstream_ =
             std::make_unique<NbdkitUpstream>(std::vector<std::string>{"memory", "size=" + bytes});
         break;
+      case Kind::Where::kCeph:
+        uri_ = "rbd:///rbd/" + MakeImage(bytes) + "?conf=" + CephConf();
+        break;
     }
     if (upstream_ != nullptr) uri_ = upstream_->uri() + kind.options;
   }
@@ -152,6 +164,14 @@ class Provided {
   Upstream* upstream() { return upstream_.get(); }
 
  private:
+  static std::string MakeImage(const std::string& bytes) {
+    const Uuid name = RandomUuid();
+    const std::string command = std::string("exec rbd --conf ") + CephConf() + " create --size " +
+                                bytes + "B rbd/" + ToString(name);
+    EXPECT_EQ(std::system(command.c_str()), 0);
+    return ToString(name);
+  }
+
   std::string uri_;
   std::unique_ptr<Upstream> upstream_;
 };
