@@ -103,13 +103,13 @@ def test_it_was_cut_short(tmp_path, program):
 
 
 def variables(binary):
-    """What it has of ours that can change, by the names in its symbol table."""
+    """What it has that can change, of ours and of the log, by the names in its symbol table."""
     command = ["nm", "-C", "-f", "sysv", str(binary)]
     symbols = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     columns = [[column.strip() for column in line.split("|")] for line in symbols.splitlines()]
     return {
         each[0] for each in columns
-        if len(each) == 7 and re.fullmatch(r"\.t?(data|bss)", each[6]) and "cloudblk::" in each[0]
+        if len(each) == 7 and re.fullmatch(r"\.t?(data|bss)", each[6]) and re.search("cloudblk::|spdlog::", each[0])
     }  # fmt: skip
 
 
