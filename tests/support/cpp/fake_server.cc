@@ -179,7 +179,7 @@ void FakeServer::OnOpen(std::span<const uint8_t> section, std::string_view paylo
   if (lose == Lose::kAnswer) return Cut();
   if (silent || hold_opens) return;
   Send(Frame(wire::FrameType::kOpenReply, open, wire::kOpenReplySize,
-             open.status == wire::StatusCode::kOk ? "" : refusal));
+             open.status == wire::StatusCode::kOk ? note : refusal));
   if (open.status == wire::StatusCode::kOk) {
     ready_ = true;
   } else {

@@ -60,6 +60,7 @@ class FakeServer {
   wire::HelloReply hello;
   wire::OpenReply open;
   std::string refusal;  // text with a status other than OK
+  std::string note;     // text of an OPEN that is answered with OK
 
   // How it behaves. May be changed at any time.
   bool hold = false;           // do not answer by itself

@@ -32,6 +32,14 @@ TEST(ChannelOpen, HandshakeGoesOutInOneAndCarriesTheSession) {
   EXPECT_EQ(f.state.size(), 4u << 20);
 }
 
+TEST(ChannelOpen, WhatTheServerSaysOfTheVolumeIsKept) {
+  ChannelFixture f;
+  f.server.note = "its storage is away";
+  f.Open();
+  ASSERT_TRUE(f.ready());
+  EXPECT_EQ(f.state.note(), "its storage is away");
+}
+
 TEST(ChannelIo, ABatchIsOneFrameOneSendOneReceiveAndOneCompletion) {
   ChannelFixture f;
   f.Open();

@@ -52,7 +52,7 @@ TEST_F(NbdOpenTest, LearnsWhatTheExportIs) {
   EXPECT_EQ(f.state.volume().max_discard_length, 1u << 30);
   EXPECT_TRUE(f.state.write_cache());
   EXPECT_FALSE(f.state.read_only());
-  EXPECT_THAT(f.logged, ::testing::Contains(HasSubstr("the last 412 bytes")));
+  EXPECT_THAT(f.state.note(), HasSubstr("the last 412 bytes"));
 }
 
 TEST_F(NbdOpenTest, GoesWithoutBlockSizesAndStructuredReplies) {
