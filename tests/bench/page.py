@@ -41,7 +41,7 @@ def bars(caption, rows, unit):
 
 
 def _workload(results, name):
-    measured = [(row, results["figures"][row].get(name)) for row in results["rows"]]
+    measured = [(row, results["figures"].get(row, {}).get(name)) for row in results["rows"]]
     measured = [(results["rows"][row]["title"], figures) for row, figures in measured if figures]
     if not measured:
         return ""
