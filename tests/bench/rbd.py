@@ -31,7 +31,8 @@ CLIENT = {"rbd_cache": "false"}
 # What an idle disk has done before: as many requests in a warm-up, and again
 USED = ("--pattern", "randrw", "--size", "4k", "--depth", 32, "--count", 200)
 IDLE_DISKS = 32
-IDLE_SIZE = 64 << 20
+# All of them fit into the OSD, which stops all writes when it is full
+IDLE_SIZE = 16 << 20
 
 
 class Cluster:
