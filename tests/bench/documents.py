@@ -136,7 +136,7 @@ def ceph(results, found):
     """For docs/performance/ceph.md."""
     return "\n\n".join((
         _made_with(results),
-        "CPU is processor time per I/O of all threads.",
+        f"Load average before the run: {results['machine']['load average before']}. CPU is processor time per I/O of all threads.",
         _on_ceph_rows(results),
         _idle_disks(results),
         "Goals, with the stretch in parentheses:",

@@ -65,7 +65,7 @@ class Cluster:
 
 
 def _blockdev(ceph, image):
-    """cache=none, which is the cache.direct and the cache.no-flush."""
+    """With cache.direct and cache.no-flush as cache=none sets them."""
     options = f"pool={ceph.pool},image={image},conf={ceph.conf},cache.direct=on,cache.no-flush=off"
     return ["-blockdev", f"rbd,node-name=d0,{options}"]
 
