@@ -10,14 +10,12 @@ import sys
 
 from tests.support.paths import BUILD, REPO, stock_qemu
 
-from . import budget, documents, extras, goals, guest, measure
+from . import budget, documents, extras, goals, guest, measure, rbd
 from .instructions import instructions
-from .machine import output_of
-from .page import page
+from .machine import allow_many_files, output_of
 from .rows import ROWS, Setup, available
 from .workloads import WORKLOADS
 
-PUBLISHED = REPO / "docs/performance"
 # Rows whose instructions are counted
 COUNTED = ("nbd-nbdkit-null", "null-co", "cloudblk")
 
@@ -47,8 +45,9 @@ def parse():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all if none is named")
     parser.add_argument("--quick", action="store_true", help="one run of one second each: to see that it works")
-    parser.add_argument("--runs", type=int, help="how often, 21 unless told")
-    parser.add_argument("--seconds", type=float, help="of each run, 0.4 unless told")
+    parser.add_argument("--ceph", action="store_true", help="the rows on a Ceph cluster, and what idle disks on one need")
+    parser.add_argument("--runs", type=int, help="how often, 21 unless told, 7 with --ceph")
+    parser.add_argument("--seconds", type=float, help="of each run, 0.4 unless told, 2 with --ceph")
     parser.add_argument("--workload", action="append", metavar="NAME", help=f"of {', '.join(WORKLOADS)}")
     parser.add_argument("--qemu", help="another QEMU than stock 10.0; with the device compiled in or as its plugin")
     parser.add_argument("--iothread", default="", metavar="PROPERTIES", help="of the IOThreads, as poll-max-ns=0; QEMU's defaults otherwise")
@@ -62,8 +61,11 @@ def parse():
         for name in names:
             if name not in known:
                 parser.error(f"no '{name}' among {', '.join(known)}")
-    options.runs = options.runs or (1 if options.quick else 21)
-    options.seconds = options.seconds or (1 if options.quick else 0.4)
+    for name in options.rows:
+        if ROWS[name].ceph != options.ceph:
+            parser.error(f"'{name}' is {'only' if ROWS[name].ceph else 'not'} measured with --ceph")
+    options.runs = options.runs or (1 if options.quick else 7 if options.ceph else 21)
+    options.seconds = options.seconds or (1 if options.quick else 2 if options.ceph else 0.4)
     return options
 
 
@@ -78,59 +80,70 @@ def anonymous(value):
     return value
 
 
-def write(output, results):
-    """The page, and what the documents say where these are the published figures. Gives the goals."""
-    found = goals.lines(results)
-    (output / "index.html").write_text(page(results, found))
-    if output == PUBLISHED:
-        documents.write(REPO, results, found)
-    return found
+def measure_all(options, rows, workloads, setup):
+    """What the rows do not show, too, unless only these are wanted."""
+    results = measure.measure(rows, workloads, setup, options.seconds, options.runs)
+    if options.only_rows:
+        return results
+    if options.ceph:
+        return {**results, "idle": rbd.memory_of_idle_disks(setup)}
+    results["instructions"] = {
+        row.name: instructions(row, [one for one in workloads if one.main and one.queues == 1], setup)
+        for row in rows
+        if row.name in COUNTED
+    }
+    # These take whole seconds, and differ less from run to run
+    runs = min(options.runs, 9)
+    results["file"] = extras.proxy_on_a_file(BUILD, max(1, round(options.seconds)), runs)
+    results["guest"] = guest.cpu_per_io(setup, max(3, round(options.seconds)), runs)
+    results["footprint"] = extras.footprint(setup, max(3, options.seconds))
+    return results
+
+
+def verify(options, rows, workloads, setup):
+    """Exit status."""
+    failures = measure.verify(rows, workloads, setup)
+    if not (options.rows or options.workload or options.only_rows or options.ceph):
+        extras.verify_proxy_on_a_file(BUILD, 1)
+        guest.verify(setup)
+    return 1 if failures else 0
+
+
+def run(options, setup):
+    """Exit status."""
+    rows = [ROWS[name] for name in options.rows or ROWS if ROWS[name].ceph == options.ceph]
+    workloads = [WORKLOADS[name] for name in options.workload or WORKLOADS]
+    rows, missing = available(rows, setup)
+    for name, reason in missing.items():
+        measure.say(f"{name} is left out: {reason}")
+    if options.verify:
+        return verify(options, rows, workloads, setup)
+    settings = {"rounds": options.runs, "seconds": options.seconds, "iothread": options.iothread}
+    results = {"machine": machine(), "settings": settings, "left out": missing}
+    results = anonymous(results | measure_all(options, rows, workloads, setup))
+    report = documents.ON_CEPH if options.ceph else documents.WHOLE
+    # What was asked for in part, in haste, or of another QEMU or IOThread does not replace the published figures
+    part = options.rows or options.workload or options.quick or options.only_rows or options.iothread or options.qemu
+    output = options.output or (BUILD / "performance" if part else REPO / documents.FOLDER)
+    found = report.publish(REPO, results) if output == REPO / documents.FOLDER else report.write(output, results)
+    print(goals.table(found))
+    print(f"figures: {output / report.figures}, plots: {output / report.page}")
+    return 0
 
 
 def main():
     options = parse()
     if options.render:
-        write(PUBLISHED, json.loads((PUBLISHED / "results.json").read_text()))
+        for report in (documents.WHOLE, documents.ON_CEPH):
+            report.publish(REPO, json.loads((REPO / documents.FOLDER / report.figures).read_text()))
         return 0
-    rows = [ROWS[name] for name in options.rows or ROWS]
-    workloads = [WORKLOADS[name] for name in options.workload or WORKLOADS]
-    setup = Setup(options.qemu or stock_qemu("10.0"), iothread=options.iothread)
-    if options.budget:
-        budget.write(setup.qemu)
-        return 0
-    rows, missing = available(rows, setup)
-    for name, reason in missing.items():
-        measure.say(f"{name} is left out: {reason}")
-    if options.verify:
-        failures = measure.verify(rows, workloads, setup)
-        if not (options.rows or options.workload or options.only_rows):
-            extras.verify_proxy_on_a_file(BUILD, 1)
-            guest.verify(setup)
-        return 1 if failures else 0
-    settings = {"rounds": options.runs, "seconds": options.seconds, "iothread": options.iothread}
-    results = {"machine": machine(), "settings": settings}
-    results["left out"] = missing
-    results |= measure.measure(rows, workloads, setup, options.seconds, options.runs)
-    if not options.only_rows:
-        results["instructions"] = {
-            row.name: instructions(row, [one for one in workloads if one.main and one.queues == 1], setup)
-            for row in rows
-            if row.name in COUNTED
-        }
-        # These take whole seconds, and differ less from run to run
-        runs = min(options.runs, 9)
-        results["file"] = extras.proxy_on_a_file(BUILD, max(1, round(options.seconds)), runs)
-        results["guest"] = guest.cpu_per_io(setup, max(3, round(options.seconds)), runs)
-        results["footprint"] = extras.footprint(setup, max(3, options.seconds))
-    # What was asked for in part, in haste, or of another QEMU or IOThread does not replace the published figures
-    part = options.rows or options.workload or options.quick or options.only_rows or options.iothread or options.qemu
-    output = options.output or (BUILD / "performance" if part else PUBLISHED)
-    output.mkdir(parents=True, exist_ok=True)
-    results = anonymous(results)
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(goals.table(write(output, results)))
-    print(f"figures: {output}/results.json, plots: {output}/index.html")
-    return 0
+    allow_many_files()
+    with rbd.Cluster() as cluster:
+        setup = Setup(options.qemu or stock_qemu("10.0"), iothread=options.iothread, cluster=cluster)
+        if options.budget:
+            budget.write(setup.qemu)
+            return 0
+        return run(options, setup)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the documents say of the published figures: made from results.json, so that they never tell of another run."""
 
+import dataclasses
+import functools
+import json
 import textwrap
+from collections.abc import Callable
 
+from . import goals
 from .goals import goal_of, value_of
+from .page import page
+from .workloads import WORKLOADS
 
 BEGIN, END = "<!-- made by scripts/bench: -->", "<!-- : made by scripts/bench -->"
 # (title, workload, figures with their forms)
@@ -50,16 +57,20 @@ def _made_with(results):
     )
 
 
+def _judged(found):
+    rows = [[line.goal, value_of(line), line.meaning, goal_of(line), line.verdict] for line in found if line.must is not None]
+    return _table(["figure", "value", "of what", "goal", ""], rows)
+
+
 def performance(results, found):
     """For docs/performance/README.md."""
-    goals = [[line.goal, value_of(line), line.meaning, goal_of(line), line.verdict] for line in found if line.must is not None]
     figures = [[line.goal, value_of(line), line.meaning, line.bound] for line in found if line.must is None]
     return "\n\n".join((
         _made_with(results),
         "CPU is the IOThread's processor time per I/O, of `floor` the client's; `vhost-user` has no IOThread.",
         _rows(results),
         "Goals, with the stretch in parentheses:",
-        _table(["figure", "value", "of what", "goal", ""], goals),
+        _judged(found),
         "Figures that two processors cannot decide have no goal:",
         _table(["figure", "value", "of what", "what bounds it"], figures),
     ))  # fmt: skip
@@ -91,6 +102,81 @@ def replaced(document, text):
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
-def write(repo, results, found):
-    for path, make in ((repo / "README.md", summary), (repo / "docs/performance/README.md", performance)):
-        path.write_text(replaced(path.read_text(), make(results, found)))
+def _on_ceph_rows(results):
+    r = goals.Results(results)
+    rows = []
+    for name, workload in WORKLOADS.items():
+        for row in results["figures"]:
+            figures = results["figures"][row].get(name)
+            if not figures:
+                continue
+            times = (("iothread", "main"), ("iothread", "main", "server"), ("osd",))
+            rows.append([
+                workload.title, f"`{row}`", f"{figures['iops']:,.0f}", f"{figures['mb-per-s']:,.0f}", f"{figures['p50-us']:.0f} us",
+                *(f"{r.cpu(row, name, *roles):.1f} us" for roles in times),
+            ])  # fmt: skip
+    return _table(["load", "row", "IOPS", "MB/s", "p50", "CPU: QEMU", "QEMU and proxy", "OSD"], rows)
+
+
+def _idle_disks(results):
+    r = goals.Results(results)
+
+    def text(row):
+        return "{:.1f} MB, {} threads".format(*(goals.added_by_disks(r, row, figure) for figure in ("mb", "threads")))
+
+    if not results.get("idle"):
+        return "Idle disks were not measured."
+    return _paragraph(
+        f"{r.extra('idle', 'disks')} QEMUs with an idle disk each need, more than without a disk: {text(goals.ON_CEPH)} "
+        f"with `{goals.ON_CEPH}`, the proxy among them; {text(goals.LIBRBD)} with `{goals.LIBRBD}`."
+    )
+
+
+def ceph(results, found):
+    """For docs/performance/ceph.md."""
+    return "\n\n".join((
+        _made_with(results),
+        f"Load average before the run: {results['machine']['load average before']}. CPU is processor time per I/O of all threads.",
+        _on_ceph_rows(results),
+        _idle_disks(results),
+        "Goals, with the stretch in parentheses:",
+        _judged(found),
+    ))  # fmt: skip
+
+
+FOLDER = "docs/performance"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What becomes of the results of a kind of run."""
+
+    figures: str  # the results' file
+    page: str  # and the page's, beside it
+    lines: Callable  # results -> goals
+    make_page: Callable  # results, goals -> text
+    documents: dict  # {path in the repository: (results, goals) -> text}
+
+    def write(self, output, results):
+        """Gives the goals."""
+        found = self.lines(results)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / self.figures).write_text(json.dumps(results, indent=1) + "\n")
+        (output / self.page).write_text(self.make_page(results, found))
+        return found
+
+    def publish(self, repo, results):
+        """Likewise, with what the documents say of the published figures."""
+        found = self.write(repo / FOLDER, results)
+        for path, make in self.documents.items():
+            document = repo / path
+            document.write_text(replaced(document.read_text(), make(results, found)))
+        return found
+
+
+WHOLE = Report(
+    "results.json", "index.html", goals.lines, page, {"README.md": summary, f"{FOLDER}/README.md": performance}
+)
+ON_CEPH = Report(
+    "ceph.json", "ceph.html", goals.ceph_lines, functools.partial(page, every_thread=True), {f"{FOLDER}/ceph.md": ceph}
+)

@@ -5,7 +5,6 @@ file, what an idle disk costs, what memory is used."""
 import contextlib
 import json
 import pathlib
-import resource
 import statistics
 import subprocess
 import time
@@ -134,8 +133,6 @@ def _memory_per_disk(setup, disks=10):
 
 
 def _proxy_with_sessions(count=1000):
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     command = [PROXY, "--listen", "tcp://127.0.0.1:0", "--volume", "disk=memory:?size=16M"]
     with Server(command, ready=READY) as server:
         host, port = server.match.group(1).rsplit(":", 1)

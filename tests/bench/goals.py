@@ -6,6 +6,7 @@ import dataclasses
 
 NBD = ("nbd-nbdkit-null", "nbd-nbdkit-memory", "nbd-qsd-null", "nbd-qsd-main", "nbd-qsd-tmpfs")
 DEVICE = "cloudblk"
+ON_CEPH, LIBRBD = "cloudblk-rbd", "virtio-blk-rbd"
 
 
 @dataclasses.dataclass
@@ -42,6 +43,11 @@ class Results:
     def calls(self, row, workload, role="iothread", call="total"):
         by_role = self._all["syscalls"].get(row, {}).get(workload)
         return None if by_role is None else by_role.get(role, {}).get(call, 0)
+
+    def cpu(self, row, workload, *roles):
+        """Of all these together; a role without a thread that used any has none."""
+        figures = self._all["figures"].get(row, {}).get(workload)
+        return None if figures is None else sum(figures.get(f"{role}-cpu-us", 0) for role in roles)
 
     def best(self, workload, figure, most):
         values = [value for row in NBD if (value := self.get(row, workload, figure))]
@@ -156,6 +162,47 @@ def lines(results):
         *_bandwidth(r),
         *_threads(r),
         *_others(r),
+    ]
+
+
+def _against_librbd(r, workload, text, figure, bound):
+    """Processor time, and one more figure: (its name, its key, what it is to reach)."""
+    def cpu(*roles):
+        qemu = r.cpu(LIBRBD, workload, "iothread", "main")
+        return ratio(r.cpu(ON_CEPH, workload, "iothread", "main", *roles), qemu)
+
+    name, key = figure
+    return [
+        Line(f"{text}: QEMU's CPU per I/O", cpu(), False, 0.4, 0.2, "of librbd's in QEMU"),
+        Line(f"{text}: CPU per I/O of QEMU and the proxy together", cpu("server"), False, 1.3, 1.1, "of librbd's in QEMU"),
+        Line(f"{text}: {name}", ratio(r.get(ON_CEPH, workload, key), r.get(LIBRBD, workload, key)), key != "p50-us",
+             bound, None, "of librbd's in QEMU"),
+    ]  # fmt: skip
+
+
+def added_by_disks(r, row, figure):
+    """What the idle disks of that row need more than QEMUs without a disk; None if that was not measured."""
+    whole, without = (r.extra("idle", name, figure) for name in (row, "none"))
+    return None if whole is None or without is None else round(whole - without, 1)
+
+
+def _idle_on_ceph(r):
+    return [
+        Line(f"{r.extra('idle', 'disks') or 'idle'} QEMUs with an idle disk each: memory that the disks add",
+             ratio(added_by_disks(r, ON_CEPH, "mb"), added_by_disks(r, LIBRBD, "mb")), False, 0.3, None,
+             "of what librbd in each adds"),
+    ]  # fmt: skip
+
+
+def ceph_lines(results):
+    """The same of the rows on a Ceph cluster."""
+    r = Results(results)
+    return [
+        *_against_librbd(r, "randread-4k-qd32", "4 KiB random read, depth 32", ("IOPS", "iops"), 0.9),
+        *_against_librbd(r, "randwrite-4k-qd32", "4 KiB random write, depth 32", ("IOPS", "iops"), 0.9),
+        *_against_librbd(r, "randread-4k-qd1", "4 KiB random read, depth 1", ("p50 latency", "p50-us"), 1.25),
+        *_against_librbd(r, "read-128k-qd16", "128 KiB read, depth 16", ("MB/s", "mb-per-s"), 0.9),
+        *_idle_on_ceph(r),
     ]
 
 

@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -138,6 +139,12 @@ def require(program, package):
     if not shutil.which(program):
         raise FileNotFoundError(f"{program} is missing: apt-get install {package}")
     return program
+
+
+def allow_many_files():
+    """As many open files as this process may have, but no more than any measurement needs."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
 
 
 def version_of(program, *arguments):

@@ -17,6 +17,7 @@ td.number { text-align: right; } code { font-size: 85%; overflow-wrap: anywhere;
 svg text { font: 12px system-ui, sans-serif; } svg { max-width: 100%; height: auto; } figure { margin: 1em 0; } figcaption { font-weight: 600; }
 """
 COLOURS = {"iothread": "#2b6cb0", "main": "#a0aec0", "server": "#dd9b3c"}
+ROLES = {"iothread": "IOThread", "main": "rest of QEMU", "server": "server"}
 
 
 def bars(caption, rows, unit):
@@ -40,7 +41,7 @@ def bars(caption, rows, unit):
 
 
 def _workload(results, name):
-    measured = [(row, results["figures"][row].get(name)) for row in results["rows"]]
+    measured = [(row, results["figures"].get(row, {}).get(name)) for row in results["rows"]]
     measured = [(results["rows"][row]["title"], figures) for row, figures in measured if figures]
     if not measured:
         return ""
@@ -53,10 +54,12 @@ def _workload(results, name):
         (title, [(figures.get(f"{role}-cpu-us", 0), colour) for role, colour in COLOURS.items()])
         for title, figures in measured
     ]
+    osd = bars("Processor time of the OSD per I/O", plain("osd-cpu-us"), "us")
     return "".join((
         f"<h2>{html.escape(WORKLOADS[name].title)}</h2>",
         bars("Rate", plain(rate), unit),
         bars("Processor time per I/O", cpu, "us; blue: IOThread or bare client, grey: rest of QEMU, orange: server"),
+        osd if any("osd-cpu-us" in figures for _, figures in measured) else "",
         bars("Latency, median", plain("p50-us"), "us"),
         bars("Latency, 99th percentile", plain("p99-us"), "us"),
     ))  # fmt: skip
@@ -78,11 +81,30 @@ def _goals(found):
         if line.must is not None
     ]
     reported = [row(line, line.bound) + "</tr>" for line in found if line.must is None]
+    goals = f"<h2>Goals</h2>{_table(('figure', 'value', 'of what', 'goal (stretch)', ''), judged)}"
+    if not reported:
+        return goals
     return (
-        f"<h2>Goals</h2>{_table(('figure', 'value', 'of what', 'goal (stretch)', ''), judged)}"
-        "<h2>Figures without a goal</h2><p>Two processors cannot decide these.</p>"
+        f"{goals}<h2>Figures without a goal</h2><p>Two processors cannot decide these.</p>"
         f"{_table(('figure', 'value', 'of what', 'what bounds it'), reported)}"
     )
+
+
+def _some_calls(counts):
+    return ", ".join(f"{name} {count:g}" for name, count in counts.items() if name != "total" and count >= 0.001)
+
+
+def _all_calls(results):
+    """Of every thread that is watched: where librbd runs, the IOThread hands over to others."""
+    rows = [
+        f"<tr><td>{row}</td><td>{workload}</td><td>{title}</td><td class=number>{roles[role].get('total', 0):g}</td>"
+        f"<td>{_some_calls(roles[role])}</td></tr>"
+        for row, workloads in results["syscalls"].items()
+        for workload, roles in workloads.items()
+        for role, title in ROLES.items()
+        if role in roles
+    ]
+    return f"<h2>System calls</h2>{_table(('row', 'workload', 'of what', 'calls per I/O', 'which'), rows)}"
 
 
 def _calls(results):
@@ -90,9 +112,8 @@ def _calls(results):
     for row, workloads in results["syscalls"].items():
         for workload, roles in workloads.items():
             counts = roles.get("iothread") or roles.get("server") or {}
-            parts = [f"{name} {count:g}" for name, count in counts.items() if name != "total" and count >= 0.001]
             total = f"<td class=number>{counts.get('total', 0):g}</td>"
-            rows.append(f"<tr><td>{row}</td><td>{workload}</td>{total}<td>{', '.join(parts)}</td></tr>")
+            rows.append(f"<tr><td>{row}</td><td>{workload}</td>{total}<td>{_some_calls(counts)}</td></tr>")
     table = _table(("row", "workload", "calls per I/O", "which"), rows)
     return f"<h2>System calls of the IOThread (vhost-user: of its server)</h2>{table}"
 
@@ -125,7 +146,8 @@ def _described(results):
     return f"<h2>The machine</h2><table>{machine}</table><h2>Rows, versions and options</h2>{''.join(rows)}"
 
 
-def page(results, found):
+def page(results, found, every_thread=False):
+    """every_thread: whether the system calls of all of QEMU and the server are shown, not only the IOThread's."""
     how = results["settings"]
     iothreads = f"IOThreads have {html.escape(how['iothread'])}. " if how.get("iothread") else ""
     intro = (
@@ -134,9 +156,10 @@ def page(results, found):
         "for what comes back; so these are figures of the device, its connection and its server, on one machine over "
         "loopback."
     )
+    calls = _all_calls(results) if every_thread else _calls(results)
     plots = "".join(_workload(results, name) for name in WORKLOADS)
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>cloudblk: performance</title>"
         f"<style>{STYLE}</style><h1>cloudblk: performance</h1><p>{intro}</p>"
-        f"{_goals(found)}{plots}{_calls(results)}{_instructions(results)}{_described(results)}</html>\n"
+        f"{_goals(found)}{plots}{calls}{_instructions(results)}{_described(results)}</html>\n"
     )

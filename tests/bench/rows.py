@@ -37,6 +37,7 @@ class Row:
     queues: int = 1
     proxy: bool = False  # its server is cloudblk-proxy
     device: bool = True  # as opposed to a bare network program
+    ceph: bool = False  # on the run's Ceph cluster
 
 
 @dataclasses.dataclass
@@ -48,6 +49,7 @@ class Setup:
     proxy_valgrind: tuple = ()  # and before cloudblk-proxy's
     iothread: str = ""  # properties of the IOThreads, QEMU's defaults otherwise
     verify: bool = False  # a store in memory takes the place of a null store, so that content can be checked
+    cluster: object = None  # rbd.Cluster, for the rows on it
 
 
 ROWS = {}
@@ -68,8 +70,12 @@ def start_machine(stack, setup, devices, server=None, cloudblk=False, iothreads=
     if server:
         watched["server"] = server.pid
         options.insert(0, " ".join(server.command))
-    command = [built("virtio-bench"), "--qtest", machine.qtest, "--memory", machine.memory, "--slot", SLOT]
-    return Running(command, {"qemu": version_of(setup.qemu)}, options, watched)
+    return Running(driver_of(machine), {"qemu": version_of(setup.qemu)}, options, watched)
+
+
+def driver_of(machine):
+    """Command of the program that drives its disk."""
+    return [built("virtio-bench"), "--qtest", machine.qtest, "--memory", machine.memory, "--slot", SLOT]
 
 
 def device(name, *properties):
@@ -182,12 +188,17 @@ def _qsd_tmpfs(stack, setup):
     return storage_daemon(stack, setup, f"file,node-name=d0,filename={memory_file(stack)}")
 
 
+def require_driver(qemu, blockdev):
+    """blockdev: what the driver takes, but is nowhere."""
+    if "Unknown driver" in output_of(qemu, "-machine", "none", "-display", "none", "-blockdev", blockdev):
+        driver = blockdev.split(",")[0]
+        raise FileNotFoundError(f"this QEMU has no {driver}: apt-get install qemu-block-extra, and --qemu that one")
+
+
 @row("iscsi-tgt", "virtio-blk, iSCSI client, tgt on a file in memory")
 def _iscsi(stack, setup):
     program, admin = require("tgtd", "tgt"), require("tgtadm", "tgt")
-    nowhere = "iscsi,node-name=d0,transport=tcp,portal=127.0.0.1:1,target=none,lun=1"
-    if "Unknown driver" in output_of(setup.qemu, "-machine", "none", "-display", "none", "-blockdev", nowhere):
-        raise FileNotFoundError("this QEMU has no iSCSI client: apt-get install qemu-block-extra, and --qemu that one")
+    require_driver(setup.qemu, "iscsi,node-name=d0,transport=tcp,portal=127.0.0.1:1,target=none,lun=1")
     path, port, control = memory_file(stack), free_port(), str(free_port() % 30000)
     command = [program, "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"]
     server = stack.enter_context(Server(command, address=("127.0.0.1", port)))
@@ -233,21 +244,22 @@ def _floor(stack, setup):
     return Running(command, {}, [" ".join(server.command)], {"server": server.pid})
 
 
-def proxy_server(stack, listen="tcp://127.0.0.1:0", valgrind=()):
-    """Serves the volume d0."""
-    command = [*valgrind, PROXY, "--listen", listen, "--volume", f"d0=memory:?size={VOLUME}"]
+def proxy_server(stack, listen="tcp://127.0.0.1:0", valgrind=(), volumes=(f"memory:?size={VOLUME}",)):
+    """Serves the volumes d0, d1 ..."""
+    words = [word for i, volume in enumerate(volumes) for word in ("--volume", f"d{i}={volume}")]
+    command = [*valgrind, PROXY, "--listen", listen, *words]
     return stack.enter_context(Server(command, ready=r"listening on (\S+)"))
 
 
-def volume_uri(server):
+def volume_uri(server, name="d0"):
     address = server.match.group(1)
     if address.startswith("tcp://"):
-        return f"cloudblk://{address.removeprefix('tcp://')}/d0"
-    return f"cloudblk+unix:///d0?socket={address.removeprefix('unix://')}"
+        return f"cloudblk://{address.removeprefix('tcp://')}/{name}"
+    return f"cloudblk+unix:///{name}?socket={address.removeprefix('unix://')}"
 
 
-def cloudblk(stack, setup, listen="tcp://127.0.0.1:0", queues=1):
-    server = proxy_server(stack, listen, setup.proxy_valgrind)
+def cloudblk(stack, setup, listen="tcp://127.0.0.1:0", queues=1, **of_server):
+    server = proxy_server(stack, listen, setup.proxy_valgrind, **of_server)
     threads = ["iothreads=io0:io1", "num-queues=2"] if queues == 2 else ["iothread=io0"]
     disk = device("cloudblk-pci", f"server={volume_uri(server)}", *threads)
     running = start_machine(stack, setup, disk, server, cloudblk=True, iothreads=queues)

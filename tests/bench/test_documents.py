@@ -8,16 +8,25 @@ import pytest
 
 from tests.support.paths import REPO
 
-from . import documents, goals
-from .page import CHARACTER, bars, page
+from . import documents
+from .documents import ON_CEPH, WHOLE
+from .goals import ceph_lines
+from .measure import figures, medians
+from .page import CHARACTER, bars
 
-FOLDER = REPO / "docs/performance"
-RESULTS = json.loads((FOLDER / "results.json").read_text())
-FOUND = goals.lines(RESULTS)
+FOLDER = REPO / documents.FOLDER
+REPORTS = pytest.mark.parametrize("report", (WHOLE, ON_CEPH), ids=("whole", "ceph"))
+
+
+def published(report):
+    """Results and goals."""
+    results = json.loads((FOLDER / report.figures).read_text())
+    return results, report.lines(results)
 
 
 def test_what_two_processors_cannot_decide_is_not_judged():
-    reported = {line.goal for line in FOUND if line.verdict == "reported"}
+    found = published(WHOLE)[1]
+    reported = {line.goal for line in found if line.verdict == "reported"}
     assert reported == {
         "4 KiB random read, depth 1: IOThread CPU per I/O",
         "2 queues on 2 IOThreads: IOThread CPU per I/O",
@@ -25,27 +34,48 @@ def test_what_two_processors_cannot_decide_is_not_judged():
         "proxy on a file, O_DIRECT, io_uring, 4 KiB random read, depth 32",
         "Linux guest under TCG, fio 4 KiB, depth 32: IOThread CPU per I/O",
     }
-    assert all(bool(line.bound) == (line.must is None) for line in FOUND)
+    assert all(bool(line.bound) == (line.must is None) for line in found)
 
 
-@pytest.mark.parametrize(
-    "document, make", (("README.md", documents.summary), ("docs/performance/README.md", documents.performance))
-)
-def test_documents_follow_the_results(document, make):
-    text = (REPO / document).read_text()
-    assert documents.replaced(text, make(RESULTS, FOUND)) == text, "run scripts/bench --render"
+@REPORTS
+def test_documents_follow_the_results(report):
+    results, found = published(report)
+    for document, make in report.documents.items():
+        text = (REPO / document).read_text()
+        assert documents.replaced(text, make(results, found)) == text, "run scripts/bench --render"
 
 
-def test_page_follows_the_results():
-    assert (FOLDER / "index.html").read_text() == page(RESULTS, FOUND), "run scripts/bench --render"
+@REPORTS
+def test_page_follows_the_results(report):
+    assert (FOLDER / report.page).read_text() == report.make_page(*published(report)), "run scripts/bench --render"
 
 
-def test_what_was_not_measured_can_be_written():
-    nothing = {**RESULTS, "figures": {}, "syscalls": {}, "file": None}
-    found = goals.lines(nothing)
+@REPORTS
+def test_what_was_not_measured_can_be_written(report):
+    results, _ = published(report)
+    nothing = {**results, "figures": {}, "syscalls": {}, "file": None, "idle": None}
+    found = report.lines(nothing)
     assert {line.verdict for line in found[:6]} == {"not measured"}
-    assert documents.performance(nothing, found)
-    assert documents.summary(nothing, found)
+    assert report.make_page(nothing, found)
+    for make in report.documents.values():
+        assert make(nothing, found)
+
+
+def test_on_ceph_the_osd_is_in_no_sum():
+    """What is compared is QEMU, and QEMU with the proxy."""
+
+    def thread(process, name, cpu):
+        use = {"voluntary-switches-per-io": 0, "involuntary-switches-per-io": 0}
+        return {"process": process, "thread": name, "cpu-us-per-io": cpu, **use}
+
+    def row(*threads):
+        report = {"iops": 1, "mb-per-s": 1, "latency-us": {"p50": 1}, "threads": [*threads, thread("osd", "tp_osd_tp", 1000)]}
+        return {"randread-4k-qd32": medians([figures(report)])}
+
+    librbd = row(thread("qemu", "IO io0", 4), thread("qemu", "msgr-worker-0", 16))
+    ours = row(thread("qemu", "IO io0", 3), thread("qemu", "qemu-system-x86", 1), thread("server", "loop-0", 20))
+    found = ceph_lines({"figures": {"virtio-blk-rbd": librbd, "cloudblk-rbd": ours}, "syscalls": {}})
+    assert [line.value for line in found[:3]] == [0.2, 1.2, 1]
 
 
 def test_labels_are_inside_their_plot():

@@ -6,6 +6,7 @@ import pytest
 from tests.support.paths import stock_qemu
 
 from .measure import is_iothread, run
+from .rbd import OURS, PEER, Cluster
 from .rows import ROWS, Setup, started
 
 SMALL = ("--range", "2M", "--verify")
@@ -30,6 +31,17 @@ def test_wrong_content_is_noticed(beside):
 def test_content_of_cloudblk(pattern):
     report = run_row("cloudblk", "--pattern", pattern, "--count", "640", *SMALL)
     assert report["verified-reads"] >= 512  # the range was read back
+
+
+def test_content_on_a_ceph_cluster():
+    """The OSD's threads are told apart, and the images are not the same."""
+    rows = [ROWS[OURS], ROWS[PEER]]
+    with Cluster() as cluster, started(rows, Setup(stock_qemu("10.0"), cluster=cluster)) as running:
+        for each in running.values():
+            report = run(each, "--pattern", "randrw", "--count", "640", *SMALL)
+            assert report["verified-reads"] >= 512
+            assert {"qemu", "osd"} <= {thread["process"] for thread in report["threads"]}
+        assert cluster.get().used("image-0") and cluster.get().used("image-1")
 
 
 def test_content_beside_writes():
