@@ -16,12 +16,20 @@ namespace {
 
 // Bytes that one BLOCK_STATUS looks at: a thousand objects.
 constexpr uint64_t kMostLookedAt = uint64_t{4} << 30;
+// Bytes of neighbours that librbd has as one: what a client may have under way at once should still
+// be several.
+constexpr uint64_t kMostJoined = 1 << 20;
 // What ends an iteration early.
 constexpr int kEnough = -ECANCELED;
 
+bool MovesData(Operation kind) { return kind == Operation::kRead || kind == Operation::kWrite; }
+
 }  // namespace
 
-RbdQueue::Task::~Task() { std::free(data); }
+RbdQueue::Task::~Task() {
+  if (!owns_data) return;
+  for (const iovec& piece : data) std::free(piece.iov_base);
+}
 
 RbdQueue::RbdQueue(Rbd* rbd, LoopContext* context)
     : rbd_(rbd), context_(context), image_(rbd->Join(this)) {}
@@ -49,9 +57,15 @@ bool RbdQueue::Submit(IoOp* op) {
     rbd_->Drop(std::exchange(image_, rbd_->image()));
     is_given_up_ = false;
   }
+  if (Join(op)) return false;
+  BeginPending();
   Task* const task = NewTask(op);
-  const int error = is_given_up_ ? -ESHUTDOWN : Begin(task);
-  if (error != 0) EndCall(task, error);
+  if (is_given_up_) {
+    EndCall(task, -ESHUTDOWN);
+  } else {
+    pending_ = task;
+    if (task->data.empty()) BeginPending();
+  }
   return false;
 }
 
@@ -60,30 +74,69 @@ RbdQueue::Task* RbdQueue::NewTask(IoOp* op) {
   Task* const task = tasks_.emplace_back(std::move(spare_.back())).get();
   spare_.pop_back();
   task->queue = this;
-  task->op = op;
+  task->op = task->last = op;
+  op->next = nullptr;
   task->index = tasks_.size() - 1;
   task->state.store(Task::kUnderWay, std::memory_order_relaxed);
   task->calls.store(1, std::memory_order_relaxed);
   task->result.store(0, std::memory_order_relaxed);
   task->flushing = false;
+  task->data.clear();
+  task->length = 0;
+  task->reads = op->kind == Operation::kRead;
+  if (MovesData(op->kind)) {
+    task->data.push_back({op->buffer.data, op->length});
+    task->length = op->length;
+  }
   return task;
 }
 
-int RbdQueue::Begin(Task* task) {
-  IoOp* const op = task->op;
-  if (op->kind == Operation::kFlush) return BeginFlush(task);
-  if (op->kind == Operation::kBlockStatus) {
-    rbd_->RunQuery([this, task] { EndCall(task, FindExtents(task->op)); });
-    return 0;
+// What costs is librbd's operation, and less its bytes.
+bool RbdQueue::Join(IoOp* op) {
+  if (pending_ == nullptr || !MovesData(op->kind)) return false;
+  Task* const task = pending_;
+  const IoOp& first = *task->op;
+  if (op->kind != first.kind || op->fua != first.fua || op->offset != first.offset + task->length ||
+      task->length + op->length > kMostJoined) {
+    return false;
   }
-  if (HasRanges(op->kind)) return BeginRanges(task);
+  op->next = nullptr;
+  task->last = task->last->next = op;
+  task->data.push_back({op->buffer.data, op->length});
+  task->length += op->length;
+  return true;
+}
+
+void RbdQueue::BeginPending() {
+  if (pending_ == nullptr) return;
+  Task* const task = std::exchange(pending_, nullptr);
+  const int error = Begin(task);
+  if (error != 0) EndCall(task, error);
+}
+
+int RbdQueue::Begin(Task* task) {
+  const Operation kind = task->op->kind;
+  if (MovesData(kind)) return BeginData(task);
+  if (HasRanges(kind)) return BeginRanges(task);
+  if (kind == Operation::kFlush) return BeginFlush(task);
+  rbd_->RunQuery([this, task] { EndCall(task, FindExtents(task->op)); });
+  return 0;
+}
+
+int RbdQueue::BeginData(Task* task) {
   rbd_completion_t completion = nullptr;
   int error = rbd_aio_create_completion(task, OnDone, &completion);
   if (error < 0) return error;
-  auto* const data = reinterpret_cast<char*>(op->buffer.data);
-  error = op->kind == Operation::kRead
-              ? rbd_aio_read(image_->handle(), op->offset, op->length, data, completion)
-              : rbd_aio_write(image_->handle(), op->offset, op->length, data, completion);
+  const uint64_t offset = task->op->offset;
+  const auto& data = task->data;
+  if (data.size() == 1) {
+    auto* const bytes = static_cast<char*>(data.front().iov_base);
+    error = task->reads ? rbd_aio_read(image_->handle(), offset, task->length, bytes, completion)
+                        : rbd_aio_write(image_->handle(), offset, task->length, bytes, completion);
+  } else {
+    const auto call = task->reads ? rbd_aio_readv : rbd_aio_writev;
+    error = call(image_->handle(), data.data(), static_cast<int>(data.size()), offset, completion);
+  }
   if (error < 0) rbd_aio_release(completion);
   return error < 0 ? error : 0;
 }
@@ -148,7 +201,10 @@ int RbdQueue::BeginFlush(Task* task) {
 void RbdQueue::OnDone(rbd_completion_t completion, void* arg) {
   const int64_t result = rbd_aio_get_return_value(completion);
   rbd_aio_release(completion);
-  EndCall(static_cast<Task*>(arg), result);
+  auto* const task = static_cast<Task*>(arg);
+  // Of an image that has become smaller librbd reads less, and the buffer is somebody else's data.
+  const bool is_short = task->reads && result >= 0 && static_cast<uint64_t>(result) < task->length;
+  EndCall(task, is_short ? -EIO : result);
 }
 
 void RbdQueue::EndCall(Task* task, int64_t result) {
@@ -183,9 +239,9 @@ void RbdQueue::TakeCompleted() {
 }
 
 void RbdQueue::Finish(Task* task) {
-  IoOp* const op = task->op;
-  op->result = task->result.load(std::memory_order_relaxed);
-  if (op->result == 0 && op->fua && !task->flushing && !is_given_up_) {
+  const IoOp& first = *task->op;
+  const int result = task->result.load(std::memory_order_relaxed);
+  if (result == 0 && first.fua && !task->flushing && !is_given_up_) {
     task->flushing = true;
     task->calls.store(1, std::memory_order_relaxed);
     task->state.store(Task::kUnderWay, std::memory_order_relaxed);
@@ -193,24 +249,42 @@ void RbdQueue::Finish(Task* task) {
     if (error != 0) EndCall(task, error);
     return;
   }
-  const bool flushed = op->kind == Operation::kFlush || task->flushing;
-  spare_.push_back(Remove(task));
-  if (op->result == -ESHUTDOWN || is_given_up_) {
+  const bool flushed = first.kind == Operation::kFlush || task->flushing;
+  const bool joined = task->op != task->last;
+  IoOp* next = task->op;
+  spare_.push_back(Remove(task->index));
+  while (next != nullptr) {
+    IoOp* const op = std::exchange(next, next->next);
+    if (joined && result != 0 && !is_given_up_) {
+      // Whose fault it is shows where each is alone.
+      Task* const alone = NewTask(op);
+      const int error = Begin(alone);
+      if (error != 0) EndCall(alone, error);
+    } else {
+      FinishOp(op, result, flushed);
+    }
+  }
+}
+
+void RbdQueue::FinishOp(IoOp* op, int result, bool flushed) {
+  op->result = result;
+  if (result == -ESHUTDOWN || is_given_up_) {
     rbd_->NoteBlocklisted(image_.get());
     op->result = IoOp::kLost;
-  } else if (op->result != 0) {
-    rbd_->LogFirst(-op->result, *op);
-    if (flushed) rbd_->NoteFlushFailed(op->result);
+  } else if (result != 0) {
+    rbd_->LogFirst(-result, *op);
+    if (flushed) rbd_->NoteFlushFailed(result);
   }
   if (flushed && op->result == 0 && op->generation != rbd_->generation()) op->result = -EIO;
   op->sink->OnIoDone(op);
 }
 
-std::unique_ptr<RbdQueue::Task> RbdQueue::Remove(Task* task) {
-  const size_t index = task->index;
-  std::swap(tasks_[index], tasks_.back());
-  tasks_[index]->index = index;
-  std::unique_ptr<Task> removed = std::move(tasks_.back());
+std::unique_ptr<RbdQueue::Task> RbdQueue::Remove(size_t index) {
+  std::unique_ptr<Task> removed = std::move(tasks_[index]);
+  if (index != tasks_.size() - 1) {
+    tasks_[index] = std::move(tasks_.back());
+    tasks_[index]->index = index;
+  }
   tasks_.pop_back();
   return removed;
 }
@@ -223,27 +297,33 @@ void RbdQueue::PostGiveUp(const RbdImage* image) {
 
 void RbdQueue::GiveUp() {
   is_given_up_ = true;
+  if (pending_ != nullptr) EndCall(std::exchange(pending_, nullptr), -ESHUTDOWN);
   IoOp* lost = nullptr;
   size_t count = 0;
   for (size_t i = tasks_.size(); i-- > 0;) {
     Task* const task = tasks_[i].get();
-    IoOp* const op = task->op;
+    IoOp* next = task->op;
     // A thread of ours is at it, and the library does not keep what that asks.
-    if (op->kind == Operation::kBlockStatus) continue;
+    if (next->kind == Operation::kBlockStatus) continue;
     auto state = Task::kUnderWay;
     // Where librbd owns the data from now on, it must not be used again before it has let go.
-    task->data = op->buffer.data;
+    task->owns_data = true;
     if (!task->state.compare_exchange_strong(state, Task::kGivenUp)) {
-      task->data = nullptr;
+      task->owns_data = false;
       continue;
     }
-    context_->buffers().GiveAway(&op->buffer);
-    // Its last call frees it.
-    [[maybe_unused]] const Task* const disowned = Remove(task).release();
-    op->data = nullptr;
-    op->result = IoOp::kLost;
-    op->next = std::exchange(lost, op);
-    ++count;
+    // Its last call frees it, and may have done so.
+    [[maybe_unused]] const Task* const disowned = Remove(i).release();
+    while (next != nullptr) {
+      IoOp* const op = std::exchange(next, next->next);
+      if (MovesData(op->kind)) {
+        context_->buffers().GiveAway(&op->buffer);
+        op->data = nullptr;
+      }
+      op->result = IoOp::kLost;
+      op->next = std::exchange(lost, op);
+      ++count;
+    }
   }
   if (count != 0) rbd_->LogGivenUp(count);
   while (lost != nullptr) {

@@ -6,6 +6,7 @@
 #define CLOUDBLK_PROXY_BACKENDS_RBD_QUEUE_H_
 
 #include <rbd/librbd.h>
+#include <sys/uio.h>
 
 #include <atomic>
 #include <cstddef>
@@ -29,26 +30,31 @@ class RbdQueue final : public BackendQueue {
   ~RbdQueue() override;
 
   bool Submit(IoOp* op) override;
-  void Kick() override {}
+  void Kick() override { BeginPending(); }
 
   // Any thread: `image` is of no more use. What is under way there is lost, soon.
   void PostGiveUp(const RbdImage* image);
 
  private:
-  // What librbd knows of an operation. librbd 16 may keep an operation for ever once the cluster
-  // has shut this client out, so that this one can outlive the operation, with its data.
+  // What librbd knows of an operation, or of READs or WRITEs that are neighbours and for it one.
+  // librbd 16 may keep them for ever once the cluster has shut this client out, so that this one
+  // can outlive the operations, with their data.
   struct Task {
     enum State : uint8_t { kUnderWay, kEnded, kGivenUp };
 
-    RbdQueue* queue = nullptr;  // none of these three once it is given up
-    IoOp* op = nullptr;
+    RbdQueue* queue = nullptr;  // none of these four once it is given up
+    IoOp* op = nullptr;         // the first one; linked by `next`
+    IoOp* last = nullptr;
     size_t index = 0;  // in tasks_
     std::atomic<State> state{kUnderWay};
     std::atomic<uint32_t> calls{0};  // of librbd, that have not ended
     std::atomic<int> result{0};      // 0, or the first -errno
     bool flushing = false;           // what it has written
     Task* next = nullptr;
-    uint8_t* data = nullptr;  // what is freed with it
+    std::vector<iovec> data;  // READ, WRITE: which librbd looks at until the end
+    uint64_t length = 0;      // bytes of it
+    bool reads = false;
+    bool owns_data = false;
     ~Task();
   };
 
@@ -56,24 +62,30 @@ class RbdQueue final : public BackendQueue {
 
   // What is begun belongs to librbd's thread at once. Returns 0, or -errno if nothing was begun.
   int Begin(Task* task);
+  int BeginData(Task* task);
   int BeginRanges(Task* task);
   int BeginRange(Task* task, const Range& range);
   int BeginFlush(Task* task);
   int FindExtents(IoOp* op) const;
   Task* NewTask(IoOp* op);
+  // Makes the operation a part of the one before. False: it is no neighbour.
+  bool Join(IoOp* op);
+  void BeginPending();
   // One of its calls has ended, or was not made. Any thread.
   static void EndCall(Task* task, int64_t result);
   void Add(Task* task);
   void TakeCompleted();
   void Finish(Task* task);
+  void FinishOp(IoOp* op, int result, bool flushed);
   // Takes it off tasks_.
-  std::unique_ptr<Task> Remove(Task* task);
+  std::unique_ptr<Task> Remove(size_t index);
   void GiveUp();
 
   Rbd* const rbd_;
   LoopContext* const context_;
   std::shared_ptr<RbdImage> image_;
   bool is_given_up_ = false;                  // image_
+  Task* pending_ = nullptr;                   // not begun, as neighbours may come
   std::vector<std::unique_ptr<Task>> tasks_;  // under way
   std::vector<std::unique_ptr<Task>> spare_;
   std::atomic<Task*> completed_{nullptr};  // linked by `next`, the last one first

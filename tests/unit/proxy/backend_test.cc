@@ -50,6 +50,7 @@ class BackendTest : public testing::TestWithParam<Kind> {
 };
 
 class FileTest : public BackendTest {};
+class CephTest : public BackendTest {};
 
 TEST_P(BackendTest, TellsItsGeometry) {
   const Geometry& geometry = storage_.backend().geometry();
@@ -122,6 +123,36 @@ TEST_P(BackendTest, CarriesOutManyAtOnce) {
     std::vector<uint8_t> read;
     ASSERT_EQ(storage_.Read(i * 4096, 4096, &read), 0);
     EXPECT_EQ(read, Pattern(4096, static_cast<uint32_t>(i)));
+  }
+}
+
+// What is one for the storage is still several for who asked.
+TEST_P(BackendTest, CarriesOutNeighboursAtOnce) {
+  constexpr uint32_t kLength = 48 << 10;
+  constexpr size_t kCount = 50;
+  const std::vector<uint8_t> whole = Pattern(kLength * kCount, 9);
+  for (const Operation kind : {Operation::kWrite, Operation::kRead}) {
+    std::vector<IoOp> ops(kCount);
+    for (size_t i = 0; i < kCount; ++i) {
+      IoOp& op = ops[i];
+      op.kind = kind;
+      op.offset = 4096 + i * kLength;
+      op.length = kLength;
+      op.fua = kind == Operation::kWrite && i % 10 == 3;
+      if (kind == Operation::kWrite) {
+        op.buffer = storage_.context().buffers().Get(kLength);
+        memcpy(op.buffer.data, &whole[i * kLength], kLength);
+      }
+      storage_.Start(&op);
+    }
+    storage_.Wait();
+    for (size_t i = 0; i < kCount; ++i) {
+      ASSERT_EQ(ops[i].result, 0) << i;
+      if (kind == Operation::kRead) {
+        ASSERT_EQ(memcmp(ops[i].data, &whole[i * kLength], kLength), 0) << i;
+      }
+      storage_.context().buffers().Put(&ops[i].buffer);
+    }
   }
 }
 
@@ -311,7 +342,28 @@ INSTANTIATE_TEST_SUITE_P(Memory, BackendTest, testing::Values(Kind{"Memory", Whe
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(File, BackendTest, testing::ValuesIn(kFiles), NameOf);
 INSTANTIATE_TEST_SUITE_P(Remote, BackendTest, testing::ValuesIn(kRemotes), NameOf);
+// What is beyond the image's end fails, and its neighbours do not.
+TEST_P(CephTest, OneOfSeveralNeighboursFailsAlone) {
+  const std::vector<uint8_t> written = Pattern(8192, 1);
+  ASSERT_EQ(storage_.Write(kSize - 8192, written), 0);
+  IoOp ops[3];
+  for (size_t i = 0; i < 3; ++i) {
+    ops[i].kind = Operation::kRead;
+    ops[i].offset = kSize - 8192 + i * 4096;
+    ops[i].length = 4096;
+    storage_.Start(&ops[i]);
+  }
+  storage_.Wait();
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(ops[i].result, 0) << i;
+    EXPECT_EQ(memcmp(ops[i].data, &written[i * 4096], 4096), 0) << i;
+  }
+  EXPECT_NE(ops[2].result, 0);
+  for (IoOp& op : ops) storage_.context().buffers().Put(&op.buffer);
+}
+
 INSTANTIATE_TEST_SUITE_P(Ceph, BackendTest, testing::ValuesIn(CephKinds()), NameOf);
+INSTANTIATE_TEST_SUITE_P(Ceph, CephTest, testing::ValuesIn(CephKinds()), NameOf);
 INSTANTIATE_TEST_SUITE_P(File, FileTest, testing::ValuesIn(kFiles), NameOf);
 
 // --- Opening -------------------------------------------------------------------------------------
