@@ -16,6 +16,7 @@ target_compile_definitions(proxy_backend_test PRIVATE
 
 cloudblk_test(proxy_remote_test
   SOURCES
+    proxy/remote_status_test.cc
     proxy/remote_test.cc
   LIBS cloudblk_proxy_lib
 )
