@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "block/nbd_extents.h"
 #include "block/ranges.h"
 #include "block/sg_list.h"
 
@@ -42,7 +43,7 @@ nbd::Command CommandOf(Operation operation) {
     case Operation::kWriteZeroes:
       return nbd::Command::kWriteZeroes;
     case Operation::kBlockStatus:
-      break;
+      return nbd::Command::kBlockStatus;
   }
   return nbd::Command::kFlush;
 }
@@ -65,6 +66,9 @@ nbd::Request RequestOf(const Piece& piece, const Limits& limits, bool fua) {
                  }
                  return true;
                });
+  } else if (request.operation == Operation::kBlockStatus) [[unlikely]] {
+    message.offset = request.ranges.front().offset;
+    message.length = NbdExtents::AskedBy(piece);
   } else if (request.operation != Operation::kFlush) {
     message.offset = request.offset + piece.begin;
     message.length = static_cast<uint32_t>(piece.length());
@@ -97,6 +101,9 @@ size_t NbdCodec::Append(std::span<Piece*> pieces, Outbox* outbox) {
       append_headers();
       outbox->Append(SgCursor(piece->request->iov, piece->begin), piece->length());
       end += piece->length();
+    } else if (piece->request->operation == Operation::kBlockStatus) [[unlikely]] {
+      // Its answer comes in one part.
+      piece->coverage.Reset(NbdExtents::AskedBy(*piece));
     }
     piece->stream_end = end;
   }
@@ -244,6 +251,7 @@ bool NbdCodec::OnOpened() {
     return refuse(ENOTSUP, "its export takes less than a block at a time");
   }
   receiver_.set_structured(negotiation_.structured());
+  receiver_.SetAllocation(negotiation_.allocation(), block);
   fua_ = has(nbd::ExportFlag::kFua);
   volume_.size = RoundDown(size, block);
   volume_.logical_block_size = block;
@@ -268,12 +276,14 @@ bool NbdCodec::OnOpened() {
   limits_.credit_requests = kCreditRequests;
   limits_.credit_bytes = kCreditBytes;
   limits_.flush = has(nbd::ExportFlag::kFlush);
+  limits_.block_status = negotiation_.allocation().has_value();
   limits_.batch_pieces = kBatchPieces;
   limits_.batch_payload = UINT64_MAX;
   limits_.batch_overhead = (kCreditRequests + 3) * nbd::kRequestSize;
   limits_.piece_overhead = nbd::kRequestSize;
   capabilities_ = {.several_channels = has(nbd::ExportFlag::kMultiConn),
                    .move = true,
+                   .block_status = limits_.block_status,
                    .flush = has(nbd::ExportFlag::kFlush),
                    .fences = false,
                    .generation = false};

@@ -96,10 +96,13 @@ bool NbdNegotiation::OnFlags(uint16_t flags, Outbox* outbox, Failure* failure) {
 }
 
 void NbdNegotiation::SendOption(nbd::Option option, Outbox* outbox) {
-  const size_t length = option == nbd::Option::kGo ? nbd::GoSize(name_) : 0;
+  const bool go = option == nbd::Option::kGo;
+  const bool context = option == nbd::Option::kSetMetaContext;
+  const size_t length = go ? nbd::GoSize(name_) : context ? nbd::SetMetaContextSize(name_) : 0;
   uint8_t* const out = outbox->Reserve(nbd::kOptionSize + length);
   nbd::EncodeOption(option, static_cast<uint32_t>(length), out);
-  if (option == nbd::Option::kGo) nbd::EncodeGo(name_, out + nbd::kOptionSize);
+  if (go) nbd::EncodeGo(name_, out + nbd::kOptionSize);
+  if (context) nbd::EncodeSetMetaContext(name_, out + nbd::kOptionSize);
   outbox->Append(out, nbd::kOptionSize + length);
   option_ = option;
   step_ = Step::kReply;
@@ -120,29 +123,46 @@ bool NbdNegotiation::OnReply(std::span<const uint8_t> message, Outbox* outbox, F
 
 bool NbdNegotiation::OnReplyData(std::span<const uint8_t> data, Outbox* outbox, Failure* failure) {
   step_ = Step::kReply;
-  const bool asks_structured = option_ == nbd::Option::kStructuredReply;
+  const bool goes = option_ == nbd::Option::kGo;
   if (reply_.type == nbd::OptionReply::kAck) {
     if (!data.empty()) return Violation("an ACK with data", failure);
-    if (asks_structured) {
-      structured_ = true;
-      SendOption(nbd::Option::kGo, outbox);
-      return true;
-    }
+    if (!goes) return OnChosen(false, outbox);
     if (!has_export_) return Violation("GO without the export's size", failure);
     step_ = Step::kDone;
     return true;
   }
   if ((reply_.type & nbd::OptionReply::kError) != 0) {
-    // Whatever is wrong with structured replies, simple ones do; a server that wants TLS says so
-    // again.
-    if (!asks_structured) return OnRefused(TextOf(data), failure);
-    SendOption(nbd::Option::kGo, outbox);
+    return goes ? OnRefused(TextOf(data), failure) : OnChosen(true, outbox);
+  }
+  if (goes && reply_.type == nbd::OptionReply::kInfo) return OnInfo(data, failure);
+  if (option_ == nbd::Option::kSetMetaContext && reply_.type == nbd::OptionReply::kMetaContext) {
+    return OnMetaContext(data, failure);
+  }
+  return Violation("an unknown reply to an option", failure);
+}
+
+// Whatever is wrong with structured replies, simple ones do, and who does not tell where there is
+// data is not asked; a server that wants TLS says so again.
+bool NbdNegotiation::OnChosen(bool refused, Outbox* outbox) {
+  if (option_ == nbd::Option::kStructuredReply && !refused) {
+    structured_ = true;
+    SendOption(nbd::Option::kSetMetaContext, outbox);
     return true;
   }
-  if (asks_structured || reply_.type != nbd::OptionReply::kInfo) {
-    return Violation("an unknown reply to an option", failure);
+  // What it has said of a context before it refused does not hold.
+  if (refused) allocation_.reset();
+  SendOption(nbd::Option::kGo, outbox);
+  return true;
+}
+
+bool NbdNegotiation::OnMetaContext(std::span<const uint8_t> data, Failure* failure) {
+  if (data.size() < nbd::kContextIdSize) return Violation("a context without its id", failure);
+  if (TextOf(data.subspan(nbd::kContextIdSize)) != nbd::kAllocation) {
+    return Violation("a context that was not asked for", failure);
   }
-  return OnInfo(data, failure);
+  if (allocation_.has_value()) return Violation("a context that came before", failure);
+  allocation_ = nbd::Load32(data.data());
+  return true;
 }
 
 bool NbdNegotiation::OnInfo(std::span<const uint8_t> data, Failure* failure) {

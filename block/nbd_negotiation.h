@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,8 +17,8 @@
 
 namespace cloudblk {
 
-// The server speaks first. Then one option after the other is answered: STRUCTURED_REPLY, which it
-// may refuse, and GO.
+// The server speaks first. Then one option after the other is answered: STRUCTURED_REPLY and, where
+// it takes that, SET_META_CONTEXT, both of which it may refuse, and GO.
 class NbdNegotiation {
  public:
   // The longest message of a server.
@@ -34,6 +35,8 @@ class NbdNegotiation {
 
   // Precondition, of all: done.
   bool structured() const { return structured_; }
+  // The id of nbd::kAllocation; none: the server does not tell where there is data.
+  const std::optional<uint32_t>& allocation() const { return allocation_; }
   const nbd::ExportInfo& export_info() const { return export_; }
   // Where the server names none: those of the NBD protocol.
   const nbd::BlockSizes& block_sizes() const { return sizes_; }
@@ -45,6 +48,9 @@ class NbdNegotiation {
   bool OnFlags(uint16_t flags, Outbox* outbox, Failure* failure);
   bool OnReply(std::span<const uint8_t> message, Outbox* outbox, Failure* failure);
   bool OnReplyData(std::span<const uint8_t> data, Outbox* outbox, Failure* failure);
+  // The server has said all, or will not, of an option that is not GO.
+  bool OnChosen(bool refused, Outbox* outbox);
+  bool OnMetaContext(std::span<const uint8_t> data, Failure* failure);
   bool OnInfo(std::span<const uint8_t> data, Failure* failure);
   bool OnRefused(std::string_view text, Failure* failure);
   void SendOption(nbd::Option option, Outbox* outbox);
@@ -57,6 +63,7 @@ class NbdNegotiation {
   uint32_t infos_ = 0;
   bool has_export_ = false;
   bool structured_ = false;
+  std::optional<uint32_t> allocation_;
   nbd::ExportInfo export_;
   nbd::BlockSizes sizes_{1, 4096, nbd::kDefaultMaxPayload};
 };

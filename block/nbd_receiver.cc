@@ -114,8 +114,10 @@ bool NbdReceiver::Parse(RequestQueue* queue, const Outbox& outbox) {
       good = ParseHeader(queue, outbox);
     } else if (phase_ == Phase::kChunkHead) {
       good = ParseChunkHead(queue);
-    } else {
+    } else if (phase_ == Phase::kData) [[likely]] {
       good = StoreStaged(queue);
+    } else {
+      good = ParseExtents(queue);
     }
     if (!good || (available() == before && phase_ == phase)) return good;
   }
@@ -151,7 +153,12 @@ bool NbdReceiver::ParseSimple(RequestQueue* queue, const Outbox& outbox) {
   Piece* const piece = FindSent(reply.cookie, queue, outbox);
   if (piece == nullptr) return false;
   was_large_ = false;
-  if (piece->request->operation != Operation::kRead) return FinishPiece(piece, error, queue);
+  if (piece->request->operation != Operation::kRead) {
+    if (error == 0 && piece->request->operation == Operation::kBlockStatus) [[unlikely]] {
+      return Violation("a simple reply to a BLOCK_STATUS");
+    }
+    return FinishPiece(piece, error, queue);
+  }
   if (structured_) return Violation("a simple reply to a READ");
   if (error != 0) return FinishPiece(piece, error, queue);
   queue->BeginAnswer(piece);
@@ -180,6 +187,10 @@ bool NbdReceiver::ParseChunk(RequestQueue* queue, const Outbox& outbox) {
     fits = length > nbd::kDataChunkHead && !is_own_;
   } else if (chunk_.type == nbd::ChunkType::kOffsetHole) {
     fits = length == nbd::kHoleChunkPayload && !is_own_;
+  } else if (chunk_.type == nbd::ChunkType::kBlockStatus) {
+    const uint32_t list = length - static_cast<uint32_t>(nbd::kContextIdSize);
+    fits = length > nbd::kContextIdSize && list % nbd::kDescriptorSize == 0 &&
+           list / nbd::kDescriptorSize <= nbd::kMaxDescriptors && !is_own_;
   } else {
     return Violation("a chunk of an unknown type");
   }
@@ -189,7 +200,8 @@ bool NbdReceiver::ParseChunk(RequestQueue* queue, const Outbox& outbox) {
 }
 
 size_t NbdReceiver::chunk_head() const {
-  return chunk_.type == nbd::ChunkType::kOffsetData ? nbd::kDataChunkHead : chunk_.length;
+  if (chunk_.type == nbd::ChunkType::kOffsetData) return nbd::kDataChunkHead;
+  return chunk_.type == nbd::ChunkType::kBlockStatus ? nbd::kContextIdSize : chunk_.length;
 }
 
 bool NbdReceiver::ParseChunkHead(RequestQueue* queue) {
@@ -200,6 +212,8 @@ bool NbdReceiver::ParseChunkHead(RequestQueue* queue) {
   phase_ = Phase::kHeader;
   if ((chunk_.type & nbd::ChunkType::kErrorBit) != 0) return OnErrorChunk(head, queue);
   if (chunk_.type == nbd::ChunkType::kNone) return OnDone(queue);
+  if (chunk_.type == nbd::ChunkType::kBlockStatus) [[unlikely]]
+    return StartExtents(head);
   const uint64_t offset = nbd::Load64(head);
   const bool is_data = chunk_.type == nbd::ChunkType::kOffsetData;
   const uint64_t length = is_data ? chunk_.length - nbd::kDataChunkHead : nbd::Load32(head + 8);
@@ -216,6 +230,36 @@ bool NbdReceiver::ParseChunkHead(RequestQueue* queue) {
   queue->NoteStored(piece_, offset - begin + length);
   if (piece_->error == 0) {
     copies_.AddZeros(piece_, queue->Memory(piece_, offset - begin), length);
+  }
+  return !is_done() || OnDone(queue);
+}
+
+bool NbdReceiver::StartExtents(const uint8_t* head) {
+  if (piece_->request->operation != Operation::kBlockStatus) {
+    return Violation("extents that nobody asked for");
+  }
+  if (allocation_ != nbd::Load32(head)) return Violation("extents of an unknown context");
+  if (!piece_->coverage.Add(0, NbdExtents::AskedBy(*piece_))) {
+    return Violation("extents that came before");
+  }
+  was_large_ = false;
+  left_ = chunk_.length - nbd::kContextIdSize;
+  extents_.Begin(*piece_, block_size_);
+  phase_ = Phase::kExtents;
+  return true;
+}
+
+bool NbdReceiver::ParseExtents(RequestQueue* queue) {
+  for (; left_ > 0; left_ -= nbd::kDescriptorSize) {
+    if (available() < nbd::kDescriptorSize) return true;
+    if (!extents_.Add(nbd::DecodeDescriptor(staged()))) {
+      return Violation("extents that are not what was asked about");
+    }
+    head_ += nbd::kDescriptorSize;
+  }
+  phase_ = Phase::kHeader;
+  if (!queue->StoreExtents(piece_, extents_.Finish())) {
+    return Violation("extents that the request has no room for");
   }
   return !is_done() || OnDone(queue);
 }
@@ -240,9 +284,11 @@ bool NbdReceiver::OnErrorChunk(const uint8_t* head, RequestQueue* queue) {
 bool NbdReceiver::OnDone(RequestQueue* queue) {
   if (is_own_) return OnOwn(std::exchange(own_error_, 0));
   Piece* const piece = piece_;
-  const bool reads = piece->request->operation == Operation::kRead;
-  if (reads && piece->error == 0 && !queue->Covered(piece)) {
-    return Violation("a READ whose data has gaps");
+  const Operation operation = piece->request->operation;
+  const bool brings = BringsData(operation);
+  if (brings && piece->error == 0 && !queue->Covered(piece)) {
+    return Violation(operation == Operation::kRead ? "a READ whose data has gaps"
+                                                   : "a BLOCK_STATUS without its extents");
   }
   return FinishPiece(piece, 0, queue);
 }

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "base/transport.h"
 #include "block/bounce.h"
 #include "block/copy_batch.h"
+#include "block/nbd_extents.h"
 #include "block/outbox.h"
 #include "block/request_queue.h"
 #include "block/sg_list.h"
@@ -58,6 +60,11 @@ class NbdReceiver {
   static constexpr uint64_t kOwnReadCookie = UINT64_MAX - 1;
 
   void set_structured(bool structured) { structured_ = structured; }
+  // By which context, if any, the server tells where there is data, and the volume's block size.
+  void SetAllocation(std::optional<uint32_t> context, uint32_t block_size) {
+    allocation_ = context;
+    block_size_ = block_size;
+  }
   // A request of the sink's own is sent under kOwnCookie.
   void ExpectOwn() { expects_own_ = true; }
   // A READ of the sink's own, which the queue does not know, is sent under kOwnReadCookie.
@@ -71,6 +78,7 @@ class NbdReceiver {
     kHeader,
     kChunkHead,  // what stands before the data of a chunk, or is all of it
     kData,       // of a READ
+    kExtents,    // of a BLOCK_STATUS
   };
 
   size_t available() const { return tail_ - head_; }
@@ -93,6 +101,9 @@ class NbdReceiver {
   bool ParseSimple(RequestQueue* queue, const Outbox& outbox);
   bool ParseChunk(RequestQueue* queue, const Outbox& outbox);
   bool ParseChunkHead(RequestQueue* queue);
+  // Of a BLOCK_STATUS: what it begins with, and its descriptors.
+  [[gnu::cold]] bool StartExtents(const uint8_t* head);
+  [[gnu::cold]] bool ParseExtents(RequestQueue* queue);
   bool OnErrorChunk(const uint8_t* head, RequestQueue* queue);
   bool OnDone(RequestQueue* queue);
   // Null: a violation.
@@ -127,9 +138,13 @@ class NbdReceiver {
   Piece* piece_ = nullptr;  // whose reply it is
   SgCursor cursor_;         // kData: where the next byte belongs
   uint64_t at_ = 0;         // and which of the piece's it is
-  uint64_t left_ = 0;       // and how many are still to come
+  uint64_t left_ = 0;       // and how many are still to come; kExtents: likewise
   bool faulted_ = false;    // its memory cannot be touched: the rest is staged
   bool was_large_ = false;  // the last payload: the next one will be too
+
+  std::optional<uint32_t> allocation_;
+  uint32_t block_size_ = 0;  // bytes
+  NbdExtents extents_;       // kExtents
 
   // What goes to requests' memory at the end of Parse, and the pieces that are answered then, with
   // their errors.

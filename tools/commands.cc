@@ -135,10 +135,13 @@ int Export(std::unique_ptr<Client> client, const Options& options) {
 }
 
 int Map(Client* client, const Options& options) {
-  const CloudblkInfo info = client->info();
-  if (!info.block_status) {
+  if (!client->info().block_status) {
     return Fail(Status(ENOTSUP, "this server does not tell where the volume has data"));
   }
+  // Where nobody keeps a volume's holder, who only looks has no connection.
+  const Status ready = client->info().fences ? Status::Ok() : client->Activate();
+  if (!ready.ok()) return Fail(ready);
+  const CloudblkInfo info = client->info();
   const uint64_t offset = std::min(options.offset, info.size_bytes);
   ExtentReader extents(client, offset, offset + std::min(options.length, info.size_bytes - offset));
   Json json = Json::array();

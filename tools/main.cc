@@ -200,7 +200,7 @@ int Main(int argc, char** argv) {
   CLI::App* command = app.get_subcommands().front();
   const std::string name = command->get_name();
   o.client.client_name = ClientName(name);
-  o.client.read_only = command == read || command == exporting ||
+  o.client.read_only = command == read || command == exporting || command == map ||
                        (command == bench && o.bench.pattern.ends_with("read"));
   if (command == discard && o.length == UINT64_MAX) {
     return Fail(Status(EINVAL, "discard needs --length: it says how much to let go"));

@@ -69,6 +69,8 @@ BlockSizes DecodeBlockSizes(const uint8_t* in) {
   return {Load32(in), Load32(in + 4), Load32(in + 8)};
 }
 
+Descriptor DecodeDescriptor(const uint8_t* in) { return {Load32(in), Load32(in + 4)}; }
+
 bool AreValid(const BlockSizes& sizes) {
   constexpr uint32_t kMostMinimum = 64 << 10;
   return std::has_single_bit(sizes.minimum) && sizes.minimum <= kMostMinimum &&
@@ -83,6 +85,18 @@ void EncodeGo(std::string_view name, uint8_t* out) {
   std::ranges::copy(name, out + 4);
   Store16(out + 4 + name.size(), 1);
   Store16(out + 6 + name.size(), InfoType::kBlockSize);
+}
+
+size_t SetMetaContextSize(std::string_view name) {
+  return 4 + name.size() + 4 + 4 + kAllocation.size();
+}
+
+void EncodeSetMetaContext(std::string_view name, uint8_t* out) {
+  Store32(out, static_cast<uint32_t>(name.size()));
+  out = std::ranges::copy(name, out + 4).out;
+  Store32(out, 1);
+  Store32(out + 4, static_cast<uint32_t>(kAllocation.size()));
+  std::ranges::copy(kAllocation, out + 8);
 }
 
 int ErrnoOf(uint32_t error) {

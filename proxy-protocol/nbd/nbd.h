@@ -40,19 +40,26 @@ inline constexpr size_t kDataChunkHead = 8;  // of the payload of kOffsetData, b
 inline constexpr size_t kHoleChunkPayload = 12;
 inline constexpr size_t kErrorChunkHead = 6;  // of the payload of kError, before the text
 inline constexpr size_t kMaxErrorPayload = kErrorChunkHead + kMaxName + 8;
+inline constexpr size_t kContextIdSize = 4;   // of kMetaContext's data, and of kBlockStatus
+inline constexpr size_t kDescriptorSize = 8;  // of kBlockStatus, behind the context's id
+inline constexpr uint32_t kMaxDescriptors = 1 << 20;
+
+// The metadata context that tells where an export has data.
+inline constexpr std::string_view kAllocation = "base:allocation";
 
 // The server's handshake flags, and the client's.
 struct HandshakeFlag {
   enum : uint16_t { kFixedNewstyle = 1, kNoZeroes = 2 };
 };
 
-enum class Option : uint32_t { kAbort = 2, kGo = 7, kStructuredReply = 8 };
+enum class Option : uint32_t { kAbort = 2, kGo = 7, kStructuredReply = 8, kSetMetaContext = 10 };
 
 // Types of the replies to an option; errors have the highest bit.
 struct OptionReply {
   enum : uint32_t {
     kAck = 1,
     kInfo = 3,
+    kMetaContext = 4,
     kError = uint32_t{1} << 31,
     kUnsupported = kError + 1,
     kPolicy = kError + 2,
@@ -92,6 +99,7 @@ enum class Command : uint16_t {
   kFlush = 3,
   kTrim = 4,
   kWriteZeroes = 6,
+  kBlockStatus = 7,
 };
 
 struct CommandFlag {
@@ -107,10 +115,16 @@ struct ChunkType {
     kNone = 0,
     kOffsetData = 1,
     kOffsetHole = 2,
+    kBlockStatus = 5,
     kErrorBit = 1 << 15,
     kError = kErrorBit + 1,
     kErrorOffset = kErrorBit + 2,
   };
+};
+
+// Of a descriptor of kAllocation; others are to be ignored.
+struct StateFlag {
+  enum : uint32_t { kHole = 1 << 0, kZero = 1 << 1 };
 };
 
 struct OptionReplyHeader {
@@ -150,6 +164,12 @@ struct Chunk {
   uint32_t length = 0;  // bytes of payload
 };
 
+// What a number of bytes are, that lie one behind the other.
+struct Descriptor {
+  uint32_t length = 0;  // bytes
+  uint32_t flags = 0;   // StateFlag
+};
+
 uint16_t Load16(const uint8_t* p);
 uint32_t Load32(const uint8_t* p);
 uint64_t Load64(const uint8_t* p);
@@ -167,12 +187,16 @@ bool Decode(const uint8_t* in, SimpleReply* reply);
 bool Decode(const uint8_t* in, Chunk* chunk);
 ExportInfo DecodeExport(const uint8_t* in);      // behind the type
 BlockSizes DecodeBlockSizes(const uint8_t* in);  // behind the type
+Descriptor DecodeDescriptor(const uint8_t* in);
 // Whether these may be.
 bool AreValid(const BlockSizes& sizes);
 
 // The data of a GO for the export, which asks for block sizes too: its size, and what writes it.
 size_t GoSize(std::string_view name);
 void EncodeGo(std::string_view name, uint8_t* out);
+// The same of a SET_META_CONTEXT, which asks for kAllocation of the export.
+size_t SetMetaContextSize(std::string_view name);
+void EncodeSetMetaContext(std::string_view name, uint8_t* out);
 
 // A positive errno for an error of the wire, which is not 0.
 int ErrnoOf(uint32_t error);

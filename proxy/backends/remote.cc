@@ -178,8 +178,9 @@ Status Remote::Describe() {
 Result<std::unique_ptr<BackendQueue>> Remote::Attach(LoopContext& context) {
   std::unique_lock lock(mutex_);
   const auto free = std::ranges::find(queues_, nullptr);
-  RemoteQueue* carrier = free == queues_.end() ? queues_.front() : nullptr;
-  auto queue = std::make_unique<RemoteQueue>(this, &context, carrier);
+  RemoteQueue* const first = queues_.front();
+  RemoteQueue* const carrier = free == queues_.end() ? first : nullptr;
+  auto queue = std::make_unique<RemoteQueue>(this, &context, carrier, first);
   if (carrier != nullptr) return std::unique_ptr<BackendQueue>(std::move(queue));
   *free = queue.get();
   const auto index = static_cast<size_t>(free - queues_.begin());

@@ -70,6 +70,11 @@ class Remote final : public Backend {
   // A FLUSH of a connection that was opened at `generation` was answered.
   void NoteFlushed() { unflushed_before_.store(false, std::memory_order_relaxed); }
   void NoteFlushFailed(uint64_t generation);
+  // Whether it has a channel of the active session, or is about to. On its loop.
+  bool WillServe(RemoteQueue* queue) {
+    std::lock_guard lock(mutex_);
+    return serving_.contains(queue);
+  }
   // Its channel of the active session was taken off its loop.
   void NoteLeft(RemoteQueue* queue);
   // It is about to go.

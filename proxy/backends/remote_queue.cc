@@ -4,6 +4,8 @@
 #include <spdlog/spdlog.h>
 
 #include <cerrno>
+#include <cstring>
+#include <memory>
 #include <utility>
 
 #include "proxy/backends/remote.h"
@@ -33,17 +35,52 @@ void LogOfObserver(CloudblkLogLevel level, const char* message) {
   Log(level == CLOUDBLK_LOG_ERROR ? level : CLOUDBLK_LOG_DEBUG, message);
 }
 
+// As Channel::Submit.
+int SubmitBlockStatus(Channel* channel, IoOp* op, uint32_t flags) {
+  const CloudblkRange range{op->offset, op->extent, 0};
+  const iovec room{op->buffer.data, op->max_extents * sizeof(Extent)};
+  CloudblkRequest request{};
+  request.operation = CLOUDBLK_OP_BLOCK_STATUS;
+  request.flags = flags;
+  request.ranges = &range;
+  request.range_count = 1;
+  request.iov = &room;
+  request.iov_count = 1;
+  request.opaque = op;
+  return channel->Submit(request);
+}
+
+// Turns the `bytes` of the engine's extents in the operation's buffer into ours, in place.
+void TakeExtents(IoOp* op, uint64_t bytes) {
+  static_assert(sizeof(Extent) == sizeof(CloudblkExtent));
+  // The server that is connected now cannot tell.
+  if (op->result == -ENOTSUP) return AnswerAllData(op);
+  if (op->result != 0) return;
+  op->extents = static_cast<uint32_t>(bytes / sizeof(Extent));
+  for (uint32_t i = 0; i < op->extents; ++i) {
+    uint8_t* const at = op->buffer.data + i * sizeof(Extent);
+    CloudblkExtent extent;
+    std::memcpy(&extent, at, sizeof(extent));
+    std::construct_at(reinterpret_cast<Extent*>(at), extent.length,
+                      (extent.flags & CLOUDBLK_EXTENT_HOLE) != 0,
+                      (extent.flags & CLOUDBLK_EXTENT_ZERO) != 0);
+  }
+}
+
 }  // namespace
 
 RemoteQueue::~RemoteQueue() {
   Leave();
-  if (observer_ != nullptr) observer_->Detach();
+  if (observer_ != nullptr) {
+    if (observer_->in_flight() != 0) observer_->Revoke();
+    observer_->Detach();
+  }
   remote_->Forget(this);
 }
 
 void RemoteQueue::Observe(Channel* channel) {
   observer_ = channel;
-  channel->Attach({&context_->loop(), IgnoreCompletions, nullptr, LogOfObserver});
+  channel->Attach({&context_->loop(), OnLooked, this, LogOfObserver});
 }
 
 void RemoteQueue::Serve(const SessionState* state, Channel* channel) {
@@ -120,8 +157,8 @@ bool RemoteQueue::Prepare(IoOp* op) {
     return false;
   }
   if (op->kind == Operation::kBlockStatus) {
-    AnswerAllData(op);
-    return false;
+    op->extents = 0;
+    return true;
   }
   if (op->kind != Operation::kRead) return true;
   op->buffer = context_->buffers().Get(op->length);
@@ -132,25 +169,43 @@ bool RemoteQueue::Prepare(IoOp* op) {
 
 bool RemoteQueue::Start(IoOp* op) {
   if (channel_ == nullptr) {
+    // Who only observes may ask.
+    if (op->kind == Operation::kBlockStatus && !remote_->WillServe(this)) return Look(op);
     waiting_.push_back(op);
     return false;
   }
-  const int result = SubmitRequest(*op);
+  const int result = SubmitRequest(op);
   if (result == kUnderWay) return false;
   op->result = result;
   return true;
 }
 
-int RemoteQueue::SubmitRequest(const IoOp& op) {
-  const iovec data{op.buffer.data, op.length};
+bool RemoteQueue::Look(IoOp* op) {
+  if (observing_ == this) return LookHere(op);
+  observing_->context_->loop().Post([queue = observing_, op] {
+    op->next = nullptr;
+    if (queue->LookHere(op)) PostDone(op);
+  });
+  return false;
+}
+
+bool RemoteQueue::LookHere(IoOp* op) {
+  // Refused where there is nothing to observe (NBD): nobody is connected then.
+  if (observer_ != nullptr && SubmitBlockStatus(observer_, op, 0) == 0) return false;
+  AnswerAllData(op);
+  return true;
+}
+
+int RemoteQueue::SubmitRequest(IoOp* op) {
+  const iovec data{op->buffer.data, op->length};
   CloudblkRequest request{};
-  request.flags = CLOUDBLK_REQUEST_MORE | (op.fua ? CLOUDBLK_REQUEST_FUA : 0);
-  request.offset = op.offset;
-  request.opaque = const_cast<IoOp*>(&op);
-  switch (op.kind) {
+  request.flags = CLOUDBLK_REQUEST_MORE | (op->fua ? CLOUDBLK_REQUEST_FUA : 0);
+  request.offset = op->offset;
+  request.opaque = op;
+  switch (op->kind) {
     case Operation::kRead:
     case Operation::kWrite:
-      request.operation = op.kind == Operation::kRead ? CLOUDBLK_OP_READ : CLOUDBLK_OP_WRITE;
+      request.operation = op->kind == Operation::kRead ? CLOUDBLK_OP_READ : CLOUDBLK_OP_WRITE;
       request.iov = &data;
       request.iov_count = 1;
       break;
@@ -161,10 +216,10 @@ int RemoteQueue::SubmitRequest(const IoOp& op) {
       break;
     case Operation::kDiscard:
     case Operation::kWriteZeroes: {
-      const bool discard = op.kind == Operation::kDiscard;
+      const bool discard = op->kind == Operation::kDiscard;
       request.operation = discard ? CLOUDBLK_OP_DISCARD : CLOUDBLK_OP_WRITE_ZEROES;
       ranges_.clear();
-      for (const Range& range : op.ranges) {
+      for (const Range& range : op->ranges) {
         const uint32_t flags = !discard && range.unmap ? CLOUDBLK_RANGE_UNMAP : 0;
         if (range.length != 0) ranges_.push_back({range.offset, range.length, flags});
       }
@@ -173,8 +228,13 @@ int RemoteQueue::SubmitRequest(const IoOp& op) {
       request.range_count = static_cast<uint32_t>(ranges_.size());
       break;
     }
-    case Operation::kBlockStatus:
-      return -EINVAL;  // Prepare has answered it
+    case Operation::kBlockStatus: {
+      const int error = SubmitBlockStatus(channel_, op, CLOUDBLK_REQUEST_MORE);
+      if (error == 0) return kUnderWay;
+      if (error != -ENOTSUP) return error;
+      AnswerAllData(op);
+      return 0;
+    }
   }
   const int error = channel_->Submit(request);
   return error != 0 ? error : kUnderWay;
@@ -186,17 +246,26 @@ void RemoteQueue::OnComplete(void* opaque, const CloudblkCompletion* done, uint3
   IoOp* elsewhere = nullptr;
   for (uint32_t i = 0; i < count; ++i) {
     IoOp* op = static_cast<IoOp*>(done[i].opaque);
-    self->Finish(op, done[i].result);
-    if (op->context == self->context_) {
-      op->sink->OnIoDone(op);
-    } else {
-      op->next = std::exchange(elsewhere, op);
-    }
+    self->Finish(op, done[i]);
+    self->Tell(op, &elsewhere);
   }
   PostDone(elsewhere);
 }
 
-void RemoteQueue::Finish(IoOp* op, int result) {
+void RemoteQueue::OnLooked(void* opaque, const CloudblkCompletion* done, uint32_t count) {
+  const RemoteQueue* self = static_cast<RemoteQueue*>(opaque);
+  IoOp* elsewhere = nullptr;
+  for (uint32_t i = 0; i < count; ++i) {
+    IoOp* op = static_cast<IoOp*>(done[i].opaque);
+    op->result = done[i].result;
+    TakeExtents(op, done[i].bytes_stored);
+    self->Tell(op, &elsewhere);
+  }
+  PostDone(elsewhere);
+}
+
+void RemoteQueue::Finish(IoOp* op, const CloudblkCompletion& done) {
+  const int result = done.result;
   // Who has it now may have done it otherwise: its client asks, and is told.
   op->result = result == -EIO && state_->revoked() ? IoOp::kLost : result;
   if (op->kind == Operation::kRead) {
@@ -207,6 +276,9 @@ void RemoteQueue::Finish(IoOp* op, int result) {
     if (result == 0) remote_->NoteFlushed();
     if (result == -EIO) remote_->NoteFlushFailed(op->generation);
   } else if (!op->fua) {
+    if (op->kind == Operation::kBlockStatus) [[unlikely]] {
+      TakeExtents(op, done.bytes_stored);
+    }
     return;
   }
   // Writes of before its connection was opened may be lost: it is to be opened anew (SPEC.md 10.3).

@@ -4,6 +4,7 @@
 #ifndef CLOUDBLK_PROXY_BACKENDS_REMOTE_QUEUE_H_
 #define CLOUDBLK_PROXY_BACKENDS_REMOTE_QUEUE_H_
 
+#include <utility>
 #include <vector>
 
 #include "block/session.h"
@@ -17,9 +18,13 @@ class Remote;
 class RemoteQueue final : public BackendQueue {
  public:
   // All outlive the object. `carrier`: whose channel carries the operations, where the server has
-  // room for fewer connections than there are loops; null: it has one of its own.
-  RemoteQueue(Remote* remote, LoopContext* context, RemoteQueue* carrier)
-      : remote_(remote), context_(context), carrier_(carrier != nullptr ? carrier : this) {}
+  // room for fewer connections than there are loops; null: it has one of its own. `observing`:
+  // which is to Observe; null: this one.
+  RemoteQueue(Remote* remote, LoopContext* context, RemoteQueue* carrier, RemoteQueue* observing)
+      : remote_(remote),
+        context_(context),
+        carrier_(carrier != nullptr ? carrier : this),
+        observing_(observing != nullptr ? observing : this) {}
   // On the loop's thread, or after it. Takes its channels off the loop.
   ~RemoteQueue() override;
 
@@ -36,18 +41,32 @@ class RemoteQueue final : public BackendQueue {
 
  private:
   static void OnComplete(void* opaque, const CloudblkCompletion* done, uint32_t count);
-  static void IgnoreCompletions(void*, const CloudblkCompletion*, uint32_t) {}
+  // Of the observer's channel.
+  static void OnLooked(void* opaque, const CloudblkCompletion* done, uint32_t count);
   void Leave();
   // False: it is done already.
   bool Prepare(IoOp* op);
   bool Start(IoOp* op);
   // A result, or kUnderWay.
-  int SubmitRequest(const IoOp& op);
-  void Finish(IoOp* op, int result);
+  int SubmitRequest(IoOp* op);
+  void Finish(IoOp* op, const CloudblkCompletion& done);
+  // It is done: tells its sink, or adds it to those of other loops.
+  void Tell(IoOp* op, IoOp** elsewhere) const {
+    if (op->context == context_) {
+      op->sink->OnIoDone(op);
+    } else {
+      op->next = std::exchange(*elsewhere, op);
+    }
+  }
+  // A BLOCK_STATUS that the observer is asked; LookHere on the observing queue's loop. True: it is
+  // done already.
+  bool Look(IoOp* op);
+  bool LookHere(IoOp* op);
 
   Remote* const remote_;
   LoopContext* const context_;
   RemoteQueue* const carrier_;
+  RemoteQueue* const observing_;
   const SessionState* state_ = nullptr;  // of the session that channel_ is of
   Channel* channel_ = nullptr;
   Channel* observer_ = nullptr;

@@ -15,6 +15,7 @@ def negotiation(structured):
     return (
         b"NBDMAGICIHAVEOPT\0\3"
         + reply(8, 1 if structured else 0x80000001)
+        + (reply(10, 4, struct.pack(">I", 7) + b"base:allocation") + reply(10, 1) if structured else b"")
         + reply(7, 3, struct.pack(">HQH", 0, 1 << 20, 0x16D))
         + reply(7, 3, struct.pack(">HIII", 3, 512, 4096, 1 << 25))
         + reply(7, 1)
@@ -47,6 +48,7 @@ def nbd_seeds():
         + chunk(1, 0, b"", 1)
         + simple(2)
         + chunk(3, 0x8001, struct.pack(">IH", 5, 2) + b"no", 1)
+        + chunk(4, 5, struct.pack(">7I", 7, 4096, 3, 1000, 0, 1 << 31, 2), 1)
     )
     for pace in range(4):
         yield f"simple-{pace}", bytes([pace << 3]) + negotiation(False) + replies

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Any bytes from an NBD server into the client: its negotiation and its replies, with requests in
-// flight. Nothing may be stored outside of a read's memory, and a read that is answered without an
-// error has all of its data.
+// flight. Nothing may be stored outside of a request's memory, a read that is answered without an
+// error has all of its data, and a block status extents of what it asks about.
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -77,6 +77,8 @@ std::string Numbers(std::initializer_list<std::pair<uint64_t, size_t>> values) {
   return bytes;
 }
 
+constexpr uint32_t kContext = 7;
+
 // A whole negotiation, for inputs that begin behind it.
 std::string Negotiated(bool structured) {
   using nbd::OptionReply;
@@ -90,6 +92,10 @@ std::string Negotiated(bool structured) {
   return Numbers({{nbd::kGreetingMagic, 8}, {nbd::kOptionMagic, 8}, {3, 2}}) +
          reply(nbd::Option::kStructuredReply,
                structured ? OptionReply::kAck : OptionReply::kUnsupported, "") +
+         (structured ? reply(nbd::Option::kSetMetaContext, OptionReply::kMetaContext,
+                             Numbers({{kContext, 4}}) + std::string(nbd::kAllocation)) +
+                           reply(nbd::Option::kSetMetaContext, OptionReply::kAck, "")
+                     : "") +
          reply(nbd::Option::kGo, OptionReply::kInfo, Numbers({{0, 2}, {1 << 20, 8}, {0x6d, 2}})) +
          reply(nbd::Option::kGo, OptionReply::kAck, "");
 }
@@ -103,6 +109,20 @@ struct Io {
   int result = 0;
 };
 
+// What a BLOCK_STATUS asks about.
+constexpr CloudblkRange kRange{4096, 65536, 0};
+
+void CheckExtents(const Io& io, uint64_t bytes) {
+  Check(bytes != 0 && bytes % sizeof(CloudblkExtent) == 0);
+  uint64_t left = kRange.length;
+  for (uint64_t at = 0; at < bytes; at += sizeof(CloudblkExtent)) {
+    CloudblkExtent extent;
+    memcpy(&extent, &io.data[at], sizeof(extent));
+    Check(extent.length != 0 && extent.length % 512 == 0 && extent.length <= left);
+    left -= extent.length;
+  }
+}
+
 void Complete(void*, const CloudblkCompletion* done, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) {
     Io* io = static_cast<Io*>(done[i].opaque);
@@ -111,6 +131,9 @@ void Complete(void*, const CloudblkCompletion* done, uint32_t count) {
     Check(done[i].bytes_stored <= io->length);
     Check(io->operation != Operation::kRead || io->result != 0 ||
           done[i].bytes_stored == io->length);
+    if (io->operation == Operation::kBlockStatus && io->result == 0) {
+      CheckExtents(*io, done[i].bytes_stored);
+    }
   }
 }
 
@@ -123,6 +146,10 @@ void Submit(RequestQueue* queue, Io* io) {
   if (io->operation != Operation::kFlush) {
     request.iov = &iov;
     request.iov_count = 1;
+  }
+  if (io->operation == Operation::kBlockStatus) {
+    request.ranges = &kRange;
+    request.range_count = 1;
   }
   request.opaque = io;
   Check(queue->Submit(request) == 0);
@@ -137,14 +164,15 @@ void Run(uint8_t habits, std::string bytes) {
   volume.size = 1 << 20;
   volume.logical_block_size = 512;
   volume.write_cache = true;
-  session.SetVolume(volume, {});
+  session.SetVolume(volume, {.block_status = true});
   RequestQueue queue(&session, 0);
   const Clock clock;
   queue.Attach(&clock, Complete, nullptr);
   std::vector<Io> ios = {{Operation::kRead, 0, 512},
                          {Operation::kRead, 4096, 40960},
                          {Operation::kWrite, 65536, 512},
-                         {Operation::kFlush, 0, 0}};
+                         {Operation::kFlush, 0, 0},
+                         {Operation::kBlockStatus, 0, 4 * sizeof(CloudblkExtent)}};
   for (Io& io : ios) Submit(&queue, &io);
 
   if ((habits & 1) != 0) bytes.insert(0, Negotiated((habits & 2) != 0));

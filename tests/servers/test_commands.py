@@ -2,6 +2,7 @@
 """The cloudblk command line against NBD servers."""
 
 import contextlib
+import json
 import pathlib
 import random
 import socket
@@ -12,7 +13,7 @@ import time
 
 import pytest
 
-from tests.support.nbd_server import Nbdkit, QemuNbd, free_port
+from tests.support.nbd_server import Nbdkit, QemuNbd, ReferenceServer, free_port
 from tests.support.paths import CLIENT
 from tests.support.virtio import poll
 from tests.tools.test_commands import MIB, allocated, as_json, cloudblk, noise, output
@@ -46,6 +47,45 @@ def test_a_discard_gives_room_back(server):
     output("discard", "--length", "8M", server.uri())
     output("flush", server.uri())
     assert allocated(server.path) <= before - 7 * MIB
+
+
+def joined(extents):
+    """(offset, length, hole, zero), neighbours that are alike as one."""
+    found = []
+    for offset, length, hole, zero in extents:
+        if found and found[-1][2:] == (hole, zero):
+            offset, before, _, _ = found.pop()
+            length += before
+        found.append((offset, length, hole, zero))
+    return found
+
+
+def theirs(uri):
+    listed = json.loads(subprocess.check_output(["nbdinfo", "--map", "--json", uri.split("?")[0]]))
+    return joined((e["offset"], e["length"], bool(e["type"] & 1), bool(e["type"] & 2)) for e in listed)
+
+
+def ours(uri, *arguments):
+    return [tuple(extent[k] for k in ("offset", "length", "hole", "zero")) for extent in as_json("map", *arguments, uri)]
+
+
+@pytest.mark.feature("cloudblk map is what nbdinfo --map says")
+def test_where_there_is_data_is_told(server):
+    uri = server.uri()
+    refused = cloudblk("map", uri)
+    if refused.returncode:
+        assert b"does not tell where the volume has data" in refused.stderr
+        assert isinstance(server, ReferenceServer)
+        pytest.skip("this server does not tell")
+    assert ours(uri) == theirs(uri)
+    for i in range(40):
+        output("write", "--offset", str(i * MIB), uri, data=noise(65536, i))
+    output("write", "--no-sparse", "--offset", "50M", uri, data=bytes(MIB))
+    output("flush", uri)
+    found = ours(uri)
+    assert found == theirs(uri)
+    assert sum(not zero for *_, zero in found) >= 40
+    assert ours(uri, "--offset", str(MIB), "--length", "65536") == [(MIB, 65536, False, False)]
 
 
 @pytest.mark.feature("cloudblk bench --verify, 512 bytes to 1 MiB")

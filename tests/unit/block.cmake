@@ -29,6 +29,7 @@ cloudblk_test(block_test
     block/codec_test.cc
     block/fault_test.cc
     block/header_c99.c
+    block/nbd_status_test.cc
     block/nbd_test.cc
     block/outage_test.cc
     block/parts_test.cc

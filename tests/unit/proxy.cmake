@@ -25,6 +25,7 @@ endif()
 
 cloudblk_test(proxy_remote_test
   SOURCES
+    proxy/remote_status_test.cc
     proxy/remote_test.cc
   LIBS cloudblk_proxy_lib
 )

@@ -82,9 +82,17 @@ std::string NbdFakeServer::ErrorChunk(uint16_t flags, uint64_t cookie, uint32_t 
                Numbers({{error, 4}, {text.size(), 2}}) + std::string(text));
 }
 
+std::string NbdFakeServer::StatusChunk(
+    uint16_t flags, uint64_t cookie,
+    const std::vector<std::pair<uint32_t, uint32_t>>& descriptors) {
+  std::string payload = Numbers({{kContext, 4}});
+  for (const auto& [length, state] : descriptors) payload += Numbers({{length, 4}, {state, 4}});
+  return Chunk(flags, nbd::ChunkType::kBlockStatus, cookie, payload);
+}
+
 void NbdFakeServer::OnAccepted() {
   step_ = Step::kFlags;
-  structured_ = false;
+  structured_ = context_ = false;
   if (silent) return;
   const uint16_t handshake = nbd::HandshakeFlag::kFixedNewstyle | nbd::HandshakeFlag::kNoZeroes;
   Send(!greeting.empty()
@@ -120,12 +128,31 @@ bool NbdFakeServer::OnOption() {
     OnGo(data);
     return true;
   }
+  if (option == nbd::Option::kSetMetaContext) {
+    OnSetMetaContext(data);
+    return true;
+  }
   EXPECT_EQ(option, nbd::Option::kStructuredReply);
   EXPECT_EQ(length, 0u);
   structured_ = structured;
   Send(OptionReply(option, structured ? nbd::OptionReply::kAck : nbd::OptionReply::kUnsupported,
                    ""));
   return true;
+}
+
+void NbdFakeServer::OnSetMetaContext(std::string_view data) {
+  EXPECT_TRUE(structured_);
+  const size_t name = Number(data, 0, 4);
+  EXPECT_EQ(data.substr(4 + name), Numbers({{1, 4}, {15, 4}}) + "base:allocation");
+  if (silent) return;
+  Send(before_context);
+  context_ = contexts && context_error == 0;
+  if (contexts) {
+    Send(OptionReply(nbd::Option::kSetMetaContext, nbd::OptionReply::kMetaContext,
+                     Numbers({{kContext, 4}}) + "base:allocation"));
+  }
+  const uint32_t end = context_error != 0 ? context_error : uint32_t{nbd::OptionReply::kAck};
+  Send(OptionReply(nbd::Option::kSetMetaContext, end, ""));
 }
 
 void NbdFakeServer::OnGo(std::string_view data) {
@@ -205,6 +232,12 @@ bool NbdFakeServer::OnRequest() {
       one.request.range_count = 1;
       one.request.length = 0;  // of data
       break;
+    case nbd::Command::kBlockStatus:
+      EXPECT_TRUE(context_);
+      one.request.operation = wire::Operation::kBlockStatus;
+      one.request.extent = one.request.length;
+      one.request.length = wire::kMaxExtents * wire::kExtentSize;
+      break;
     default:
       ADD_FAILURE() << "unknown command " << static_cast<int>(command);
   }
@@ -216,7 +249,10 @@ void NbdFakeServer::SendAnswers(const std::vector<Answered>& answers) {
   for (const Answered& answer : answers) {
     const uint32_t error = ErrorOf(answer.status);
     const bool reads = answer.request.operation == wire::Operation::kRead;
-    if (!structured_ || !reads) {
+    const bool tells = answer.request.operation == wire::Operation::kBlockStatus;
+    if (tells && error == 0) {
+      SendExtents(answer);
+    } else if (!structured_ || !reads) {
       Send(SimpleReply(error, answer.request.tag, error == 0 ? answer.data : std::string()));
     } else if (error != 0) {
       Send(ErrorChunk(nbd::ChunkFlag::kDone, answer.request.tag, error, "says the server"));
@@ -240,6 +276,19 @@ void NbdFakeServer::SendRead(const Answered& answer) {
              ? HoleChunk(0, answer.request.tag, offset, static_cast<uint32_t>(part.size()))
              : DataChunk(0, answer.request.tag, offset, part));
   }
+  Send(Chunk(nbd::ChunkFlag::kDone, nbd::ChunkType::kNone, answer.request.tag, ""));
+}
+
+// The end comes by itself.
+void NbdFakeServer::SendExtents(const Answered& answer) {
+  std::vector<std::pair<uint32_t, uint32_t>> descriptors;
+  for (size_t at = 0; at < answer.data.size(); at += wire::kExtentSize) {
+    wire::Extent extent;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&answer.data[at]);
+    EXPECT_EQ(wire::Decode(std::span(bytes, wire::kExtentSize), &extent), wire::DecodeError::kOk);
+    descriptors.emplace_back(static_cast<uint32_t>(extent.length), extent.flags);
+  }
+  Send(StatusChunk(0, answer.request.tag, descriptors));
   Send(Chunk(nbd::ChunkFlag::kDone, nbd::ChunkType::kNone, answer.request.tag, ""));
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "proxy-protocol/nbd/nbd.h"
@@ -24,13 +25,16 @@ class NbdFakeServer final : public FakeServer {
   // How it negotiates. Change before a client connects.
   bool structured = true;
   bool block_sizes = true;  // tells them
+  bool contexts = true;     // grants base:allocation
   uint16_t flags = nbd::ExportFlag::kHasFlags | nbd::ExportFlag::kFlush | nbd::ExportFlag::kFua |
                    nbd::ExportFlag::kTrim | nbd::ExportFlag::kWriteZeroes |
                    nbd::ExportFlag::kMultiConn;
-  uint64_t export_size = 0;  // bytes; 0: the disk's
-  std::string greeting;      // instead of its own
-  uint32_t go_error = 0;     // the type of its reply to GO
-  std::string before_go;     // bytes that it says before it answers GO
+  uint64_t export_size = 0;    // bytes; 0: the disk's
+  std::string greeting;        // instead of its own
+  uint32_t go_error = 0;       // the type of its reply to GO
+  std::string before_go;       // bytes that it says before it answers GO
+  uint32_t context_error = 0;  // the same of SET_META_CONTEXT, which may follow the context
+  std::string before_context;
 
   uint32_t syncs = 0;  // FLUSH commands
 
@@ -43,19 +47,26 @@ class NbdFakeServer final : public FakeServer {
   static std::string HoleChunk(uint16_t flags, uint64_t cookie, uint64_t offset, uint32_t length);
   static std::string ErrorChunk(uint16_t flags, uint64_t cookie, uint32_t error,
                                 std::string_view text);
+  // Of the context that it grants: (length, flags).
+  static std::string StatusChunk(uint16_t flags, uint64_t cookie,
+                                 const std::vector<std::pair<uint32_t, uint32_t>>& descriptors);
+  static constexpr uint32_t kContext = 0xc0ffee00;  // its id
 
  private:
   void OnAccepted() override;
   bool ParseFrame() override;
   void SendAnswers(const std::vector<Answered>& answers) override;
   bool OnOption();
+  void OnSetMetaContext(std::string_view data);
   void OnGo(std::string_view data);
   bool OnRequest();
+  void SendExtents(const Answered& answer);
   void SendRead(const Answered& answer);
 
   enum class Step { kFlags, kOptions, kRequests };
   Step step_ = Step::kFlags;
   bool structured_ = false;  // agreed on
+  bool context_ = false;     // likewise
 };
 
 }  // namespace cloudblk::testing

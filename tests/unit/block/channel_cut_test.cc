@@ -3,9 +3,11 @@
 // Connections that break at every byte, and that move bytes in every awkward way.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <random>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "tests/support/cpp/channel_fixture.h"
 
@@ -89,15 +91,23 @@ class ChannelCut : public ::testing::TestWithParam<Case> {
     Io* flush = f.Flush();
     Io* zero = f.Ranges(CLOUDBLK_OP_WRITE_ZEROES, {{8192, 512, 0}, {16384, 1024, 0}});
     Io* split = f.Read(20480, 5120, {4000});
+    std::vector<Io*> all = {read, write, over, flush, zero, split};
+    if (f.state.promises().block_status) all.push_back(f.BlockStatus({28672, 4096, 0}, 4));
     f.channel.Kick();
     f.Run();
     f.loop.Advance(10 * kSecond);
-    for (const Io* io : {read, write, over, flush, zero, split}) {
+    for (const Io* io : all) {
       ASSERT_EQ(io->completions, 1);
       ASSERT_EQ(io->result, 0);
     }
     ASSERT_EQ(read->Data(), expected.substr(512, 1024));
     ASSERT_EQ(split->Data(), expected.substr(20480, 5120));
+    if (all.back() != split) {
+      CloudblkExtent extent;
+      ASSERT_EQ(all.back()->bytes_stored, sizeof(extent));
+      std::memcpy(&extent, all.back()->Data().data(), sizeof(extent));
+      ASSERT_EQ(extent.length, 4096u);
+    }
     expected.replace(4096, 1024, Pattern(1024, 1));
     expected.replace(4608, 512, Pattern(512, 2));
     expected.replace(8192, 512, std::string(512, '\0'));

@@ -87,6 +87,8 @@ class NbdkitUpstream final : public Upstream {
     if (pid_ > 0) Stop();
   }
 
+  // From the next Start on.
+  void Use(std::vector<std::string> arguments) { arguments_ = std::move(arguments); }
   void Stop() override {
     kill(pid_, SIGKILL);
     EXPECT_EQ(waitpid(pid_, nullptr, 0), pid_);
@@ -107,7 +109,7 @@ class NbdkitUpstream final : public Upstream {
 
  private:
   const TempFolder folder_;
-  const std::vector<std::string> arguments_;
+  std::vector<std::string> arguments_;
   UniqueFd listener_;
   pid_t pid_ = 0;
 };
