@@ -363,6 +363,7 @@ TEST_P(CephTest, OneOfSeveralNeighboursFailsAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ceph, BackendTest, testing::ValuesIn(CephKinds()), NameOf);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CephTest);
 INSTANTIATE_TEST_SUITE_P(Ceph, CephTest, testing::ValuesIn(CephKinds()), NameOf);
 INSTANTIATE_TEST_SUITE_P(File, FileTest, testing::ValuesIn(kFiles), NameOf);
 
