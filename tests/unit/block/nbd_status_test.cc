@@ -80,7 +80,7 @@ class NbdContextTest : public ::testing::Test {
     f.Open();
     ASSERT_TRUE(f.ready());
     EXPECT_EQ(f.server.connections(), 1u);
-    EXPECT_FALSE(f.state.promises().block_status);
+    ASSERT_FALSE(f.state.promises().block_status);
     CloudblkExtent extent;
     const iovec iov{&extent, sizeof(extent)};
     const CloudblkRange range{0, 4096, 0};
