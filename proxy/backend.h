@@ -156,7 +156,7 @@ class Backend {
   // does not answer; empty: nothing is known to be wrong. What needs no asking is told before it
   // returns.
   using TroubleFn = std::function<void(const std::string& trouble)>;
-  virtual void FindTrouble(TroubleFn done) { done({}); }
+  virtual void FindTrouble(const TroubleFn& done) { done({}); }
 
   // --- Ownership. Called one at a time (OwnerStore), where blocking is allowed.
 

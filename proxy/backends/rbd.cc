@@ -85,8 +85,8 @@ void Rbd::LookAtSize() {
   }
 }
 
-void Rbd::FindTrouble(TroubleFn done) {
-  image()->cluster().Ask([image = image(), name = options_.path, done = std::move(done)] {
+void Rbd::FindTrouble(const TroubleFn& done) {
+  image()->cluster().Ask([image = image(), name = options_.path, done] {
     const std::string trouble = image->FindTrouble();
     done(trouble.empty() ? trouble : fmt::format("{}: {}", name, trouble));
   });

@@ -30,7 +30,7 @@ class Rbd final : public Backend, private RbdLock::Host {
   Result<std::unique_ptr<BackendQueue>> Attach(LoopContext& context) override;
   Status Resize(uint64_t size) override;
   void LookAtSize() override;
-  void FindTrouble(TroubleFn done) override;
+  void FindTrouble(const TroubleFn& done) override;
   Status AcquireExclusive(bool takeover) override;
   void ReleaseExclusive() override;
   Status StoreOwner(const std::string& text, bool lasting) override;

@@ -193,7 +193,7 @@ Result<std::unique_ptr<BackendQueue>> Remote::Attach(LoopContext& context) {
   return std::unique_ptr<BackendQueue>(std::move(queue));
 }
 
-void Remote::FindTrouble(TroubleFn done) {
+void Remote::FindTrouble(const TroubleFn& done) {
   const auto describe = [](const Session& session) {
     const Outage& outage = session.state().outage();
     return outage.away() ? "its server is " + Printable(outage.Describe(MonotonicNs())) : "";

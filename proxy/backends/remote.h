@@ -51,7 +51,7 @@ class Remote final : public Backend {
   // With the lock (AcquireExclusive).
   Status Resize(uint64_t size) override;
   void LookAtSize() override;
-  void FindTrouble(TroubleFn done) override;
+  void FindTrouble(const TroubleFn& done) override;
   Status AcquireExclusive(bool takeover) override;
   void ReleaseExclusive() override;
   Status StoreOwner(const std::string& text, bool lasting) override;

@@ -256,7 +256,7 @@ def test_a_server_that_ends_with_its_last_client():
 
 def test_a_server_that_is_slow_is_not_taken_for_dead():
     """Liveness is TCP's alone: no answer for longer than server-timeout is no reason to leave."""
-    with nbdkit("--filter=delay", "memory", "1M", "delay-read=3") as port:
+    with nbdkit("--filter=noextents", "--filter=delay", "memory", "1M", "delay-read=3") as port:
         uri = f"nbd://127.0.0.1:{port}/"
         began = time.monotonic()
         result = cloudblk("read", "--server-timeout", "1", "--length", "4096", uri)

@@ -65,14 +65,14 @@ class GatedBackend final : public Backend {
     keeps_owners_ = keep;
     changed_.notify_all();
   }
-  void FindTrouble(TroubleFn done) override {
+  void FindTrouble(const TroubleFn& done) override {
     std::unique_lock lock(mutex_);
     if (!is_troubled_) {
       lock.unlock();
       done({});
       return;
     }
-    asking_ = std::move(done);
+    asking_ = done;
     changed_.notify_all();
   }
   // From now on who asks how the storage is waits for TellTrouble.
