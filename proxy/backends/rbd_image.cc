@@ -218,19 +218,22 @@ std::string RbdImage::FindTrouble() const {
   };
   auto probe = std::make_shared<Probe>();
   std::future<void> answered = probe->answered.get_future();
-  auto held = std::make_unique<std::shared_ptr<Probe>>(probe);
+  auto* const held = new std::shared_ptr<Probe>(probe);
   const auto told = [](rados_completion_t, void* arg) {
     const std::unique_ptr<std::shared_ptr<Probe>> shared(static_cast<std::shared_ptr<Probe>*>(arg));
     (*shared)->answered.set_value();
   };
   rados_completion_t completion = nullptr;
-  if (rados_aio_create_completion2(held.get(), told, &completion) != 0) return {};
+  if (rados_aio_create_completion2(held, told, &completion) != 0) {
+    delete held;
+    return {};
+  }
   const std::string header = "rbd_header." + id_;
   if (rados_aio_stat(pool_, header.c_str(), completion, &probe->size, &probe->changed) != 0) {
     rados_aio_release(completion);
+    delete held;
     return {};
   }
-  static_cast<void>(held.release());
   const bool is_there = answered.wait_for(kAnswerPatience) == std::future_status::ready;
   rados_aio_release(completion);
   return is_there ? std::string() : cluster_->FindTrouble();
