@@ -255,7 +255,7 @@ void RbdQueue::Finish(Task* task) {
   spare_.push_back(Remove(task->index));
   while (next != nullptr) {
     IoOp* const op = std::exchange(next, next->next);
-    if (joined && result != 0 && !is_given_up_) {
+    if (joined && result != 0 && result != -ESHUTDOWN && !is_given_up_) {
       // Whose fault it is shows where each is alone.
       Task* const alone = NewTask(op);
       const int error = Begin(alone);
