@@ -148,6 +148,8 @@ class RawClient {
   bool Send(std::span<const uint8_t> bytes) {
     while (!bytes.empty()) {
       const ssize_t sent = send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      // The kernel takes a ring of an earlier test apart on the thread that made it.
+      if (sent < 0 && errno == EINTR) continue;
       if (sent <= 0) return false;
       bytes = bytes.subspan(static_cast<size_t>(sent));
     }
@@ -235,8 +237,7 @@ class RawClient {
   bool Exactly(std::span<uint8_t> bytes) {
     while (!bytes.empty()) {
       const ssize_t got = recv(fd_.get(), bytes.data(), bytes.size(), 0);
-      // The kernel takes a ring of an earlier test apart on the thread that made it.
-      if (got < 0 && errno == EINTR) continue;
+      if (got < 0 && errno == EINTR) continue;  // as in Send
       EXPECT_FALSE(got < 0 && errno == EAGAIN) << "the server is silent";
       if (got <= 0) return false;
       bytes = bytes.subspan(static_cast<size_t>(got));
