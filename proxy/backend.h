@@ -69,8 +69,9 @@ struct IoOp {
   int result = 0;     // 0, -errno or kLost
   bool hole = false;  // READ: all zeros; `data` is null
   const uint8_t* data =
-      nullptr;           // READ: `length` bytes, in `buffer` or in the backend's own memory
-  uint32_t extents = 0;  // BLOCK_STATUS: how many there are, at least 1
+      nullptr;  // READ: `length` bytes, in `buffer`, in `lent` or in the backend's own memory
+  std::shared_ptr<const void> lent;  // READ: what is kept for `data`; null: it is not needed
+  uint32_t extents = 0;              // BLOCK_STATUS: how many there are, at least 1
 
   // The backend's own while the operation is under way.
   LoopContext* context = nullptr;

@@ -39,6 +39,13 @@ Buffer BufferPool::Get(uint32_t length) {
   return {kept, capacity};
 }
 
+Buffer BufferPool::Count(uint32_t length) {
+  assert(length > 0 && length <= kLargest);
+  if (limits_ != nullptr) limits_->Take(Cost(length));
+  taken_ += length;
+  return {nullptr, length};
+}
+
 Buffer BufferPool::Take(uint32_t capacity) {
   // What is kept in other sizes would come on top of the limit.
   if (limits_ != nullptr && kept_ != 0 && limits_->left() < Cost(capacity)) Trim();
@@ -52,7 +59,9 @@ Buffer BufferPool::Take(uint32_t capacity) {
 void BufferPool::PutSome(Buffer* buffer) {
   const uint32_t capacity = buffer->capacity;
   assert(handed_out() >= capacity);
-  if (kept_ + capacity > max_kept_) {
+  if (buffer->data == nullptr) {
+    Forget(capacity);
+  } else if (kept_ + capacity > max_kept_) {
     Free(buffer->data, capacity);
   } else {
     uint8_t*& first = free_[ClassOf(capacity)];
@@ -69,7 +78,7 @@ void BufferPool::Free(uint8_t* data, uint32_t capacity) {
 }
 
 void BufferPool::GiveAway(Buffer* buffer) {
-  if (buffer->data != nullptr) Forget(buffer->capacity);
+  if (buffer->capacity != 0) Forget(buffer->capacity);
   *buffer = {};
 }
 

@@ -14,7 +14,7 @@ namespace cloudblk::proxy {
 
 struct Buffer {
   uint8_t* data = nullptr;
-  uint32_t capacity = 0;  // bytes
+  uint32_t capacity = 0;  // bytes; 0: there is no buffer
 };
 
 // Not thread-safe. What it has of the host is counted in Limits, where nothing is refused: whoever
@@ -35,9 +35,11 @@ class BufferPool {
   // At least `length` bytes, aligned to kAlignment; data is null if the host is out of memory.
   // Precondition: 0 < length <= kLargest.
   Buffer Get(uint32_t length);
+  // Counts `length` bytes like those of Get, for memory that another will have. No data.
+  Buffer Count(uint32_t length);
   // Takes it back and clears it; an empty buffer is ignored.
   void Put(Buffer* buffer) {
-    if (buffer->data != nullptr) PutSome(buffer);
+    if (buffer->capacity != 0) PutSome(buffer);
   }
 
   // Clears it; it does not come back. Whoever has its data calls free() for that, on any thread.

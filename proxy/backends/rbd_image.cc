@@ -121,8 +121,12 @@ Status RbdImage::OpenPool(const RbdOptions& options) {
 
 Status RbdImage::OpenImage(const RbdOptions& options) {
   const char* const snapshot = options.snapshot.empty() ? nullptr : options.snapshot.c_str();
-  const auto open = options.read_only ? rbd_open_read_only : rbd_open;
-  const int error = -open(pool_, options.image.c_str(), &image_, snapshot);
+  librados::IoCtx pool;
+  librados::IoCtx::from_rados_ioctx_t(pool_, pool);
+  librbd::RBD rbd;
+  const int error =
+      -(options.read_only ? rbd.open_read_only(pool, image_, options.image.c_str(), snapshot)
+                          : rbd.open(pool, image_, options.image.c_str(), snapshot));
   const std::string where =
       options.pool + (options.space.empty() ? std::string() : "/" + options.space);
   if (error == ENOENT && snapshot != nullptr) {
@@ -142,8 +146,11 @@ Status RbdImage::OpenImage(const RbdOptions& options) {
                               options.id.empty() ? "admin" : options.id, options.path));
   }
   if (error != 0) return FailedBecause(options, error, "open");
+  // An image in C++ is nothing but the pointer that is the handle in C.
+  static_assert(sizeof image_ == sizeof handle_);
+  memcpy(static_cast<void*>(&handle_), static_cast<const void*>(&image_), sizeof handle_);
   std::array<char, 256> id{};
-  const int unknown = -rbd_get_id(image_, id.data(), id.size());
+  const int unknown = -rbd_get_id(handle_, id.data(), id.size());
   if (unknown != 0) {
     return Failed(options, unknown,
                   fmt::format("{} has no id: it has the old format 1; copy it into a new image "
@@ -157,7 +164,7 @@ Status RbdImage::OpenImage(const RbdOptions& options) {
 Status RbdImage::CheckFeatures(const RbdOptions& options) const {
   if (options.read_only) return Status::Ok();
   uint64_t features = 0;
-  const int error = -rbd_get_features(image_, &features);
+  const int error = -rbd_get_features(handle_, &features);
   if (error != 0) return FailedBecause(options, error, "look at the features of");
   if ((features & RBD_FEATURE_EXCLUSIVE_LOCK) != 0) return Status::Ok();
   return Failed(options, EINVAL,
@@ -172,7 +179,7 @@ Status RbdImage::CheckLuks(const RbdOptions& options) const {
   constexpr std::string_view kMagic("LUKS\xba\xbe", 6);
   if (options.guest_luks) return Status::Ok();
   std::array<char, kMagic.size()> begin{};
-  const ssize_t length = rbd_read(image_, 0, begin.size(), begin.data());
+  const ssize_t length = rbd_read(handle_, 0, begin.size(), begin.data());
   if (length < 0) return FailedBecause(options, static_cast<int>(-length), "read");
   if (std::string_view(begin.data(), begin.size()) != kMagic) return Status::Ok();
   if (Get("cloudblk.owner").ok()) return Status::Ok();
@@ -183,23 +190,19 @@ Status RbdImage::CheckLuks(const RbdOptions& options) const {
 }
 
 RbdImage::~RbdImage() {
-  if (image_ != nullptr) {
+  if (handle_ != nullptr) {
     // A cluster that is away would keep the end of the process waiting.
     auto closed = std::make_shared<std::promise<void>>();
     auto* const held = new std::shared_ptr<std::promise<void>>(closed);
-    rbd_completion_t completion = nullptr;
-    const auto told = [](rbd_completion_t done, void* arg) {
+    const auto told = [](librbd::completion_t done, void* arg) {
       const std::unique_ptr<std::shared_ptr<std::promise<void>>> promise(
           static_cast<std::shared_ptr<std::promise<void>>*>(arg));
-      rbd_aio_release(done);
+      static_cast<librbd::RBD::AioCompletion*>(done)->release();
       (*promise)->set_value();
     };
     std::future<void> end = closed->get_future();
-    if (rbd_aio_create_completion(held, told, &completion) != 0) {
-      delete held;
-      rbd_close(image_);
-    } else if (rbd_aio_close(image_, completion) < 0 ||
-               end.wait_for(kClosePatience) != std::future_status::ready) {
+    if (image_.aio_close(new librbd::RBD::AioCompletion(held, told)) < 0 ||
+        end.wait_for(kClosePatience) != std::future_status::ready) {
       // It is still used: what is left ends with the process.
       static_cast<void>(new std::shared_ptr<RbdCluster>(cluster_));
       spdlog::warn("the Ceph cluster {} does not answer: an image is left open", cluster_->fsid());
@@ -241,7 +244,7 @@ std::string RbdImage::FindTrouble() const {
 
 Result<uint64_t> RbdImage::Size(uint32_t block) const {
   uint64_t size = 0;
-  const int error = -rbd_get_size(image_, &size);
+  const int error = -rbd_get_size(handle_, &size);
   if (error != 0) return Status(error, fmt::format("cannot find its size: {}", strerror(error)));
   if (size < block) return Status(EINVAL, fmt::format("has {} bytes: too few for a disk", size));
   return size / block * block;
@@ -249,7 +252,7 @@ Result<uint64_t> RbdImage::Size(uint32_t block) const {
 
 Result<Geometry> RbdImage::Describe(const RbdOptions& options) const {
   rbd_image_info_t info{};
-  const int error = -rbd_stat(image_, &info, sizeof info);
+  const int error = -rbd_stat(handle_, &info, sizeof info);
   if (error != 0) return FailedBecause(options, error, "look at");
   Geometry geometry;
   geometry.logical_block_size = options.logical_block_size;
@@ -274,7 +277,7 @@ Result<std::string> RbdImage::Get(const std::string& key) const {
   std::string value(4096, '\0');
   for (;;) {
     size_t length = value.size();
-    const int error = -rbd_metadata_get(image_, key.c_str(), value.data(), &length);
+    const int error = -rbd_metadata_get(handle_, key.c_str(), value.data(), &length);
     if (error == ERANGE && length > value.size()) {
       value.resize(length);
       continue;
@@ -288,13 +291,13 @@ Result<std::string> RbdImage::Get(const std::string& key) const {
 }
 
 Status RbdImage::Set(const std::string& key, const std::string& value) const {
-  const int error = -rbd_metadata_set(image_, key.c_str(), value.c_str());
+  const int error = -rbd_metadata_set(handle_, key.c_str(), value.c_str());
   if (error == 0) return Status::Ok();
   return Status(error, fmt::format("cannot set '{}' of the image: {}", key, strerror(error)));
 }
 
 Status RbdImage::Remove(const std::string& key) const {
-  const int error = -rbd_metadata_remove(image_, key.c_str());
+  const int error = -rbd_metadata_remove(handle_, key.c_str());
   if (error == 0 || error == ENOENT) return Status::Ok();
   return Status(error, fmt::format("cannot remove '{}' of the image: {}", key, strerror(error)));
 }

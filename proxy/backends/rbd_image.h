@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <optional>
+#include <rbd/librbd.hpp>
 #include <string>
 
 #include "base/status.h"
@@ -44,7 +45,9 @@ class RbdImage {
   RbdImage& operator=(const RbdImage&) = delete;
   ~RbdImage();
 
-  rbd_image_t handle() const { return image_; }
+  rbd_image_t handle() const { return handle_; }
+  // The same in C++, where the library need not copy what it reads.
+  librbd::Image& reader() { return image_; }
   rados_ioctx_t pool() const { return pool_; }
   const RbdCluster& cluster() const { return *cluster_; }
   const std::string& id() const { return id_; }
@@ -72,7 +75,8 @@ class RbdImage {
 
   std::shared_ptr<RbdCluster> cluster_;
   rados_ioctx_t pool_ = nullptr;
-  rbd_image_t image_ = nullptr;
+  librbd::Image image_;
+  rbd_image_t handle_ = nullptr;
   std::string id_;
 };
 

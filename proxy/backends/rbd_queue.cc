@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "proxy/backends/rbd.h"
@@ -45,12 +46,8 @@ bool RbdQueue::Submit(IoOp* op) {
   op->queue = this;
   op->result = 0;
   if (op->kind == Operation::kRead) {
-    op->buffer = context_->buffers().Get(op->length);
-    if (op->buffer.data == nullptr) {
-      op->result = -ENOMEM;
-      return true;
-    }
-    op->data = op->buffer.data;
+    // The data comes in the library's memory, which is as much.
+    op->buffer = context_->buffers().Count(op->length);
   }
   // A client that was put on the blocklist has nothing under way for long.
   if (tasks_.empty() && rbd_->is_other_image(image_.get())) {
@@ -64,7 +61,7 @@ bool RbdQueue::Submit(IoOp* op) {
     EndCall(task, -ESHUTDOWN);
   } else {
     pending_ = task;
-    if (task->data.empty()) BeginPending();
+    if (!MovesData(op->kind)) BeginPending();
   }
   return false;
 }
@@ -82,12 +79,8 @@ RbdQueue::Task* RbdQueue::NewTask(IoOp* op) {
   task->result.store(0, std::memory_order_relaxed);
   task->flushing = false;
   task->data.clear();
-  task->length = 0;
-  task->reads = op->kind == Operation::kRead;
-  if (MovesData(op->kind)) {
-    task->data.push_back({op->buffer.data, op->length});
-    task->length = op->length;
-  }
+  task->length = MovesData(op->kind) ? op->length : 0;
+  if (op->kind == Operation::kWrite) task->data.push_back({op->buffer.data, op->length});
   return task;
 }
 
@@ -102,7 +95,7 @@ bool RbdQueue::Join(IoOp* op) {
   }
   op->next = nullptr;
   task->last = task->last->next = op;
-  task->data.push_back({op->buffer.data, op->length});
+  if (op->kind == Operation::kWrite) task->data.push_back({op->buffer.data, op->length});
   task->length += op->length;
   return true;
 }
@@ -116,26 +109,34 @@ void RbdQueue::BeginPending() {
 
 int RbdQueue::Begin(Task* task) {
   const Operation kind = task->op->kind;
-  if (MovesData(kind)) return BeginData(task);
+  if (kind == Operation::kRead) return BeginRead(task);
+  if (kind == Operation::kWrite) return BeginWrite(task);
   if (HasRanges(kind)) return BeginRanges(task);
   if (kind == Operation::kFlush) return BeginFlush(task);
   rbd_->RunQuery([this, task] { EndCall(task, FindExtents(task->op)); });
   return 0;
 }
 
-int RbdQueue::BeginData(Task* task) {
+int RbdQueue::BeginRead(Task* task) {
+  auto* const completion = new librbd::RBD::AioCompletion(task, OnReadDone);
+  const int error =
+      image_->reader().aio_read(task->op->offset, task->length, task->data_read, completion);
+  if (error < 0) completion->release();
+  return error < 0 ? error : 0;
+}
+
+int RbdQueue::BeginWrite(Task* task) {
   rbd_completion_t completion = nullptr;
   int error = rbd_aio_create_completion(task, OnDone, &completion);
   if (error < 0) return error;
   const uint64_t offset = task->op->offset;
   const auto& data = task->data;
   if (data.size() == 1) {
-    auto* const bytes = static_cast<char*>(data.front().iov_base);
-    error = task->reads ? rbd_aio_read(image_->handle(), offset, task->length, bytes, completion)
-                        : rbd_aio_write(image_->handle(), offset, task->length, bytes, completion);
+    auto* const bytes = static_cast<const char*>(data.front().iov_base);
+    error = rbd_aio_write(image_->handle(), offset, task->length, bytes, completion);
   } else {
-    const auto call = task->reads ? rbd_aio_readv : rbd_aio_writev;
-    error = call(image_->handle(), data.data(), static_cast<int>(data.size()), offset, completion);
+    error = rbd_aio_writev(image_->handle(), data.data(), static_cast<int>(data.size()), offset,
+                           completion);
   }
   if (error < 0) rbd_aio_release(completion);
   return error < 0 ? error : 0;
@@ -201,9 +202,16 @@ int RbdQueue::BeginFlush(Task* task) {
 void RbdQueue::OnDone(rbd_completion_t completion, void* arg) {
   const int64_t result = rbd_aio_get_return_value(completion);
   rbd_aio_release(completion);
+  EndCall(static_cast<Task*>(arg), result);
+}
+
+void RbdQueue::OnReadDone(librbd::completion_t completion, void* arg) {
+  auto* const done = static_cast<librbd::RBD::AioCompletion*>(completion);
+  const int64_t result = done->get_return_value();
+  done->release();
   auto* const task = static_cast<Task*>(arg);
-  // Of an image that has become smaller librbd reads less, and the buffer is somebody else's data.
-  const bool is_short = task->reads && result >= 0 && static_cast<uint64_t>(result) < task->length;
+  // Of an image that has become smaller librbd reads less.
+  const bool is_short = result >= 0 && task->data_read.length() < task->length;
   EndCall(task, is_short ? -EIO : result);
 }
 
@@ -251,7 +259,9 @@ void RbdQueue::Finish(Task* task) {
   }
   const bool flushed = first.kind == Operation::kFlush || task->flushing;
   const bool joined = task->op != task->last;
+  if (first.kind == Operation::kRead && result == 0 && !is_given_up_) Lend(task);
   IoOp* next = task->op;
+  task->data_read.clear();
   spare_.push_back(Remove(task->index));
   while (next != nullptr) {
     IoOp* const op = std::exchange(next, next->next);
@@ -266,8 +276,34 @@ void RbdQueue::Finish(Task* task) {
   }
 }
 
+void RbdQueue::Lend(Task* task) {
+  const auto data = std::make_shared<const ceph::bufferlist>(std::move(task->data_read));
+  auto at = data->begin();
+  for (IoOp* op = task->op; op != nullptr; op = op->next) {
+    const char* piece = nullptr;
+    const size_t length = at.get_ptr_and_advance(op->length, &piece);
+    if (length == op->length) {
+      op->data = reinterpret_cast<const uint8_t*>(piece);
+      op->lent = data;
+      continue;
+    }
+    // It lies in more than one object.
+    context_->buffers().Put(&op->buffer);
+    op->buffer = context_->buffers().Get(op->length);
+    if (op->buffer.data == nullptr) {
+      at += op->length - static_cast<unsigned>(length);
+      op->result = -ENOMEM;
+      continue;
+    }
+    memcpy(op->buffer.data, piece, length);
+    at.copy(op->length - static_cast<unsigned>(length),
+            reinterpret_cast<char*>(op->buffer.data) + length);
+    op->data = op->buffer.data;
+  }
+}
+
 void RbdQueue::FinishOp(IoOp* op, int result, bool flushed) {
-  op->result = result;
+  if (op->result == 0) op->result = result;
   if (result == -ESHUTDOWN || is_given_up_) {
     rbd_->NoteBlocklisted(image_.get());
     op->result = IoOp::kLost;
@@ -316,10 +352,7 @@ void RbdQueue::GiveUp() {
     [[maybe_unused]] const Task* const disowned = Remove(i).release();
     while (next != nullptr) {
       IoOp* const op = std::exchange(next, next->next);
-      if (MovesData(op->kind)) {
-        context_->buffers().GiveAway(&op->buffer);
-        op->data = nullptr;
-      }
+      if (op->kind == Operation::kWrite) context_->buffers().GiveAway(&op->buffer);
       op->result = IoOp::kLost;
       op->next = std::exchange(lost, op);
       ++count;

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <rbd/librbd.hpp>
 #include <vector>
 
 #include "proxy/backend.h"
@@ -51,18 +52,20 @@ class RbdQueue final : public BackendQueue {
     std::atomic<int> result{0};      // 0, or the first -errno
     bool flushing = false;           // what it has written
     Task* next = nullptr;
-    std::vector<iovec> data;  // READ, WRITE: which librbd looks at until the end
-    uint64_t length = 0;      // bytes of it
-    bool reads = false;
+    std::vector<iovec> data;     // WRITE: which librbd looks at until the end
+    ceph::bufferlist data_read;  // READ: which librbd fills
+    uint64_t length = 0;         // READ, WRITE: bytes
     bool owns_data = false;
     ~Task();
   };
 
   static void OnDone(rbd_completion_t completion, void* task);
+  static void OnReadDone(librbd::completion_t completion, void* task);
 
   // What is begun belongs to librbd's thread at once. Returns 0, or -errno if nothing was begun.
   int Begin(Task* task);
-  int BeginData(Task* task);
+  int BeginRead(Task* task);
+  int BeginWrite(Task* task);
   int BeginRanges(Task* task);
   int BeginRange(Task* task, const Range& range);
   int BeginFlush(Task* task);
@@ -76,6 +79,8 @@ class RbdQueue final : public BackendQueue {
   void Add(Task* task);
   void TakeCompleted();
   void Finish(Task* task);
+  // Gives its operations what was read, as it lies.
+  void Lend(Task* task);
   void FinishOp(IoOp* op, int result, bool flushed);
   // Takes it off tasks_.
   std::unique_ptr<Task> Remove(size_t index);

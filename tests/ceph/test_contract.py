@@ -13,7 +13,7 @@ TIMEOUT = 300
 
 
 @pytest.mark.brief
-@pytest.mark.parametrize("program, least", [("proxy_backend_test", 16), ("proxy_fault_test", 5)])
+@pytest.mark.parametrize("program, least", [("proxy_backend_test", 32), ("proxy_fault_test", 10)])
 def test_the_contract(cluster, program, least):
     found = subprocess.run(
         [BUILD / "tests/unit" / program, "--gtest_filter=Ceph/*"],

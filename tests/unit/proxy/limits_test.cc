@@ -183,6 +183,28 @@ TEST_F(LimitsTest, OfRangesTheStorageGetsAFewAtATime) {
   }
 }
 
+TEST_F(LimitsTest, WhatAStorageHasLentIsCountedAndGivenBackOnceItWasSent) {
+  Start({});
+  const uint64_t before = Used();
+  auto client = Opened(OpenOf(1), "gated");
+  for (const bool receives : {true, false}) {
+    ASSERT_TRUE(client->Send(RequestFrame({ReadOf(1, 0, 1 << 20), ReadOf(2, 0, 1 << 20)})));
+    WaitForTheLoop();
+    // More than a socket keeps.
+    EXPECT_EQ(server_->gated->lent(), 2);
+    EXPECT_GE(Used(), before + (2 << 20));
+    if (receives) {
+      EXPECT_EQ(client->ReplyTo(1).reply.status, Code::kOk);
+      EXPECT_EQ(client->ReplyTo(2).reply.status, Code::kOk);
+    } else {
+      client.reset();
+    }
+    WaitForTheLoop();
+    EXPECT_EQ(server_->gated->lent(), 0);
+    EXPECT_LT(Used(), before + (2 << 20));
+  }
+}
+
 TEST_F(LimitsTest, WhoDoesNotOpenAVolumeIsDroppedForANewerOne) {
   Start({.max_connections = 16});
   const auto opened = Opened(OpenOf(1));

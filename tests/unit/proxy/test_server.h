@@ -25,7 +25,7 @@
 
 namespace cloudblk::proxy {
 
-// A volume of zeros that carries out writes when the test says so.
+// A volume of zeros, which it lends to who reads, that carries out writes when the test says so.
 class GatedBackend final : public Backend {
  public:
   GatedBackend() {
@@ -39,7 +39,9 @@ class GatedBackend final : public Backend {
   bool Submit(LoopContext& context, IoOp* op) {
     if (op->kind == Operation::kRead) {
       op->hole = op->hole_allowed;
-      op->data = zeros_.data();
+      op->buffer = context.buffers().Count(op->length);
+      op->data = zeros_->data();
+      op->lent = zeros_;
       return true;
     }
     op->context = &context;
@@ -48,6 +50,8 @@ class GatedBackend final : public Backend {
     changed_.notify_all();
     return false;
   }
+  // To how many reads its data is lent.
+  long lent() const { return zeros_.use_count() - 1; }
   Status Resize(uint64_t size) override {
     std::lock_guard lock(mutex_);
     held_at_resize = held_.size();
@@ -119,7 +123,8 @@ class GatedBackend final : public Backend {
   size_t held_at_resize = 0;  // operations under way when it was resized
 
  private:
-  const std::vector<uint8_t> zeros_ = std::vector<uint8_t>(1 << 20);
+  const std::shared_ptr<const std::vector<uint8_t>> zeros_ =
+      std::make_shared<std::vector<uint8_t>>(1 << 20);
   std::mutex mutex_;
   std::condition_variable changed_;
   std::set<IoOp*> held_;

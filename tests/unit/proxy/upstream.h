@@ -120,7 +120,7 @@ struct Kind {
 
   const char* name;
   Where where;
-  const char* options = "";  // of the URI
+  const char* options = "";  // of the URI, or of rbd create
 
   bool remote() const { return where != Where::kMemory && where != Where::kFile; }
 };
@@ -129,7 +129,9 @@ struct Kind {
 inline const char* CephConf() { return getenv("CLOUDBLK_TEST_CEPH_CONF"); }
 inline std::vector<Kind> CephKinds() {
   if (CephConf() == nullptr) return {};
-  return {{"Rbd", Kind::Where::kCeph}};
+  // Of the second, most reads find their data in several pieces.
+  return {{"Rbd", Kind::Where::kCeph},
+          {"RbdOfSmallObjects", Kind::Where::kCeph, "--object-size 8K"}};
 }
 
 inline std::string NameOf(const testing::TestParamInfo<Kind>& info) { return info.param.name; }
@@ -155,7 +157,7 @@ class Provided {
             std::make_unique<NbdkitUpstream>(std::vector<std::string>{"memory", "size=" + bytes});
         break;
       case Kind::Where::kCeph:
-        uri_ = "rbd:///rbd/" + MakeImage(bytes) + "?conf=" + CephConf();
+        uri_ = "rbd:///rbd/" + MakeImage(bytes, kind.options) + "?conf=" + CephConf();
         break;
     }
     if (upstream_ != nullptr) uri_ = upstream_->uri() + kind.options;
@@ -166,10 +168,10 @@ class Provided {
   Upstream* upstream() { return upstream_.get(); }
 
  private:
-  static std::string MakeImage(const std::string& bytes) {
+  static std::string MakeImage(const std::string& bytes, const std::string& options) {
     const Uuid name = RandomUuid();
     const std::string command = std::string("exec rbd --conf ") + CephConf() + " create --size " +
-                                bytes + "B rbd/" + ToString(name);
+                                bytes + "B " + options + " rbd/" + ToString(name);
     EXPECT_EQ(std::system(command.c_str()), 0);
     return ToString(name);
   }
