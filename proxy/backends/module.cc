@@ -28,9 +28,10 @@ Result<const BackendModule*> Load() {
   }
   const std::string path = program.replace_filename("cloudblk-proxy-rbd.so").string();
   if (access(path.c_str(), F_OK) != 0) {
-    return Status(ENOTSUP, fmt::format("there is no {} ({}), the module for rbd:; install it, or "
-                                       "librbd-dev and build cloudblk-proxy again",
-                                       path, strerror(errno)));
+    return Status(ENOTSUP,
+                  fmt::format("there is no {} ({}), the module for rbd:; install it, or "
+                              "librbd-dev and libradospp-dev and build cloudblk-proxy again",
+                              path, strerror(errno)));
   }
   void* const loaded = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (loaded == nullptr) {
