@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "block/native_codec.h"
 #include "block/nbd_codec.h"
@@ -221,6 +222,15 @@ Io* ChannelFixture::BlockStatus(const CloudblkRange& range, size_t most) {
   const std::vector<iovec> iov = io->iov;
   Submit({CLOUDBLK_OP_BLOCK_STATUS, 0, 0, iov.data(), 1, 1, &range, io});
   return io;
+}
+
+void ChannelFixture::RunInPieces(size_t step) {
+  std::string& stream = server.link()->to_client;
+  const std::string whole = std::exchange(stream, {});
+  for (size_t at = 0; at < whole.size(); at += step) {
+    stream += whole.substr(at, step);
+    Run();
+  }
 }
 
 bool ChannelFixture::HasEvent(CloudblkEventKind kind) const {

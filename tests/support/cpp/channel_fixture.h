@@ -94,6 +94,8 @@ class ChannelFixture : public ChannelObserver {
   int TrySubmit(const CloudblkRequest& request);
 
   void Run() { loop.Run(); }
+  // What the server has sent arrives so many bytes at a time.
+  void RunInPieces(size_t step);
   bool HasEvent(CloudblkEventKind kind) const;
 
   void OnReady(Channel*) override { ++times_ready; }

@@ -89,13 +89,7 @@ TEST_P(BlockStatus, TheAnswerMayComeInAnyPieces) {
     f.Run();
     ASSERT_EQ(f.server.pending.size(), 2u);
     f.server.Answer(0, 2);
-    std::string& stream = f.server.link()->to_client;
-    const std::string whole = stream;
-    stream.clear();
-    for (size_t at = 0; at < whole.size(); at += step) {
-      stream += whole.substr(at, step);
-      f.Run();
-    }
+    f.RunInPieces(step);
     EXPECT_EQ(ExtentsOf(*status).size(), 3u);
     EXPECT_EQ(read->Data(), f.server.disk.substr(8192, 512));
   }
