@@ -34,6 +34,7 @@ int ErrnoOf(StatusCode status) {
     case StatusCode::kVolumeChanged:
       return ESTALE;
     case StatusCode::kBadToken:
+    case StatusCode::kDenied:
       return EACCES;
     case StatusCode::kBadVersion:
     case StatusCode::kBadFeature:

@@ -55,7 +55,8 @@
   X(BadFeature, 16, "BAD_FEATURE")       \
   X(Protocol, 17, "PROTOCOL")            \
   X(ShuttingDown, 18, "SHUTTING_DOWN")   \
-  X(TooMany, 19, "TOO_MANY")
+  X(TooMany, 19, "TOO_MANY")             \
+  X(Denied, 20, "DENIED")
 
 #define CLOUDBLK_EVENTS(X)      \
   X(Resized, 1, "RESIZED")      \
@@ -68,7 +69,8 @@
   X(HoleReply, 1, "HOLE_REPLY")           \
   X(Claimer, 2, "CLAIMER")                \
   X(EndReservation, 3, "END_RESERVATION") \
-  X(BlockStatus, 4, "BLOCK_STATUS")
+  X(BlockStatus, 4, "BLOCK_STATUS")       \
+  X(Denied, 5, "DENIED")
 
 #define CLOUDBLK_REQUEST_FLAGS(X) X(Fua, 0, "FUA")
 

@@ -43,11 +43,11 @@ bool Progress::Stalls(bool under_way, uint64_t unit, uint64_t bytes, int64_t now
 }
 
 Connection::Connection(ConnectionHost* host, const ServerInfo& info, uint64_t id,
-                       std::unique_ptr<Transport> transport, std::string address)
+                       std::unique_ptr<Transport> transport, ClientIdentity client)
     : host_(host),
       info_(info),
       id_(id),
-      address_(std::move(address)),
+      client_(std::move(client)),
       transport_(std::move(transport)),
       reader_(&host->context().buffers(), this),
       requests_(host, this, this, &writer_),
@@ -277,15 +277,20 @@ void Connection::OutOfMemory() { BeginStop("out of memory for its requests"); }
 void Connection::OnStorageLost() { BeginStop("its storage has to be opened anew"); }
 
 bool Connection::Violation(std::string_view text) {
-  if (state_ == State::kStopping) return false;
+  EndWithError(wire::StatusCode::kProtocol, "dropped", text);
+  return false;
+}
+
+void Connection::EndWithError(wire::StatusCode status, const std::string& kind,
+                              std::string_view text) {
+  if (state_ == State::kStopping) return;
   std::array<uint8_t, wire::kStatusMessageSize> out;
-  wire::Encode(wire::StatusMessage{wire::StatusCode::kProtocol, 0}, out);
+  wire::Encode(wire::StatusMessage{status, 0}, out);
   writer_.DropReplies();
   writer_.AddMessage(wire::FrameType::kError, out, text);
   writer_.Send(transport_.get());
   BeginStop({});
-  LogLimited(spdlog::level::warn, "dropped", fmt::format("dropped: {}", text));
-  return false;
+  LogLimited(spdlog::level::warn, kind, fmt::format("dropped: {}", text));
 }
 
 void Connection::BeginStop(std::string_view why) {
@@ -389,7 +394,9 @@ void Connection::LogLimited(spdlog::level::level_enum level, const std::string& 
 
 std::string Connection::Who() const {
   std::string who = volume_ != nullptr ? fmt::format("volume '{}': ", volume_->name) : "";
-  return who + (client_name_.empty() ? address_ : fmt::format("{} ({})", client_name_, address_));
+  std::string from = client_.address;
+  if (client_.uid || client_.psk || !client_.names.empty()) from += ", " + client_.ToString();
+  return who + (client_name_.empty() ? from : fmt::format("{} ({})", client_name_, from));
 }
 
 }  // namespace cloudblk::proxy

@@ -14,6 +14,7 @@
 #include "base/event_loop.h"
 #include "base/transport.h"
 #include "proxy-protocol/wire.h"
+#include "proxy/access.h"
 #include "proxy/connection_host.h"
 #include "proxy/frame_reader.h"
 #include "proxy/ownership.h"
@@ -53,7 +54,7 @@ class Connection final : public FdHandler,
                          private RequestOwner {
  public:
   Connection(ConnectionHost* host, const ServerInfo& info, uint64_t id,
-             std::unique_ptr<Transport> transport, std::string address);
+             std::unique_ptr<Transport> transport, ClientIdentity client);
   ~Connection();
 
   uint64_t id() const { return id_; }
@@ -64,6 +65,8 @@ class Connection final : public FdHandler,
   void GoAway();
   // Ends it at once.
   void Drop(const std::string& why) { BeginStop(why); }
+  // Ends it if the rules in force do not give its client what it has any more.
+  void CheckRights();
   // Ends it if its client has stopped in the middle of something. Whether to ask again.
   bool CheckProgress();
 
@@ -125,6 +128,11 @@ class Connection final : public FdHandler,
   bool OnClose(std::span<const uint8_t> section);
   bool OnResize(std::span<const uint8_t> section);
   void OnAnswer(const OwnershipAnswer& answer);
+  // Why its client may not open that volume with these flags of an OPEN; empty: it may.
+  std::string WhyDenied(const std::string& volume, uint32_t flags) const;
+  // DENIED, or what stands for it where the client does not know that.
+  wire::StatusCode Denial(wire::StatusCode otherwise) const;
+  bool MayResize();
   // Asks the storage how it is, for who observes.
   void FindTrouble(const OwnershipAnswer& answer);
   void SendOpenReply(const OwnershipAnswer& answer);
@@ -141,6 +149,8 @@ class Connection final : public FdHandler,
   void OnOutcome(FrameReader::Outcome outcome);
   void SetState(State next);
   void StopReading();
+  // Sends an ERROR, and stops; `kind` as of LogLimited.
+  void EndWithError(wire::StatusCode status, const std::string& kind, std::string_view text);
   // SPEC.md 7.1; `why` is for the log and may be empty.
   void BeginStop(std::string_view why);
   void FinishStop();
@@ -162,7 +172,7 @@ class Connection final : public FdHandler,
   ConnectionHost* const host_;
   const ServerInfo& info_;
   const uint64_t id_;
-  const std::string address_;
+  const ClientIdentity client_;
   // Loop thread only.
   std::unique_ptr<Transport> transport_;
   State state_ = State::kHello;
@@ -186,6 +196,7 @@ class Connection final : public FdHandler,
   // Features in force.
   bool claimer_ = false;
   bool end_reservation_ = false;
+  bool knows_denied_ = false;
   // Of the session.
   Volume* volume_ = nullptr;
   std::string client_name_;

@@ -41,16 +41,20 @@ Result<BackendQueue*> ConnectionHost::QueueOf(Volume* volume) {
   return queues_.emplace(volume, std::move(*made)).first->second.get();
 }
 
-void ConnectionHost::Adopt(std::unique_ptr<Transport> transport, const std::string& address) {
+void ConnectionHost::Adopt(std::unique_ptr<Transport> transport, const ClientIdentity& client) {
   if (going_away_) return;
   const uint64_t id = next_id_++;
-  auto connection = std::make_unique<Connection>(this, info_, id, std::move(transport), address);
+  auto connection = std::make_unique<Connection>(this, info_, id, std::move(transport), client);
   Connection* raw = connection.get();
   connections_.emplace(id, std::move(connection));
   connection_count_.fetch_add(1, std::memory_order_acq_rel);
   if (strangers_.size() >= limits().max_strangers()) DropOldestStranger();
   strangers_.insert(id);
   raw->Start();
+}
+
+void ConnectionHost::CheckRights() {
+  for (Connection* connection : All()) connection->CheckRights();
 }
 
 void ConnectionHost::MakeRoom() {
@@ -89,10 +93,14 @@ void ConnectionHost::OnProgressTimer() {
 
 void ConnectionHost::GoAway() {
   going_away_ = true;
+  for (Connection* connection : All()) connection->GoAway();
+}
+
+std::vector<Connection*> ConnectionHost::All() const {
   std::vector<Connection*> all;
   all.reserve(connections_.size());
   for (const auto& [id, connection] : connections_) all.push_back(connection.get());
-  for (Connection* connection : all) connection->GoAway();
+  return all;
 }
 
 void ConnectionHost::Post(uint64_t id, std::function<void(Connection*)> fn) {

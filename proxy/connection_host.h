@@ -20,6 +20,7 @@
 #include "base/transport.h"
 #include "base/uuid.h"
 #include "proxy-protocol/wire.h"
+#include "proxy/access.h"
 #include "proxy/backend.h"
 #include "proxy/job.h"
 #include "proxy/limits.h"
@@ -36,6 +37,7 @@ struct ServerInfo {
   const VolumeMap* volumes = nullptr;
   Uuid uuid;  // of this run
   Limits* limits = nullptr;
+  const Access* access = nullptr;
 };
 
 // On the loop's thread, but for what says otherwise.
@@ -48,14 +50,15 @@ class ConnectionHost {
   ConnectionHost(const ConnectionHost&) = delete;
   ConnectionHost& operator=(const ConnectionHost&) = delete;
 
-  // `address` says for people where it comes from.
-  void Adopt(std::unique_ptr<Transport> transport, const std::string& address);
+  void Adopt(std::unique_ptr<Transport> transport, const ClientIdentity& client);
   // Makes every volume that is there usable on this loop. Before anything is adopted.
   Status Attach();
   // Connections are told to go: they answer what is in flight and close. Nothing is adopted any
   // more.
   void GoAway();
   bool going_away() const { return going_away_; }
+  // The rules in force are others now: who has no right any more is told so and dropped.
+  void CheckRights();
   // Drops connections that have not asked for a volume: the oldest quarter of them.
   void MakeRoom();
   // Any thread.
@@ -94,6 +97,8 @@ class ConnectionHost {
   void WatchEndOfTurn();
   void EndOfTurn();
   void DropOldestStranger();
+  // They live until the end of the turn, also those that are removed meanwhile.
+  std::vector<Connection*> All() const;
   void OnProgressTimer();
 
   EventLoop* const loop_;

@@ -51,6 +51,7 @@ bool Connection::OnHello(std::span<const uint8_t> section) {
   terms_.hole_reply = (reply.features & wire::Feature::kHoleReply) != 0;
   terms_.block_status = (reply.features & wire::Feature::kBlockStatus) != 0;
   claimer_ = (reply.features & wire::Feature::kClaimer) != 0;
+  knows_denied_ = (reply.features & wire::Feature::kDenied) != 0;
   end_reservation_ = (reply.features & wire::Feature::kEndReservation) != 0;
   reader_.set_limits(terms_.limits);
   writer_.set_limits(terms_.limits);
@@ -82,7 +83,7 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   }
   const std::string_view names(reinterpret_cast<const char*>(payload.data()), payload.size());
   request.client_name = Printable(names.substr(name_length));
-  request.address = address_;
+  request.address = client_.address;
   client_name_ = request.client_name;
   open_flags_ = request.open.flags;
   SetState(State::kOpening);
@@ -91,6 +92,12 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
     return false;
   }
   const std::string name = Printable(names.substr(0, name_length));
+  // Before it is told whether there is such a volume.
+  const std::string denied = WhyDenied(std::string(names.substr(0, name_length)), open_flags_);
+  if (!denied.empty()) {
+    SendOpenReply({Denial(wire::StatusCode::kNoSuchVolume), denied, 0, 0});
+    return false;
+  }
   const auto found = info_.volumes->find(names.substr(0, name_length));
   if (found == info_.volumes->end()) {
     SendOpenReply({wire::StatusCode::kNoSuchVolume,
@@ -136,6 +143,47 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   known_to_ownership_ = true;
   volume_->ownership.Open(this, request);
   return true;
+}
+
+std::string Connection::WhyDenied(const std::string& volume, uint32_t flags) const {
+  const std::shared_ptr<const AccessRules> rules = info_.access->rules();
+  const Rights rights = rules->Of(client_, volume);
+  Right wanted = Right::kObserve;
+  if ((flags & wire::OpenFlag::kActive) != 0) {
+    wanted = (flags & wire::OpenFlag::kReadOnly) != 0 ? Right::kRead : Right::kWrite;
+  }
+  const char* hint = wanted == Right::kWrite && rights.has(Right::kRead)
+                         ? "; it may open it with read-only=on"
+                         : "";
+  // A session that goes on does not take the volume from anybody.
+  constexpr uint32_t kForce = wire::OpenFlag::kTakeover | wire::OpenFlag::kEndReservation;
+  const bool forces = (flags & kForce) != 0 && (flags & wire::OpenFlag::kResume) == 0;
+  if (rights.has(wanted)) {
+    if (!forces || rights.has(Right::kTakeover)) return {};
+    wanted = Right::kTakeover;
+  }
+  return fmt::format(
+      "{} does not have the right '{}' for volume '{}'{}; the proxy's configuration "
+      "gives rights, in [[access]]",
+      client_.ToString(), Name(wanted), Printable(volume), hint);
+}
+
+wire::StatusCode Connection::Denial(wire::StatusCode otherwise) const {
+  return knows_denied_ ? wire::StatusCode::kDenied : otherwise;
+}
+
+void Connection::CheckRights() {
+  const bool has_volume =
+      state_ == State::kOpening || state_ == State::kReady || state_ == State::kClosing;
+  if (!has_volume || volume_ == nullptr) return;
+  const std::string denied =
+      WhyDenied(volume_->name, open_flags_ | uint32_t{wire::OpenFlag::kResume});
+  if (denied.empty()) return;
+  if (state_ == State::kOpening) {
+    SendOpenReply({Denial(wire::StatusCode::kNoSuchVolume), denied, 0, 0});
+  } else {
+    EndWithError(Denial(wire::StatusCode::kProtocol), "denied", denied);
+  }
 }
 
 void Connection::FindTrouble(const OwnershipAnswer& answer) {
@@ -307,9 +355,28 @@ bool Connection::OnResize(std::span<const uint8_t> section) {
   const wire::DecodeError error = wire::Decode(section, &request);
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
   if (resizing_) return Violation("RESIZE while another is under way");
+  if (!MayResize()) return true;
   resizing_ = true;
   volume_->resizer.Resize(this, request, Who());
   return true;
+}
+
+bool Connection::MayResize() {
+  const std::shared_ptr<const AccessRules> rules = info_.access->rules();
+  if (rules->empty() && !client_.is_admin && !client_.uid) {
+    LogLimited(spdlog::level::warn, "resize over TCP",
+               "RESIZE over TCP without a right to it: the next release refuses that; give rights "
+               "in [[access]] of the configuration, or resize at an address of --admin");
+  }
+  if (rules->Of(client_, volume_->name).has(Right::kResize)) return true;
+  const std::string text = fmt::format(
+      "{} does not have the right 'resize' for volume '{}'; the proxy's configuration "
+      "gives rights, in [[access]]",
+      client_.ToString(), volume_->name);
+  LogLimited(spdlog::level::warn, "denied", fmt::format("refused: {}", text));
+  SendStatusMessage(wire::FrameType::kResizeReply,
+                    {Denial(wire::StatusCode::kNotSupported), text, 0, 0});
+  return false;
 }
 
 void Connection::Pause() {

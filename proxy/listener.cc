@@ -96,8 +96,9 @@ bool Listener::AcceptAll(int listener) {
     Result<UniqueFd> fd = Accept(listener, &peer);
     if (fd.ok()) {
       ApplySettings(fd->get(), {.dead_peer_ms = kDeadClientMs});
-      std::string address = DescribePeer(fd->get(), peer);
-      accept_(std::move(*fd), std::move(address));
+      ClientIdentity client = IdentityOf(fd->get());
+      client.address = DescribePeer(fd->get(), peer);
+      accept_(std::move(*fd), std::move(client));
       ++accepted;
       continue;
     }

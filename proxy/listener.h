@@ -12,6 +12,7 @@
 #include "base/event_loop.h"
 #include "base/socket.h"
 #include "base/status.h"
+#include "proxy/access.h"
 #include "proxy/log_limit.h"
 
 namespace cloudblk::proxy {
@@ -19,8 +20,7 @@ namespace cloudblk::proxy {
 // Accepts connections at one endpoint, all its addresses, on the loop's thread.
 class Listener final : public FdHandler {
  public:
-  // `address` says for people where the connection comes from.
-  using AcceptFn = std::function<void(UniqueFd fd, std::string address)>;
+  using AcceptFn = std::function<void(UniqueFd fd, ClientIdentity client)>;
   // A connection waits and there is no descriptor for it.
   using FullFn = std::function<void()>;
 

@@ -28,15 +28,19 @@ void LoopThread::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void LoopThread::PostAdopt(UniqueFd fd, std::string address) {
+void LoopThread::PostAdopt(UniqueFd fd, ClientIdentity client) {
   // std::function wants to be copied, which a UniqueFd cannot be.
-  Post([this, raw = fd.release(), address = std::move(address)] {
-    host_.Adopt(AcceptedTransport(UniqueFd(raw)), address);
+  Post([this, raw = fd.release(), client = std::move(client)] {
+    host_.Adopt(AcceptedTransport(UniqueFd(raw)), client);
   });
 }
 
 void LoopThread::PostMakeRoom() {
   Post([this] { host_.MakeRoom(); });
+}
+
+void LoopThread::PostCheckRights() {
+  Post([this] { host_.CheckRights(); });
 }
 
 void LoopThread::PostGoAway() {

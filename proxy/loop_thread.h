@@ -30,9 +30,10 @@ class LoopThread {
 
   // Any thread.
   void Post(std::function<void()> fn) { loop_->Post(std::move(fn)); }
-  void PostAdopt(UniqueFd fd, std::string address);
+  void PostAdopt(UniqueFd fd, ClientIdentity client);
   void PostGoAway();
   void PostMakeRoom();
+  void PostCheckRights();
   size_t connections() const { return host_.connections(); }
 
   // On the loop's thread, or before it runs.

@@ -34,6 +34,7 @@ constexpr int kUsageError = 2;
 // What the command line says, before it is checked.
 struct CommandLine {
   std::vector<std::string> listen;
+  std::vector<std::string> admin;
   std::vector<std::string> volumes;
   std::string config;
   uint32_t threads = 0;
@@ -52,6 +53,9 @@ int Fail(const std::string& message, int code) {
 void Describe(CLI::App* app, CommandLine* line) {
   app->add_option("--listen", line->listen, "Address to serve at (repeatable)")
       ->type_name("tcp://HOST:PORT|unix:///PATH");
+  app->add_option("--admin", line->admin,
+                  "Address whose clients have every right, whatever the rules (repeatable)")
+      ->type_name("unix:///PATH");
   app->add_option("--volume", line->volumes, "Volume to serve (repeatable)")
       ->type_name("NAME=BACKEND-URI");
   app->add_option("--threads", line->threads, "Loops, each with a thread (default 1)")
@@ -108,6 +112,11 @@ Result<Options> Collect(const CommandLine& line) {
     if (!endpoint.ok()) return endpoint.status();
     options.listen.push_back(endpoint.value());
   }
+  for (const std::string& text : line.admin) {
+    const Result<Endpoint> endpoint = ParseAdmin(text);
+    if (!endpoint.ok()) return endpoint.status();
+    options.admin.push_back(endpoint.value());
+  }
   for (const std::string& text : line.volumes) {
     const Result<VolumeOptions> volume = ParseVolume(text);
     if (!volume.ok()) return volume.status();
@@ -149,17 +158,30 @@ Status Start(const Options& options, std::unique_ptr<Server>* server) {
   }
 }
 
-int Serve(const Options& options) {
+// What can change while it runs: the rules of who may do what.
+void Reload(const CommandLine& line, Server* server) {
+  Result<Options> options = Collect(line);
+  if (!options.ok()) {
+    spdlog::error("nothing is reloaded: {}", options.status().message());
+    return;
+  }
+  const size_t count = options->access.size();
+  server->SetAccess(std::move(options->access));
+  spdlog::info("reloaded {}: {} rules of access", line.config, count);
+}
+
+int Serve(const CommandLine& line, const Options& options) {
   AllowManyDescriptors();
   // Every thread inherits this: signals are taken here only.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
-  // Not if it is ignored, as by nohup: sigwait would return it nevertheless.
+  // Where it ends the process, not if it is ignored, as by nohup: sigwait would return it
+  // nevertheless.
   struct sigaction hangup{};
   sigaction(SIGHUP, nullptr, &hangup);
-  if (hangup.sa_handler != SIG_IGN) sigaddset(&signals, SIGHUP);
+  if (hangup.sa_handler != SIG_IGN || !line.config.empty()) sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   // A file size limit is an error of the request, not the end of the process.
@@ -182,6 +204,10 @@ int Serve(const Options& options) {
 
   int signal_number = 0;
   sigwait(&signals, &signal_number);
+  while (signal_number == SIGHUP && !line.config.empty()) {
+    Reload(line, server.get());
+    sigwait(&signals, &signal_number);
+  }
   spdlog::info("stopping on signal {}", signal_number);
   if (!server->Shutdown(kShutdownPatience)) {
     spdlog::error("the storage did not answer within {} s; ending without its answers",
@@ -218,7 +244,7 @@ int Main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_logger_mt("cloudblk-proxy"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
   spdlog::set_level(spdlog::level::from_str(options.value().log_level));
-  return Serve(options.value());
+  return Serve(line, options.value());
 }
 
 }  // namespace

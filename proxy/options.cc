@@ -2,12 +2,15 @@
 #include "proxy/options.h"
 
 #include <fmt/format.h>
+#include <grp.h>
+#include <pwd.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -40,7 +43,11 @@ class ConfigReader {
 
   void Setting(std::string_view key, const toml::node& value) {
     if (key == "listen") {
-      Listen(value);
+      Listen(value, ParseEndpoint, &options_->listen);
+    } else if (key == "admin") {
+      Listen(value, ParseAdmin, &options_->admin);
+    } else if (key == "access") {
+      Access(value);
     } else if (key == "threads") {
       Number(key, value, kMaxThreads, &options_->threads);
     } else if (key == "lease") {
@@ -72,8 +79,9 @@ class ConfigReader {
       Volumes(value);
     } else {
       Fail(value,
-           fmt::format("unknown setting '{}'; there are listen, threads, lease, max-connections, "
-                       "max-memory, log-level, state-dir and the table volumes",
+           fmt::format("unknown setting '{}'; there are listen, admin, threads, lease, "
+                       "max-connections, max-memory, log-level, state-dir, the table volumes and "
+                       "the tables access",
                        key));
     }
   }
@@ -87,26 +95,123 @@ class ConfigReader {
     *out = static_cast<uint32_t>(*number);
   }
 
-  void Listen(const toml::node& value) {
+  // Gives each string of a list, or the only one, to `take`.
+  void Strings(const toml::node& value, const std::string& what,
+               const std::function<void(const toml::node&, const std::string&)>& take) {
     if (const toml::array* list = value.as_array()) {
-      for (const toml::node& item : *list) ListenAt(item);
+      for (const toml::node& item : *list) String(item, what, take);
     } else {
-      ListenAt(value);
+      String(value, what, take);
     }
   }
 
-  void ListenAt(const toml::node& value) {
+  void String(const toml::node& value, const std::string& what,
+              const std::function<void(const toml::node&, const std::string&)>& take) {
     const auto text = value.value<std::string>();
-    if (!text) {
-      Fail(value, "listen is an address or a list of addresses, as strings");
+    if (text) {
+      take(value, *text);
+    } else {
+      Fail(value, what);
+    }
+  }
+
+  using ParseAddress = std::function<Result<Endpoint>(const std::string&)>;
+  void Listen(const toml::node& value, const ParseAddress& parse, std::vector<Endpoint>* out) {
+    Strings(value, "an address or a list of addresses, as strings, is wanted here",
+            [&](const toml::node& node, const std::string& text) {
+              const Result<Endpoint> endpoint = parse(text);
+              if (endpoint.ok()) {
+                out->push_back(endpoint.value());
+              } else {
+                Fail(node, endpoint.status().message());
+              }
+            });
+  }
+
+  void Access(const toml::node& value) {
+    const toml::array* list = value.as_array();
+    if (list == nullptr || !list->is_homogeneous<toml::table>()) {
+      Fail(value, "access is a list of tables: [[access]], then who, volumes and rights");
       return;
     }
-    const Result<Endpoint> endpoint = ParseEndpoint(*text);
-    if (endpoint.ok()) {
-      options_->listen.push_back(endpoint.value());
-    } else {
-      Fail(value, endpoint.status().message());
+    for (const toml::node& rule : *list) AccessFor(*rule.as_table());
+  }
+
+  void AccessFor(const toml::table& table) {
+    AccessRule rule;
+    int named = 0;
+    for (const auto& [key, value] : table) {
+      if (key == "volumes") {
+        Strings(value, "volumes is a list of names, in which * and ? stand for others",
+                [&](const auto&, const std::string& text) { rule.volumes.push_back(text); });
+      } else if (key == "rights") {
+        Strings(value, "rights is a list of strings",
+                [&](const auto& node, const std::string& text) { AddRight(node, text, &rule); });
+      } else {
+        Who(key.str(), value, &rule);
+        ++named;
+      }
     }
+    if (named != 1) {
+      Fail(table, "who a rule is about is one of user, group, certificate, psk or anyone = true");
+    } else if (rule.volumes.empty()) {
+      Fail(table, "a rule needs volumes = [\"NAME\"]; [\"*\"] are all");
+    } else if (rule.rights == Rights()) {
+      Fail(table, "a rule needs rights = [...]");
+    }
+    options_->access.push_back(std::move(rule));
+  }
+
+  void AddRight(const toml::node& where, const std::string& text, AccessRule* rule) {
+    for (const Right right : {Right::kObserve, Right::kRead, Right::kWrite, Right::kResize,
+                              Right::kTakeover, Right::kAdminister}) {
+      if (Name(right) != text) continue;
+      rule->rights.Add(right);
+      return;
+    }
+    Fail(where, fmt::format("no right '{}'; there are observe, read, write, resize, takeover and "
+                            "administer",
+                            text));
+  }
+
+  void Who(std::string_view key, const toml::node& value, AccessRule* rule) {
+    if (key == "user") {
+      rule->uid = Id(value, "user", [](const char* name) -> std::optional<uint32_t> {
+        const passwd* found = getpwnam(name);
+        return found == nullptr ? std::nullopt : std::optional(found->pw_uid);
+      });
+    } else if (key == "group") {
+      rule->gid = Id(value, "group", [](const char* name) -> std::optional<uint32_t> {
+        const group* found = getgrnam(name);
+        return found == nullptr ? std::nullopt : std::optional(found->gr_gid);
+      });
+    } else if (key == "certificate" || key == "psk") {
+      String(value, fmt::format("{} is a name, in which * and ? stand for others", key),
+             [&](const auto&, const std::string& text) {
+               (key == "psk" ? rule->psk : rule->certificate) = text;
+             });
+    } else if (key == "anyone") {
+      rule->anyone = value.value_exact<bool>().value_or(false);
+      if (!rule->anyone) Fail(value, "anyone is true, or is left out");
+    } else {
+      Fail(value, fmt::format("unknown setting '{}' of a rule; there are user, group, certificate, "
+                              "psk, anyone, volumes and rights",
+                              key));
+    }
+  }
+
+  // A number, or the name of one that this host knows.
+  std::optional<uint32_t> Id(const toml::node& value, const char* what,
+                             std::optional<uint32_t> (*find)(const char*)) {
+    if (const auto number = value.value_exact<int64_t>()) {
+      if (*number >= 0 && *number < ~uint32_t{0}) return static_cast<uint32_t>(*number);
+    } else if (const auto name = value.value_exact<std::string>()) {
+      const std::optional<uint32_t> found = find(name->c_str());
+      if (!found) Fail(value, fmt::format("there is no {} '{}' on this host", what, *name));
+      return found;
+    }
+    Fail(value, fmt::format("{} is a name or a number", what));
+    return std::nullopt;
   }
 
   void Volumes(const toml::node& value) {
@@ -140,6 +245,14 @@ Result<uint64_t> ParseMaxMemory(const std::string& text) {
   return Status(EINVAL,
                 fmt::format("max-memory '{}': write a size of at least {}M, for example 160M", text,
                             kLeastMemory >> 20));
+}
+
+Result<Endpoint> ParseAdmin(const std::string& text) {
+  Result<Endpoint> endpoint = ParseEndpoint(text);
+  if (!endpoint.ok() || endpoint->kind == Endpoint::Kind::kUnix) return endpoint;
+  return Status(EINVAL, fmt::format("admin address '{}': write unix:///PATH; who may reach it may "
+                                    "do everything",
+                                    text));
 }
 
 bool IsLogLevel(const std::string& text) {

@@ -8,6 +8,7 @@
 
 #include "base/socket.h"
 #include "base/status.h"
+#include "proxy/access.h"
 #include "proxy/limits.h"
 
 namespace cloudblk::proxy {
@@ -19,6 +20,7 @@ struct VolumeOptions {
 
 struct Options {
   std::vector<Endpoint> listen;
+  std::vector<Endpoint> admin;  // unix sockets, whose clients may do everything
   std::vector<VolumeOptions> volumes;
   uint32_t threads = 1;
   uint32_t lease_s = 10;
@@ -26,6 +28,7 @@ struct Options {
   uint64_t max_memory = kDefaultMaxMemory;  // bytes
   std::string log_level = "info";
   std::string state_dir = "/var/lib/cloudblk";
+  std::vector<AccessRule> access;
 };
 
 inline constexpr uint32_t kMaxThreads = 256;
@@ -41,6 +44,9 @@ Result<VolumeOptions> ParseVolume(const std::string& text);
 
 // Bytes of buffers, with K, M, G or T behind the number. EINVAL.
 Result<uint64_t> ParseMaxMemory(const std::string& text);
+
+// unix:///PATH. EINVAL.
+Result<Endpoint> ParseAdmin(const std::string& text);
 
 // Adds what a TOML file says to *options; a setting of the file replaces the one in *options, lists
 // get longer. The error names file and line.

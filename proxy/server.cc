@@ -3,6 +3,7 @@
 
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -55,6 +56,8 @@ Status Server::OpenVolumes(const Options& options) {
   if (!opened.ok()) return opened;
   info_.volumes = &volumes_;
   info_.uuid = RandomUuid();
+  access_.Replace(std::make_shared<AccessRules>(options.access));
+  info_.access = &access_;
   return Status::Ok();
 }
 
@@ -93,20 +96,41 @@ Status Server::MakeLoops(const Options& options) {
 
 Status Server::MakeListeners(const Options& options) {
   for (const Endpoint& endpoint : options.listen) {
-    Result<std::unique_ptr<Listener>> listener = Listener::Create(
-        endpoint, &loops_.front()->loop(),
-        [this](UniqueFd fd, std::string from) { HandOut(std::move(fd), std::move(from)); },
-        [this] { MakeRoom(); });
-    if (!listener.ok()) return listener.status();
-    listeners_.push_back(std::move(*listener));
+    const Status status = Listen(endpoint, false);
+    if (!status.ok()) return status;
+  }
+  for (const Endpoint& endpoint : options.admin) {
+    // Its file is its owner's alone from the first moment.
+    const mode_t before = umask(0177);
+    const Status status = Listen(endpoint, true);
+    umask(before);
+    if (!status.ok()) return status;
   }
   return Status::Ok();
 }
 
-void Server::HandOut(UniqueFd fd, std::string address) {
+Status Server::Listen(const Endpoint& endpoint, bool is_admin) {
+  Result<std::unique_ptr<Listener>> listener = Listener::Create(
+      endpoint, &loops_.front()->loop(),
+      [this, is_admin](UniqueFd fd, ClientIdentity client) {
+        client.is_admin = is_admin;
+        HandOut(std::move(fd), std::move(client));
+      },
+      [this] { MakeRoom(); });
+  if (!listener.ok()) return listener.status();
+  listeners_.push_back(std::move(*listener));
+  return Status::Ok();
+}
+
+void Server::SetAccess(std::vector<AccessRule> rules) {
+  access_.Replace(std::make_shared<AccessRules>(std::move(rules)));
+  for (const auto& loop : loops_) loop->PostCheckRights();
+}
+
+void Server::HandOut(UniqueFd fd, ClientIdentity client) {
   LoopThread& loop = *loops_[next_loop_];
   next_loop_ = (next_loop_ + 1) % loops_.size();
-  loop.PostAdopt(std::move(fd), std::move(address));
+  loop.PostAdopt(std::move(fd), std::move(client));
 }
 
 void Server::MakeRoom() {

@@ -33,6 +33,9 @@ class Server {
   // Starts the threads and accepts.
   void Start();
 
+  // The rules that are in force from now on, for what is connected too. Any thread.
+  void SetAccess(std::vector<AccessRule> rules);
+
   // Where it listens, with real ports, as ParseEndpoint reads them.
   std::vector<std::string> Addresses() const;
 
@@ -46,7 +49,8 @@ class Server {
   Status OpenVolumes(const Options& options);
   Status MakeLoops(const Options& options);
   Status MakeListeners(const Options& options);
-  void HandOut(UniqueFd fd, std::string address);
+  Status Listen(const Endpoint& endpoint, bool is_admin);
+  void HandOut(UniqueFd fd, ClientIdentity client);
   // There is no descriptor left for a connection.
   void MakeRoom();
 
@@ -54,6 +58,7 @@ class Server {
   std::unique_ptr<Limits> limits_;
   VolumeMap volumes_;
   VolumeOpener opener_{&volumes_, &alarm_};
+  Access access_;
   ServerInfo info_;
   std::vector<std::unique_ptr<LoopThread>> loops_;
   std::vector<std::unique_ptr<Listener>> listeners_;  // on the first loop

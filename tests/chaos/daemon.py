@@ -56,9 +56,10 @@ class Daemon:
         def listening():
             assert self.process.poll() is None, self.log()
             lines = self.out.read_text().splitlines()
-            return lines if len(lines) == len(self.listen) else None
+            return lines if len(lines) >= len(self.listen) else None
 
-        lines = wait_for(listening, f"listening; {self.log()}")
+        # Those of --admin come last.
+        lines = wait_for(listening, f"listening; {self.log()}")[: len(self.listen)]
         self.listen = [line.removeprefix("listening on ") for line in lines]
         return self
 

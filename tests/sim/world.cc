@@ -35,7 +35,7 @@ void World::Boot() {
   volume->ownership.Restore();
   server->volumes.emplace("disk", std::move(volume));
   server->host = std::make_unique<proxy::ConnectionHost>(
-      &loop, proxy::ServerInfo{&server->volumes, {}, &server->limits});
+      &loop, proxy::ServerInfo{&server->volumes, {}, &server->limits, &server->access});
   EXPECT_TRUE(server->host->Attach().ok());
   server_ = std::move(server);
 }
@@ -79,7 +79,7 @@ void World::Accept(std::shared_ptr<MemoryLink> link) {
     return;
   }
   server_->links.push_back(link);
-  server_->host->Adopt(ServerEnd(&loop, std::move(link), &crc), "client");
+  server_->host->Adopt(ServerEnd(&loop, std::move(link), &crc), {});
 }
 
 // Does one or two of the things that storage and executors have to do, or none this time.

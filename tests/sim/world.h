@@ -72,6 +72,7 @@ class World {
 
     LoopAlarmClock alarm;
     proxy::Limits limits;
+    proxy::Access access;
     proxy::VolumeMap volumes;
     SimBackend* backend = nullptr;
     std::vector<ManualExecutor*> executors;  // of the volumes

@@ -59,6 +59,7 @@ cloudblk_test(proxy_ownership_test
 
 cloudblk_test(proxy_server_test
   SOURCES
+    proxy/access_test.cc
     proxy/block_status_test.cc
     proxy/hostile_test.cc
     proxy/limits_test.cc

@@ -307,7 +307,7 @@ TEST(ReplyTest, NeitherErrorsNorHolesHavePayload) {
   EXPECT_EQ(error({1, StatusCode::kOk, 512, ReplyFlag::kHole}), DecodeError::kBadLength);
   EXPECT_EQ(error({1, StatusCode::kIoError, 0, ReplyFlag::kHole}), DecodeError::kReservedSet);
   EXPECT_EQ(error({1, StatusCode::kOk, 0, 2}), DecodeError::kReservedSet);
-  EXPECT_EQ(error({1, StatusCode{20}, 0, 0}), DecodeError::kBadStatus);
+  EXPECT_EQ(error({1, StatusCode{21}, 0, 0}), DecodeError::kBadStatus);
 }
 
 TEST(BatchTest, PayloadsMustSumToTheFrames) {

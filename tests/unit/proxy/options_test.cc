@@ -58,13 +58,56 @@ TEST_F(ConfigTest, AnErrorNamesItsLine) {
   EXPECT_THAT(Read("threads = 0\n"), HasSubstr(":1: threads is a number from 1 to"));
   EXPECT_THAT(Read("threads = \"2\"\n"), HasSubstr(":1: threads is a number"));
   EXPECT_THAT(Read("\nlisten = \"localhost\"\n"), HasSubstr(":2: address 'localhost'"));
-  EXPECT_THAT(Read("listen = [\"tcp://x:1\",\n 5]\n"), HasSubstr(":2: listen is an address"));
+  EXPECT_THAT(Read("listen = [\"tcp://x:1\",\n 5]\n"), HasSubstr(":2: an address or a list"));
   EXPECT_THAT(Read("log-level = \"loud\"\n"), HasSubstr(":1: log-level is"));
   EXPECT_THAT(Read("max-memory = \"1M\"\n"), HasSubstr(":1: max-memory '1M': write a size of"));
   EXPECT_THAT(Read("max-connections = 0\n"), HasSubstr(":1: max-connections is a number from 1"));
   EXPECT_THAT(Read("volumes = 3\n"), HasSubstr(":1: volumes is a table"));
   EXPECT_THAT(Read("[volumes]\nx = 1\n"), HasSubstr(":2: the volume 'x' needs"));
   EXPECT_THAT(Read("a = \n"), HasSubstr("proxy.toml:1: "));
+}
+
+TEST_F(ConfigTest, ReadsTheRulesOfAccess) {
+  ASSERT_EQ(Read("admin = \"unix:///run/admin\"\n"
+                 "[[access]]\nuser = \"root\"\nvolumes = [\"a*\", \"b\"]\nrights = [\"write\"]\n"
+                 "[[access]]\ngroup = 7\nvolumes = \"*\"\nrights = \"observe\"\n"
+                 "[[access]]\ncertificate = \"*.org\"\nvolumes = \"*\"\nrights = [\"resize\", "
+                 "\"takeover\"]\n"
+                 "[[access]]\npsk = \"host\"\nvolumes = \"*\"\nrights = [\"administer\"]\n"
+                 "[[access]]\nanyone = true\nvolumes = \"*\"\nrights = [\"read\"]\n"),
+            "");
+  ASSERT_EQ(options_.admin.size(), 1u);
+  EXPECT_EQ(options_.admin[0].ToString(), "unix:///run/admin");
+  const std::vector<AccessRule>& rules = options_.access;
+  ASSERT_EQ(rules.size(), 5u);
+  EXPECT_EQ(rules[0].uid, 0u);
+  EXPECT_THAT(rules[0].volumes, testing::ElementsAre("a*", "b"));
+  EXPECT_TRUE(rules[0].rights.has(Right::kWrite));
+  EXPECT_FALSE(rules[0].rights.has(Right::kResize));
+  EXPECT_EQ(rules[1].gid, 7u);
+  EXPECT_EQ(rules[2].certificate, "*.org");
+  EXPECT_TRUE(rules[2].rights.has(Right::kTakeover));
+  EXPECT_EQ(rules[3].psk, "host");
+  EXPECT_TRUE(rules[4].anyone);
+}
+
+TEST_F(ConfigTest, AnErrorOfARuleNamesItsLine) {
+  const auto said = [this](const std::string& rule) { return Read("[[access]]\n" + rule); };
+  const std::string rest = "volumes = \"*\"\nrights = \"read\"\n";
+  EXPECT_THAT(said(rest), HasSubstr("proxy.toml:1: who a rule is about"));
+  EXPECT_THAT(said("user = 1\ngroup = 1\n" + rest), HasSubstr(":1: who a rule is about"));
+  EXPECT_THAT(said("user = \"no such user\"\n" + rest), HasSubstr(":2: there is no user 'no"));
+  EXPECT_THAT(said("user = -1\n" + rest), HasSubstr(":2: user is a name or a number"));
+  EXPECT_THAT(said("group = 1.5\n" + rest), HasSubstr(":2: group is a name or a number"));
+  EXPECT_THAT(said("psk = 1\n" + rest), HasSubstr(":2: psk is a name"));
+  EXPECT_THAT(said("anyone = false\n" + rest), HasSubstr(":2: anyone is true"));
+  EXPECT_THAT(said("usr = 1\n" + rest), HasSubstr(":2: unknown setting 'usr' of a rule"));
+  EXPECT_THAT(said("user = 1\nrights = \"read\"\n"), HasSubstr(":1: a rule needs volumes"));
+  EXPECT_THAT(said("user = 1\nvolumes = \"*\"\n"), HasSubstr(":1: a rule needs rights"));
+  EXPECT_THAT(said("user = 1\nvolumes = \"*\"\nrights = [\"read\",\n\"rite\"]\n"),
+              HasSubstr(":5: no right 'rite'; there are observe, read"));
+  EXPECT_THAT(Read("access = 3\n"), HasSubstr(":1: access is a list of tables"));
+  EXPECT_THAT(Read("admin = \"tcp://127.0.0.1:1\"\n"), HasSubstr(":1: admin address 'tcp:"));
 }
 
 TEST_F(ConfigTest, TheExampleIsUnderstood) {

@@ -65,18 +65,18 @@ class LosingUpstream {
     const VolumeTools tools{MonotonicNs, &alarm_, [] { return std::make_unique<WorkerPool>(1); }};
     volumes_.emplace("disk", std::make_unique<Volume>("disk", std::move(backend), 10'000, tools));
     spdlog::default_logger();
-    loop_ = std::move(LoopThread::Create({&volumes_, RandomUuid(), &limits_}).value());
+    loop_ = std::move(LoopThread::Create({&volumes_, RandomUuid(), &limits_, &access_}).value());
     Endpoint endpoint;
     endpoint.kind = Endpoint::Kind::kUnix;
     endpoint.path = folder_ / "socket";
     listener_ = std::move(Listener::Create(
                               endpoint, &loop_->loop(),
-                              [this](UniqueFd fd, const std::string& from) {
+                              [this](UniqueFd fd, const ClientIdentity& client) {
                                 {
                                   std::lock_guard lock(mutex_);
                                   cut_.emplace_back(dup(fd.get()));
                                 }
-                                loop_->PostAdopt(std::move(fd), from);
+                                loop_->PostAdopt(std::move(fd), client);
                               },
                               [] {})
                               .value());
@@ -104,6 +104,7 @@ class LosingUpstream {
  private:
   TempFolder folder_;
   Limits limits_;
+  Access access_;
   ThreadAlarmClock alarm_;
   VolumeMap volumes_;
   LosingBackend* backend_ = nullptr;

@@ -146,7 +146,8 @@ class TestServer {
     gated = gate.get();
     Add("gated", std::move(gate));
     for (size_t i = 0; i < threads; ++i) {
-      loops_.push_back(std::move(LoopThread::Create({&volumes_, RandomUuid(), &limits_}).value()));
+      loops_.push_back(
+          std::move(LoopThread::Create({&volumes_, RandomUuid(), &limits_, &access_}).value()));
       EXPECT_TRUE(loops_[i]->host().Attach().ok());
     }
     // The log is made on its first use, by a library that ThreadSanitizer does not look into: so
@@ -163,12 +164,16 @@ class TestServer {
   }
 
   // A connection, on the next loop.
-  std::unique_ptr<RawClient> Connect() {
+  std::unique_ptr<RawClient> Connect(const ClientIdentity& client = {.address = "test"}) {
     int fds[2];
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
     EXPECT_EQ(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
-    loops_[next_++ % loops_.size()]->PostAdopt(UniqueFd(fds[0]), "test");
+    loops_[next_++ % loops_.size()]->PostAdopt(UniqueFd(fds[0]), client);
     return std::make_unique<RawClient>(fds[1]);
+  }
+  void SetAccess(std::vector<AccessRule> rules) {
+    access_.Replace(std::make_shared<AccessRules>(std::move(rules)));
+    for (const auto& loop : loops_) loop->PostCheckRights();
   }
   void GoAway() {
     for (const auto& loop : loops_) loop->PostGoAway();
@@ -193,6 +198,7 @@ class TestServer {
   }
 
   Limits limits_;
+  Access access_;
   ThreadAlarmClock alarm_;
   VolumeMap volumes_;
   std::vector<std::unique_ptr<LoopThread>> loops_;
