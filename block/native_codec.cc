@@ -97,9 +97,8 @@ void NativeCodec::Begin(const OpenParams& params, Outbox* outbox) {
   wire::Hello hello;
   hello.max_frame_payload = kOfferedPayload;
   hello.max_frame_entries = kOfferedEntries;
-  hello.features =
-      wire::Feature::kHoleReply | wire::Feature::kClaimer | wire::Feature::kBlockStatus |
-      wire::Feature::kDenied;
+  hello.features = wire::Feature::kHoleReply | wire::Feature::kClaimer |
+                   wire::Feature::kBlockStatus | wire::Feature::kDenied;
   if (wants_crc_) {
     hello.features |= wire::Feature::kPayloadCrc;
     hello.required_features |= wire::Feature::kPayloadCrc;
