@@ -8,10 +8,12 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <span>
 
 #include "base/socket.h"
 #include "proxy/backends/file_attributes.h"
@@ -43,6 +45,17 @@ class BackendTest : public testing::TestWithParam<Kind> {
     ASSERT_TRUE(acquired.ok()) << acquired.message();
   }
   std::string path() const { return folder_ / "disk.img"; }
+  // A READ of as many bytes, or a WRITE of these, that is one of several under way.
+  void Begin(IoOp* op, Operation kind, uint64_t offset, std::span<const uint8_t> data) {
+    op->kind = kind;
+    op->offset = offset;
+    op->length = static_cast<uint32_t>(data.size());
+    if (kind == Operation::kWrite) {
+      op->buffer = storage_.context().buffers().Get(op->length);
+      std::ranges::copy(data, op->buffer.data);
+    }
+    storage_.Start(op);
+  }
 
   TempFolder folder_;
   Provided provided_{GetParam(), path(), kSize};
@@ -105,14 +118,7 @@ TEST_P(BackendTest, CarriesOutManyAtOnce) {
   constexpr size_t kCount = 1500;
   std::vector<IoOp> ops(kCount);
   for (size_t i = 0; i < kCount; ++i) {
-    IoOp& op = ops[i];
-    op.kind = Operation::kWrite;
-    op.offset = i * 4096;
-    op.length = 4096;
-    op.buffer = storage_.context().buffers().Get(4096);
-    const std::vector<uint8_t> data = Pattern(4096, static_cast<uint32_t>(i));
-    std::copy(data.begin(), data.end(), op.buffer.data);
-    storage_.Start(&op);
+    Begin(&ops[i], Operation::kWrite, i * 4096, Pattern(4096, static_cast<uint32_t>(i)));
   }
   storage_.Wait();
   for (IoOp& op : ops) {
@@ -133,15 +139,8 @@ TEST_P(BackendTest, CarriesOutAtOnceWhatHasGapsAndGoesBackwards) {
   for (const Operation kind : {Operation::kWrite, Operation::kRead}) {
     std::vector<IoOp> ops(blocks.size());
     for (size_t i = 0; i < blocks.size(); ++i) {
-      IoOp& op = ops[i];
-      op.kind = kind;
-      op.offset = blocks[i] * kLength;
-      op.length = kLength;
-      if (kind == Operation::kWrite) {
-        op.buffer = storage_.context().buffers().Get(kLength);
-        memset(op.buffer.data, static_cast<int>('a' + blocks[i]), kLength);
-      }
-      storage_.Start(&op);
+      const std::vector<uint8_t> data(kLength, static_cast<uint8_t>('a' + blocks[i]));
+      Begin(&ops[i], kind, blocks[i] * kLength, data);
     }
     storage_.Wait();
     for (size_t i = 0; i < blocks.size(); ++i) {
@@ -168,16 +167,8 @@ TEST_P(BackendTest, CarriesOutNeighboursAtOnce) {
   for (const Operation kind : {Operation::kWrite, Operation::kRead}) {
     std::vector<IoOp> ops(kCount);
     for (size_t i = 0; i < kCount; ++i) {
-      IoOp& op = ops[i];
-      op.kind = kind;
-      op.offset = 4096 + i * kLength;
-      op.length = kLength;
-      op.fua = kind == Operation::kWrite && i % 10 == 3;
-      if (kind == Operation::kWrite) {
-        op.buffer = storage_.context().buffers().Get(kLength);
-        memcpy(op.buffer.data, &whole[i * kLength], kLength);
-      }
-      storage_.Start(&op);
+      ops[i].fua = kind == Operation::kWrite && i % 10 == 3;
+      Begin(&ops[i], kind, 4096 + i * kLength, {&whole[i * kLength], kLength});
     }
     storage_.Wait();
     for (size_t i = 0; i < kCount; ++i) {
