@@ -55,8 +55,8 @@ class JobPool {
     if (free_.empty()) return new Job;
     Job* job = free_.back().release();
     free_.pop_back();
-    *job = Job{};
-    return job;
+    std::destroy_at(job);
+    return std::construct_at(job);
   }
   void Put(Job* job) { free_.emplace_back(job); }
   void Trim() {

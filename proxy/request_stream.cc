@@ -328,7 +328,7 @@ void RequestStream::ReleaseJob(Job* job) {
   out_bytes_ -= job->read_length;
   if (HasRanges(job->kind)) range_bytes_ -= job->payload_length;
   host_->context().buffers().Put(&job->buffer);
-  job->lent.reset();
+  if (job->lent != nullptr) job->lent.reset();
   host_->jobs().Put(job);
 }
 
