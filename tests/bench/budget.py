@@ -12,8 +12,10 @@ from .workloads import WORKLOADS
 FILE = pathlib.Path(__file__).with_name("budget.json")
 STANDARD = ("randread-4k-qd1", "randread-4k-qd32", "randread-4k-qd128", "randwrite-4k-qd32")
 # Instructions of two runs differ by half a percent, and at depth 1 by one percent more: whether a request needs an
-# interrupt depends on who is faster, the device or the driver that polls. One call more for each batch of 32 is 14 %.
-TOLERANCE = {"instructions": 0.02, "calls": 0.1}
+# interrupt depends on who is faster, the device or the driver that polls. That differs between processors too: on one
+# model all that depth 1 costs in the device is 1.9 % more, and at other depths 2 % less. One call more for each batch of
+# 32 is 14 %.
+TOLERANCE = {"instructions": 0.02, "instructions at depth 1": 0.03, "calls": 0.1}
 
 
 # Of a server that answers each request by itself: how its answers fall together is its own affair, which depth 1
