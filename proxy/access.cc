@@ -2,7 +2,6 @@
 #include "proxy/access.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <fnmatch.h>
 #include <sys/socket.h>
 
@@ -15,7 +14,8 @@ namespace cloudblk::proxy {
 namespace {
 
 bool Matches(const std::string& pattern, const std::string& text) {
-  return fnmatch(pattern.c_str(), text.c_str(), 0) == 0;
+  // What lies behind a zero byte would not be looked at.
+  return text.find('\0') == std::string::npos && fnmatch(pattern.c_str(), text.c_str(), 0) == 0;
 }
 
 bool IsAbout(const AccessRule& rule, const ClientIdentity& client) {

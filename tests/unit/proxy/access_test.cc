@@ -106,6 +106,8 @@ TEST(AccessRules, KnowWhoItIsByAnyProof) {
   EXPECT_TRUE(may(certificate, known));
   known.names = {"host.example.org.evil"};
   EXPECT_FALSE(may(certificate, known));
+  known.names = {std::string("host.example.org\0.evil", 22)};
+  EXPECT_FALSE(may(certificate, known));
 
   AccessRule psk = rule;
   psk.psk = "host1";
