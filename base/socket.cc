@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstddef>
@@ -60,11 +61,7 @@ void SetOption(int fd, int level, int option, int value) {
   setsockopt(fd, level, option, &value, sizeof(value));
 }
 
-// Whether both ends are on this host, by the address of ours.
-bool IsLoopback(int fd) {
-  sockaddr_storage own;
-  socklen_t size = sizeof(own);
-  if (getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0) return false;
+bool IsLoopback(const sockaddr_storage& own) {
   constexpr uint32_t kNet = 127;
   if (own.ss_family == AF_INET) {
     return ntohl(reinterpret_cast<const sockaddr_in*>(&own)->sin_addr.s_addr) >> 24 == kNet;
@@ -73,6 +70,13 @@ bool IsLoopback(int fd) {
   const in6_addr& address = reinterpret_cast<const sockaddr_in6*>(&own)->sin6_addr;
   return IN6_IS_ADDR_LOOPBACK(&address) ||
          (IN6_IS_ADDR_V4MAPPED(&address) && address.s6_addr[12] == kNet);
+}
+
+// Whether both ends are on this host, by the address of ours.
+bool IsLoopback(int fd) {
+  sockaddr_storage own;
+  socklen_t size = sizeof(own);
+  return getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) == 0 && IsLoopback(own);
 }
 
 uint16_t PortOf(const sockaddr_storage& storage) {
@@ -151,9 +155,9 @@ void UniqueFd::reset(int fd) {
 }
 
 std::string Endpoint::ToString() const {
-  if (kind == Kind::kUnix) return "unix://" + path;
+  if (kind == Kind::kUnix) return (tls ? "tls+unix://" : "unix://") + path;
   const bool v6 = host.find(':') != std::string::npos;
-  return "tcp://" + (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+  return (tls ? "tls://" : "tcp://") + (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
 }
 
 Result<Endpoint> ParseHostPort(std::string_view text, uint16_t default_port) {
@@ -183,30 +187,48 @@ Result<Endpoint> ParseHostPort(std::string_view text, uint16_t default_port) {
 }
 
 Result<Endpoint> ParseEndpoint(std::string_view text) {
-  constexpr std::string_view kTcp = "tcp://";
-  constexpr std::string_view kUnix = "unix://";
-  if (text.starts_with(kTcp)) {
-    const std::string_view rest = text.substr(kTcp.size());
-    const size_t bracket = rest.rfind(']');
-    if (rest.find(':', bracket == std::string_view::npos ? 0 : bracket) == std::string_view::npos) {
-      return Status(EINVAL,
-                    "address '" + std::string(text) + "' lacks a port; write tcp://HOST:PORT");
-    }
-    return ParseHostPort(rest, 0);
-  }
-  if (text.starts_with(kUnix) && text.substr(kUnix.size()).starts_with('/')) {
+  struct Form {
+    std::string_view scheme;
+    Endpoint::Kind kind;
+    bool tls;
+  };
+  constexpr std::array<Form, 4> kForms = {{{"tcp://", Endpoint::Kind::kTcp, false},
+                                           {"tls://", Endpoint::Kind::kTcp, true},
+                                           {"unix://", Endpoint::Kind::kUnix, false},
+                                           {"tls+unix://", Endpoint::Kind::kUnix, true}}};
+  for (const Form& form : kForms) {
+    if (!text.starts_with(form.scheme)) continue;
+    const std::string_view rest = text.substr(form.scheme.size());
     Endpoint endpoint;
-    endpoint.kind = Endpoint::Kind::kUnix;
-    endpoint.path = text.substr(kUnix.size());
+    if (form.kind == Endpoint::Kind::kUnix) {
+      if (!rest.starts_with('/')) break;
+      endpoint.kind = form.kind;
+      endpoint.path = rest;
+    } else {
+      const size_t bracket = rest.rfind(']');
+      if (rest.find(':', bracket == std::string_view::npos ? 0 : bracket) ==
+          std::string_view::npos) {
+        return Status(EINVAL, "address '" + std::string(text) + "' lacks a port; write " +
+                                  std::string(form.scheme) + "HOST:PORT");
+      }
+      Result<Endpoint> parsed = ParseHostPort(rest, 0);
+      if (!parsed.ok()) return parsed;
+      endpoint = *parsed;
+    }
+    endpoint.tls = form.tls;
     return endpoint;
   }
-  return Status(EINVAL, "address '" + std::string(text) +
-                            "' is not understood; write tcp://HOST:PORT or unix:///PATH");
+  return Status(EINVAL,
+                "address '" + std::string(text) +
+                    "' is not understood; write tcp://HOST:PORT or unix:///PATH, or with TLS "
+                    "tls://HOST:PORT or tls+unix:///PATH");
 }
 
 bool SocketAddress::operator==(const SocketAddress& other) const {
   return length == other.length && std::memcmp(&storage, &other.storage, length) == 0;
 }
+
+bool SocketAddress::IsLocal() const { return storage.ss_family == AF_UNIX || IsLoopback(storage); }
 
 std::string SocketAddress::ToString() const {
   if (storage.ss_family == AF_UNIX) {
@@ -261,6 +283,7 @@ Result<std::vector<SocketAddress>> Resolve(const Endpoint& endpoint) {
     SocketAddress address;
     std::memcpy(&address.storage, info->ai_addr, info->ai_addrlen);
     address.length = info->ai_addrlen;
+    address.host = endpoint.host;
     // Twice in /etc/hosts, say.
     if (std::ranges::find(addresses, address) == addresses.end()) addresses.push_back(address);
   }

@@ -44,13 +44,15 @@ struct Endpoint {
   std::string host;   // name or address, without brackets; empty: every address of this host
   uint16_t port = 0;  // 0: the kernel chooses (listen only)
   std::string path;   // kUnix
+  bool tls = false;   // what is spoken there
 
   bool operator==(const Endpoint&) const = default;
   // As ParseEndpoint reads it.
   std::string ToString() const;
 };
 
-// `tcp://HOST:PORT`, `tcp://[V6]:PORT` or `unix:///PATH`. EINVAL.
+// `tcp://HOST:PORT`, `tcp://[V6]:PORT` or `unix:///PATH`; with TLS `tls://HOST:PORT`,
+// `tls+unix:///PATH`. EINVAL.
 Result<Endpoint> ParseEndpoint(std::string_view text);
 
 // `HOST[:PORT]` or `[V6][:PORT]`, into a TCP endpoint. EINVAL.
@@ -60,8 +62,11 @@ Result<Endpoint> ParseHostPort(std::string_view text, uint16_t default_port);
 struct SocketAddress {
   sockaddr_storage storage{};
   socklen_t length = 0;
+  std::string host{};  // that it was found for; does not count in comparisons
 
   bool operator==(const SocketAddress& other) const;
+  // Whether only this host can connect to it, or from it.
+  bool IsLocal() const;
   // `tcp://ADDRESS:PORT` or `unix:///PATH`; `unix:` for an unnamed one.
   std::string ToString() const;
 };

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <iterator>
 #include <mutex>
 #include <system_error>
@@ -78,6 +79,11 @@ std::unique_ptr<Transport> AcceptedTransport(UniqueFd fd) {
   return std::make_unique<SocketTransport>(std::move(fd));
 }
 
+std::string DescribeError(const Transport& transport, int error) {
+  std::string trouble = transport.trouble();
+  return trouble.empty() ? std::strerror(error) : trouble;
+}
+
 struct SocketConnector::Addresses {
   const Lookup lookup;
   std::mutex mutex;
@@ -117,6 +123,8 @@ SocketAddress SocketConnector::Get(size_t index) const {
 }
 
 std::string SocketConnector::Name(size_t index) const { return Get(index).ToString(); }
+
+std::string SocketConnector::Host(size_t index) const { return Get(index).host; }
 
 Result<std::unique_ptr<Transport>> SocketConnector::Connect(size_t index) const {
   Result<UniqueFd> fd = cloudblk::Connect(Get(index));

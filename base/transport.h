@@ -7,6 +7,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -14,13 +15,14 @@
 #include <string>
 #include <vector>
 
+#include "base/peer_identity.h"
 #include "base/socket.h"
 #include "base/status.h"
 
 namespace cloudblk {
 
-// Made for TLS as well as for sockets: a read may have to write first and the other way round, and
-// bytes may be readable of which the descriptor shows nothing.
+// A socket, or TLS over one: a read may have to write first and the other way round, and bytes may
+// be readable of which the descriptor shows nothing.
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -50,7 +52,18 @@ class Transport {
 
   // Whether the peer has ended its stream or is gone, though bytes of it may still be unread.
   virtual bool PeerGone() const = 0;
+
+  // From the next byte on it is TLS, as a protocol has agreed that begins without (NBD). 0;
+  // -ENOTSUP where there is none to begin.
+  virtual int StartTls() { return -ENOTSUP; }
+  // What has ended the connection, for people, where that is more than its errno says; else empty.
+  virtual std::string trouble() const { return {}; }
+  // Who is at the other end, once that is proved: with the first byte that Readv gives.
+  virtual PeerIdentity peer() const { return {}; }
 };
+
+// Of what Readv or Writev has failed with, a positive errno, for people.
+std::string DescribeError(const Transport& transport, int error);
 
 // A plain connection that was accepted.
 std::unique_ptr<Transport> AcceptedTransport(UniqueFd fd);
@@ -63,6 +76,8 @@ class Connector {
   virtual size_t count() const = 0;
   // The address, for people.
   virtual std::string Name(size_t index) const = 0;
+  // The host as it was given, a name or an address; empty: it has none.
+  virtual std::string Host(size_t) const { return {}; }
   // Starts to connect; Transport::ConnectResult says how it goes. An error: it cannot even start.
   virtual Result<std::unique_ptr<Transport>> Connect(size_t index) const = 0;
   // All addresses have failed: has them looked up anew, without waiting for that. `now_ns`: of a
@@ -84,6 +99,7 @@ class SocketConnector final : public Connector {
 
   size_t count() const override;
   std::string Name(size_t index) const override;
+  std::string Host(size_t index) const override;
   Result<std::unique_ptr<Transport>> Connect(size_t index) const override;
   // At most once in two seconds, and not before the last lookup has ended.
   void Refresh(int64_t now_ns) override;

@@ -62,6 +62,20 @@ Status Check(const CloudblkOptions& options) {
   return Status::Ok();
 }
 
+std::string TextOr(const char* text, const char* otherwise) {
+  return text != nullptr ? text : otherwise;
+}
+
+TlsSettings SettingsOf(const CloudblkTls& tls) {
+  TlsSettings settings;
+  settings.kind = tls.psk ? TlsSettings::Kind::kPsk : TlsSettings::Kind::kX509;
+  settings.verify_peer = tls.verify_peer;
+  settings.dir = TextOr(tls.dir, "");
+  settings.username = TextOr(tls.username, "qemu");
+  settings.priority = TextOr(tls.priority, "");
+  return settings;
+}
+
 Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
   const Status status = Check(options);
   if (!status.ok()) return status;
@@ -82,6 +96,10 @@ Result<std::unique_ptr<Session>> Open(const CloudblkOptions& options) {
       options.open_timeout_ms != 0 ? options.open_timeout_ms : kDefaultOpenTimeoutMs;
   config.answer_timeout_ns = answer_ms * kNsPerMs;
   config.log = options.log;
+  if (options.tls != nullptr) {
+    config.tls = SettingsOf(*options.tls);
+    config.tls_hostname = TextOr(options.tls->hostname, "");
+  }
   config.event = options.event;
   config.event_opaque = options.event_opaque;
   return Session::Open(options.server, std::move(config), open_ms * kNsPerMs);

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "block/bounce.h"
+#include "base/bounce.h"
 #include "block/request.h"
 #include "block/sg_list.h"
 

@@ -231,6 +231,7 @@ void Link::Begin() {
   params.read_only = config.read_only;
   params.share_rw = config.share_rw;
   params.payload_crc = config.payload_crc;
+  params.tls = config.tls.has_value();
   params.resume = opened_;
   if (opened_) {
     params.volume = session_->volume().uuid;

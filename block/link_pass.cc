@@ -283,7 +283,10 @@ bool Link::Send() {
   } else if (error == -EFAULT && queue_->FindUnreadable(outbox_.sent())) {
     CutUnreadable();
   } else {
-    Cut({.error = -error, .text = std::string("sending failed: ") + std::strerror(-error)});
+    const std::string trouble = transport_->trouble();
+    Cut({.error = -error,
+         .text =
+             trouble.empty() ? std::string("sending failed: ") + std::strerror(-error) : trouble});
   }
   return false;
 }

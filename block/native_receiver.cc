@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/tls_trouble.h"
 #include "block/codec.h"
 #include "proxy-protocol/wire_errno.h"
 
@@ -24,6 +25,10 @@ static_assert(wire::kFrameHeaderSize + wire::kMaxHeaderLength + kReadAhead <= kS
 
 constexpr size_t kMaxElements = 256;
 constexpr int kReadsPerPass = 16;
+
+constexpr char kWantsTls[] =
+    "the server wants TLS at this address; give credentials, and say cloudblks:// in the server "
+    "URI";
 
 bool IsBlockStatus(const Piece& piece) {
   return piece.request->operation == Operation::kBlockStatus;
@@ -59,6 +64,11 @@ bool NativeReceiver::Fail(int error, std::string text) {
   return false;
 }
 
+// A server that was given clear text answers with an alert.
+bool NativeReceiver::WantsTls() const {
+  return !open_ && phase_ == Phase::kHeader && LooksLikeTls(Staged(available()));
+}
+
 bool NativeReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox& outbox) {
   for (int reads = 0; reads < kReadsPerPass; ++reads) {
     iov_.clear();
@@ -75,8 +85,14 @@ bool NativeReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox
       OnFault(queue);
       continue;
     }
-    if (n == 0) return Fail(ECONNRESET, "the server closed the connection");
-    if (n < 0) return Fail(static_cast<int>(-n), std::strerror(static_cast<int>(-n)));
+    if (n == 0) {
+      return WantsTls() ? Fail(EPROTO, kWantsTls)
+                        : Fail(ECONNRESET, "the server closed the connection");
+    }
+    if (n < 0) {
+      const int error = static_cast<int>(-n);
+      return Fail(error, DescribeError(*transport, error));
+    }
     stats_->bytes_received += static_cast<uint64_t>(n);
     const uint64_t stored = std::min<uint64_t>(n, direct);
     tail_ += n - stored;
@@ -169,6 +185,7 @@ bool NativeReceiver::ParseHeader() {
   const wire::DecodeError error =
       wire::DecodeFrameHeader(Staged(wire::kFrameHeaderSize), limits_, &header_);
   if (error != wire::DecodeError::kOk) {
+    if (WantsTls()) return Fail(EPROTO, kWantsTls);
     return Fail(EPROTO, "bad frame: " + std::string(wire::Describe(error)));
   }
   head_ += wire::kFrameHeaderSize;

@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/bounce.h"
 #include "base/transport.h"
-#include "block/bounce.h"
 #include "block/copy_batch.h"
 #include "block/outbox.h"
 #include "block/request_queue.h"
@@ -60,6 +60,7 @@ class NativeReceiver {
   size_t available() const { return tail_ - head_; }
   std::span<const uint8_t> Staged(size_t bytes) const { return {staging_->data() + head_, bytes}; }
   bool Fail(int error, std::string text);
+  bool WantsTls() const;
   // Appends to iov_ where the next bytes of data belong; returns their number. Precondition:
   // kPayload.
   uint64_t DescribeDestinations();

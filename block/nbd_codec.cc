@@ -80,7 +80,7 @@ nbd::Request RequestOf(const Piece& piece, const Limits& limits, bool fua) {
 
 void NbdCodec::Begin(const OpenParams& params, Outbox*) {
   known_ = params.known;
-  negotiation_.Begin(params.volume_name);
+  negotiation_.Begin(params.volume_name, params.tls);
 }
 
 // Headers that follow each other go out as one element.
@@ -115,6 +115,7 @@ size_t NbdCodec::Append(std::span<Piece*> pieces, Outbox* outbox) {
 
 bool NbdCodec::Receive(Transport* transport, RequestQueue* queue, Outbox* outbox,
                        std::vector<Fact>* facts) {
+  transport_ = transport;
   outbox_ = outbox;
   facts_ = facts;
   return receiver_.Run(transport, queue, *outbox);
@@ -229,7 +230,17 @@ size_t NbdCodec::HandshakeNeeds() const { return negotiation_.done() ? 0 : negot
 
 bool NbdCodec::OnHandshake(std::span<const uint8_t> message) {
   if (!negotiation_.OnMessage(message, outbox_, &failure_)) return false;
+  if (negotiation_.starts_tls()) return StartTls();
   return !negotiation_.done() || OnOpened();
+}
+
+bool NbdCodec::StartTls() {
+  // Somebody on the way could have put it there, for us to take it for what the server says.
+  if (receiver_.has_unparsed()) return Violation("data between STARTTLS and TLS");
+  const int error = transport_->StartTls();
+  if (error != 0) return Fail({.error = -error, .text = "TLS is agreed on, and there is none"});
+  negotiation_.OnTls(outbox_);
+  return true;
 }
 
 bool NbdCodec::OnOpened() {

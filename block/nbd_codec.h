@@ -36,6 +36,7 @@ class NbdCodec final : public Codec, private NbdSink {
   bool OnForcedDone(Piece* piece, int error) override;
   bool OnEnd() override;
 
+  bool StartTls();
   bool OnOpened();
   bool has(uint16_t flag) const { return (negotiation_.export_info().flags & flag) != 0; }
   bool Opened();
@@ -60,6 +61,7 @@ class NbdCodec final : public Codec, private NbdSink {
   bool disconnecting_ = false;  // the server is to close the connection
   Command::Kind ends_for_ = Command::Kind::kClose;
   // Of the pass under way.
+  Transport* transport_ = nullptr;
   Outbox* outbox_ = nullptr;
   std::vector<Fact>* facts_ = nullptr;
 };

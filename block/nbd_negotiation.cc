@@ -91,8 +91,30 @@ bool NbdNegotiation::OnFlags(uint16_t flags, Outbox* outbox, Failure* failure) {
   uint8_t* const out = outbox->Reserve(nbd::kClientFlagsSize);
   nbd::Store32(out, flags & (nbd::HandshakeFlag::kFixedNewstyle | nbd::HandshakeFlag::kNoZeroes));
   outbox->Append(out, nbd::kClientFlagsSize);
-  SendOption(nbd::Option::kStructuredReply, outbox);
+  SendOption(tls_ ? nbd::Option::kStartTls : nbd::Option::kStructuredReply, outbox);
   return true;
+}
+
+bool NbdNegotiation::OnStartTls(bool refused, std::string_view text, Failure* failure) {
+  if (!refused) {
+    starts_tls_ = true;
+    return true;
+  }
+  const std::string said = text.empty() ? std::string() : ": " + std::string(text);
+  if (reply_.type == nbd::OptionReply::kShutdown) {
+    return Refused(ECONNREFUSED, "it is about to stop" + said, failure);
+  }
+  return Refused(
+      EACCES,
+      "it does not offer TLS, which nbds:// asks for; start it with TLS (nbdkit: --tls=on; "
+      "qemu-nbd: --tls-creds), or say nbd://" +
+          said,
+      failure);
+}
+
+void NbdNegotiation::OnTls(Outbox* outbox) {
+  starts_tls_ = false;
+  SendOption(nbd::Option::kStructuredReply, outbox);
 }
 
 void NbdNegotiation::SendOption(nbd::Option option, Outbox* outbox) {
@@ -126,12 +148,14 @@ bool NbdNegotiation::OnReplyData(std::span<const uint8_t> data, Outbox* outbox, 
   const bool goes = option_ == nbd::Option::kGo;
   if (reply_.type == nbd::OptionReply::kAck) {
     if (!data.empty()) return Violation("an ACK with data", failure);
+    if (option_ == nbd::Option::kStartTls) return OnStartTls(false, {}, failure);
     if (!goes) return OnChosen(false, outbox);
     if (!has_export_) return Violation("GO without the export's size", failure);
     step_ = Step::kDone;
     return true;
   }
   if ((reply_.type & nbd::OptionReply::kError) != 0) {
+    if (option_ == nbd::Option::kStartTls) return OnStartTls(true, TextOf(data), failure);
     return goes ? OnRefused(TextOf(data), failure) : OnChosen(true, outbox);
   }
   if (goes && reply_.type == nbd::OptionReply::kInfo) return OnInfo(data, failure);
@@ -202,8 +226,7 @@ bool NbdNegotiation::OnRefused(std::string_view text, Failure* failure) {
       return Refused(ENOENT, "there is no export " + Quoted() + " there; check the name" + said,
                      failure);
     case nbd::OptionReply::kTlsRequired:
-      return Refused(EACCES,
-                     "it wants TLS, which nbd:// does not speak; let it serve this network without",
+      return Refused(EACCES, "it wants TLS; give credentials, and say nbds:// in the server URI",
                      failure);
     case nbd::OptionReply::kPolicy:
       return Refused(EACCES, "its policy forbids export " + Quoted() + said, failure);

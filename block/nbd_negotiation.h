@@ -17,14 +17,18 @@
 
 namespace cloudblk {
 
-// The server speaks first. Then one option after the other is answered: STRUCTURED_REPLY and, where
-// it takes that, SET_META_CONTEXT, both of which it may refuse, and GO.
+// The server speaks first. Then one option after the other is answered: STARTTLS where TLS is
+// wanted, STRUCTURED_REPLY and, where it takes that, SET_META_CONTEXT, both of which it may refuse,
+// and GO.
 class NbdNegotiation {
  public:
   // The longest message of a server.
   static constexpr size_t kMaxMessage = nbd::kMaxName + 64;
 
-  void Begin(std::string_view name) { name_ = name; }
+  void Begin(std::string_view name, bool tls) {
+    name_ = name;
+    tls_ = tls;
+  }
 
   bool done() const { return step_ == Step::kDone; }
   // Bytes of the next message, at most kMaxMessage. Precondition: not done.
@@ -32,6 +36,10 @@ class NbdNegotiation {
   // That message has come. What is to be said goes into the outbox. False: the connection is over,
   // and *failure says why.
   bool OnMessage(std::span<const uint8_t> message, Outbox* outbox, Failure* failure);
+
+  // The server has agreed to TLS, which is to begin now. Then OnTls goes on.
+  bool starts_tls() const { return starts_tls_; }
+  void OnTls(Outbox* outbox);
 
   // Precondition, of all: done.
   bool structured() const { return structured_; }
@@ -50,6 +58,7 @@ class NbdNegotiation {
   bool OnReplyData(std::span<const uint8_t> data, Outbox* outbox, Failure* failure);
   // The server has said all, or will not, of an option that is not GO.
   bool OnChosen(bool refused, Outbox* outbox);
+  bool OnStartTls(bool refused, std::string_view text, Failure* failure);
   bool OnMetaContext(std::span<const uint8_t> data, Failure* failure);
   bool OnInfo(std::span<const uint8_t> data, Failure* failure);
   bool OnRefused(std::string_view text, Failure* failure);
@@ -57,6 +66,8 @@ class NbdNegotiation {
   std::string Quoted() const { return "'" + name_ + "'"; }
 
   std::string name_;
+  bool tls_ = false;
+  bool starts_tls_ = false;
   Step step_ = Step::kMagic;
   nbd::Option option_{};          // asked for, and not answered
   nbd::OptionReplyHeader reply_;  // whose data is to come

@@ -69,7 +69,10 @@ bool NbdReceiver::Run(Transport* transport, RequestQueue* queue, const Outbox& o
                         "serve fewer clients than there are?"
                       : "the server closed the connection");
     }
-    if (n < 0) return Fail(static_cast<int>(-n), std::strerror(static_cast<int>(-n)));
+    if (n < 0) {
+      const int error = static_cast<int>(-n);
+      return Fail(error, DescribeError(*transport, error));
+    }
     stats_->bytes_received += static_cast<uint64_t>(n);
     const uint64_t stored = std::min<uint64_t>(n, direct);
     tail_ += n - stored;

@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/bounce.h"
 #include "base/transport.h"
-#include "block/bounce.h"
 #include "block/copy_batch.h"
 #include "block/nbd_extents.h"
 #include "block/outbox.h"
@@ -59,6 +59,8 @@ class NbdReceiver {
   static constexpr uint64_t kOwnCookie = UINT64_MAX;
   static constexpr uint64_t kOwnReadCookie = UINT64_MAX - 1;
 
+  // Bytes have come beyond the message that is being handled.
+  bool has_unparsed() const { return available() != 0; }
   void set_structured(bool structured) { structured_ = structured; }
   // By which context, if any, the server tells where there is data, and the volume's block size.
   void SetAllocation(std::optional<uint32_t> context, uint32_t block_size) {

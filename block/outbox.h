@@ -11,8 +11,8 @@
 #include <memory>
 #include <vector>
 
+#include "base/bounce.h"
 #include "base/transport.h"
-#include "block/bounce.h"
 #include "block/sg_list.h"
 
 namespace cloudblk {

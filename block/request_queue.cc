@@ -9,7 +9,7 @@
 #include <cstring>
 #include <utility>
 
-#include "block/bounce.h"
+#include "base/bounce.h"
 #include "block/ranges.h"
 #include "block/request_check.h"
 

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/epoll_loop.h"
 #include "base/text.h"
+#include "base/tls_transport.h"
 #include "block/native_codec.h"
 #include "block/nbd_codec.h"
 #include "block/outage.h"
@@ -123,6 +124,39 @@ Status CheckNbd(const ServerUri& uri, const SessionConfig& config) {
   return Status::Ok();
 }
 
+// TLS over the connector's connections where it is asked for.
+Result<std::unique_ptr<Connector>> Secure(const ServerUri& uri, const SessionConfig& config,
+                                          std::unique_ptr<Connector> connector) {
+  const std::string scheme = uri.protocol == Protocol::kNbd ? "nbd" : "cloudblk";
+  if (!uri.tls && !config.tls.has_value()) return connector;
+  if (!uri.tls) {
+    return Status(EINVAL,
+                  "there are TLS credentials, and the server URI asks for clear text; write " +
+                      scheme + "s:// for TLS, or leave the credentials out");
+  }
+  if (!config.tls.has_value()) {
+    return Status(EINVAL, "a server URI with " + scheme +
+                              "s:// needs TLS credentials (the device: tls-creds=, with the ID of a "
+                              "tls-creds-x509 or tls-creds-psk object; the tools: --tls-dir; a "
+                              "volume of the proxy: ?tls-dir=)");
+  }
+  const bool x509 = config.tls->kind == TlsSettings::Kind::kX509;
+  const bool nameless = std::ranges::any_of(uri.endpoints, [](const Endpoint& endpoint) {
+    return endpoint.kind == Endpoint::Kind::kUnix;
+  });
+  if (x509 && nameless && config.tls->verify_peer && config.tls_hostname.empty()) {
+    return Status(EINVAL,
+                  "a unix socket has no name that the server's certificate could be compared with; "
+                  "give that by tls-hostname");
+  }
+  auto credentials = TlsCredentials::Load(*config.tls);
+  if (!credentials.ok()) return credentials.status();
+  // NBD begins without, and agrees on it.
+  return std::unique_ptr<Connector>(
+      std::make_unique<TlsConnector>(std::move(connector), std::move(*credentials),
+                                     config.tls_hostname, uri.protocol == Protocol::kNbd));
+}
+
 Uuid UuidOf(const uint8_t (&bytes)[16]) {
   Uuid uuid;
   std::ranges::copy(bytes, uuid.bytes.begin());
@@ -178,9 +212,12 @@ Result<std::unique_ptr<Session>> Session::Open(std::string_view server, SessionC
   SocketSettings settings;
   settings.dead_peer_ms =
       static_cast<uint32_t>(std::max(kDeadPeerNs, config.answer_timeout_ns) / kNsPerMs);
-  std::unique_ptr<Session> session(new Session(
-      std::move(config), std::make_unique<SocketConnector>(std::move(*addresses), settings,
-                                                           AnotherLookup(uri->endpoints))));
+  Result<std::unique_ptr<Connector>> connector =
+      Secure(*uri, config,
+             std::make_unique<SocketConnector>(std::move(*addresses), settings,
+                                               AnotherLookup(uri->endpoints)));
+  if (!connector.ok()) return connector.status();
+  std::unique_ptr<Session> session(new Session(std::move(config), std::move(*connector)));
   OpenStep step(&session->state_, session->all_);
   const Status status = Run(&step, loop->get(), timeout_ns, session->state_.config().log);
   if (!status.ok()) return status;

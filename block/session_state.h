@@ -9,8 +9,10 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
+#include "base/tls_credentials.h"
 #include "base/uuid.h"
 #include "block/include/cloudblk.h"
 #include "block/outage.h"
@@ -47,6 +49,8 @@ struct SessionConfig {
   bool takeover = false;
   bool end_reservation = false;
   bool payload_crc = false;
+  std::optional<TlsSettings> tls{};  // whose files are read when the session is opened
+  std::string tls_hostname{};        // empty: the host of the server URI
   int64_t connect_timeout_ns = 5'000'000'000;
   // A server that is silent for so long, though requests wait, is left.
   int64_t answer_timeout_ns = 8'000'000'000;

@@ -131,6 +131,7 @@ struct OpenParams {
   bool takeover = false;
   bool end_reservation = false;
   bool payload_crc = false;
+  bool tls = false;     // where the protocol is to agree on it (NBD)
   bool resume = false;  // the channel was open before: `volume` and `generation` are what it knows
   Uuid volume;
   uint64_t generation = 0;

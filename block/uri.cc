@@ -26,12 +26,17 @@ struct Scheme {
   std::string_view name;
   Protocol protocol;
   bool is_unix;
+  bool tls;
 };
-constexpr std::array<Scheme, 4> kSchemes = {{
-    {"cloudblk", Protocol::kNative, false},
-    {"cloudblk+unix", Protocol::kNative, true},
-    {"nbd", Protocol::kNbd, false},
-    {"nbd+unix", Protocol::kNbd, true},
+constexpr std::array<Scheme, 8> kSchemes = {{
+    {"cloudblk", Protocol::kNative, false, false},
+    {"cloudblk+unix", Protocol::kNative, true, false},
+    {"cloudblks", Protocol::kNative, false, true},
+    {"cloudblks+unix", Protocol::kNative, true, true},
+    {"nbd", Protocol::kNbd, false, false},
+    {"nbd+unix", Protocol::kNbd, true, false},
+    {"nbds", Protocol::kNbd, false, true},
+    {"nbds+unix", Protocol::kNbd, true, true},
 }};
 
 Status Bad(std::string_view uri, const std::string& why) {
@@ -165,13 +170,6 @@ Result<ServerUri> ParseServerUri(std::string_view uri) {
   const size_t separator = uri.find("://");
   if (separator == std::string_view::npos) return Bad(uri, "has no scheme");
   const std::string_view name = uri.substr(0, separator);
-  for (const std::string_view known : {"nbds", "nbds+unix", "cloudblks", "cloudblks+unix"}) {
-    if (name != known) continue;
-    return Status(ENOTSUP, "server URI '" + std::string(uri) + "': scheme " + std::string(name) +
-                               ":// is not supported by this build yet; use it without TLS (" +
-                               std::string(name.starts_with("nbd") ? "nbd://" : "cloudblk://") +
-                               ")");
-  }
   const auto scheme = std::ranges::find(kSchemes, name, &Scheme::name);
   if (scheme == kSchemes.end()) {
     return Bad(uri, "has the unknown scheme '" + std::string(name) + "'");
@@ -191,6 +189,7 @@ Result<ServerUri> ParseServerUri(std::string_view uri) {
 
   ServerUri parsed;
   parsed.protocol = scheme->protocol;
+  parsed.tls = scheme->tls;
   if (scheme->is_unix) {
     if (!authority.empty()) return Bad(uri, "has a host, which a unix socket lacks");
   } else {

@@ -30,15 +30,16 @@ struct NbdOptions {
 struct ServerUri {
   Protocol protocol = Protocol::kNative;
   std::vector<Endpoint> endpoints;  // failover order, at least one
-  std::string volume;               // UTF-8, not empty but for the default export of NBD
+  bool tls = false;
+  std::string volume;  // UTF-8, not empty but for the default export of NBD
   NbdOptions nbd{};
 };
 
 // cloudblk://host[:port][,host2[:port2]...]/volume or cloudblk+unix:///volume?socket=/path, with
 // percent-encoding in the volume and the socket path; nbd://host[:port][,...]/export[?option...] or
 // nbd+unix:///export?socket=/path[&option...] with the options noflush=accept, unflushed=kept|lost,
-// failover=unfenced and quarantine=SECONDS. EINVAL for what is wrong, ENOTSUP for a scheme that is
-// known and not built in.
+// failover=unfenced and quarantine=SECONDS. With an 's' before ':' or '+' (cloudblks://, nbds://)
+// it is TLS. EINVAL for what is wrong.
 Result<ServerUri> ParseServerUri(std::string_view uri);
 
 // Undoes percent-encoding. EINVAL for a '%' without two hexadecimal digits and for %00.

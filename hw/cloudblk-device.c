@@ -111,10 +111,21 @@ static CloudblkSession *open_session(CloudblkDevice *dev, bool observe,
         .log = cloudblk_loop_log,
     };
     CloudblkSession *session;
+    CloudblkTls tls = { 0 };
     char message[512];
+    int opened;
 
-    if (cloudblk_session_open(&options, &session, message, sizeof(message)) <
-        0) {
+    if (conf->tls_creds) {
+        if (!cloudblk_tls_find(dev, &tls, errp)) {
+            cloudblk_tls_clear(&tls);
+            return NULL;
+        }
+        options.tls = &tls;
+    }
+    opened =
+        cloudblk_session_open(&options, &session, message, sizeof(message));
+    cloudblk_tls_clear(&tls);
+    if (opened < 0) {
         error_setg(errp, "%s", message);
         return NULL;
     }

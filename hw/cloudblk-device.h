@@ -22,6 +22,8 @@ typedef struct CloudblkConf {
     /* Ours */
     char *server;
     char *iothreads;
+    char *tls_creds;    /* NULL: none */
+    char *tls_hostname; /* NULL: the server URI's host */
     uint32_t open_timeout_ms;
     uint32_t request_timeout_s; /* big QEMU lock: may change later */
     uint32_t server_timeout; /* seconds */
@@ -129,6 +131,15 @@ CLOUDBLK_SET_STATUS_RESULT cloudblk_set_status(VirtIODevice *vdev,
  * does it by itself. Big QEMU lock.
  */
 bool cloudblk_activate(CloudblkDevice *dev, Error **errp);
+
+/* cloudblk-tls.c: tls-creds. */
+
+/*
+ * What tls-creds and tls-hostname say; false: error is set. Big QEMU lock. In
+ * either case cloudblk_tls_clear() follows.
+ */
+bool cloudblk_tls_find(CloudblkDevice *dev, CloudblkTls *tls, Error **errp);
+void cloudblk_tls_clear(CloudblkTls *tls);
 
 /* cloudblk-error.c: werror and rerror. */
 

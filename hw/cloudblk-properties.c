@@ -12,6 +12,8 @@
 static CLOUDBLK_PROPERTIES cloudblk_properties[] = {
     DEFINE_PROP_STRING("server", CloudblkDevice, conf.server),
     DEFINE_PROP_STRING("iothreads", CloudblkDevice, conf.iothreads),
+    DEFINE_PROP_STRING("tls-creds", CloudblkDevice, conf.tls_creds),
+    DEFINE_PROP_STRING("tls-hostname", CloudblkDevice, conf.tls_hostname),
     DEFINE_PROP_UINT32("open-timeout", CloudblkDevice, conf.open_timeout_ms,
                        30000),
     DEFINE_PROP_UINT32("server-timeout", CloudblkDevice, conf.server_timeout,
@@ -73,6 +75,10 @@ static const CloudblkPropertyText cloudblk_texts[] = {
     { "server",
       "URI of the volume: cloudblk://host[:port]/volume or "
       "cloudblk+unix:///volume?socket=PATH" },
+    { "tls-creds", "ID of a tls-creds-x509 or tls-creds-psk object, for a server "
+                   "URI with TLS (cloudblks://, nbds://)" },
+    { "tls-hostname",
+      "name in the server's certificate (default: the server URI's host)" },
     { "iothreads", "IOThreads that serve the queues in turn, as in io0:io1" },
     { "open-timeout",
       "milliseconds that opening the volume may take (0: 30000)" },

@@ -16,4 +16,5 @@ list(APPEND CLOUDBLK_DEVICE_SOURCES
   cloudblk-queue.c
   cloudblk-request.c
   cloudblk-ring.c
-  cloudblk-run.c)
+  cloudblk-run.c
+  cloudblk-tls.c)

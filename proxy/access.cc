@@ -54,6 +54,11 @@ void Rights::Add(Right right) {
   if (right == Right::kAdminister) bits_ |= static_cast<uint8_t>(2 * Bit(right) - 1);
 }
 
+void ClientIdentity::Add(const PeerIdentity& peer) {
+  names.insert(names.end(), peer.names.begin(), peer.names.end());
+  if (peer.psk.has_value()) psk = peer.psk;
+}
+
 std::string ClientIdentity::ToString() const {
   if (!names.empty()) return fmt::format("certificate '{}'", Printable(names.front()));
   if (psk) return fmt::format("PSK identity '{}'", Printable(*psk));

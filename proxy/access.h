@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/peer_identity.h"
+
 namespace cloudblk::proxy {
 
 enum class Right : uint8_t { kObserve, kRead, kWrite, kResize, kTakeover, kAdminister };
@@ -44,6 +46,8 @@ struct ClientIdentity {
   std::vector<std::string> names{};  // of its certificate, which was verified
   std::optional<std::string> psk{};  // the identity whose key it has
 
+  // What the handshake has proved beside that.
+  void Add(const PeerIdentity& peer);
   // For people: "uid 1000", "an unknown client".
   std::string ToString() const;
 };

@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "base/tls_trouble.h"
 
 namespace cloudblk::proxy {
 namespace {
@@ -100,7 +101,23 @@ void Connection::OnReadable() {
     if (outcome != FrameReader::Outcome::kDrained) OnOutcome(outcome);
     break;
   }
-  if (reader_.in_frame() && state_ != State::kStopping) host_->WatchProgress();
+  if (state_ == State::kStopping) return;
+  if (reader_.in_frame()) host_->WatchProgress();
+  ReadOn();
+  // A handshake: what was to be written waits no more, or reading does.
+  if ((want_write_ && !transport_->write_wants_read()) || transport_->read_wants_write()) {
+    want_write_ = false;
+    MarkDirty();
+  }
+}
+
+void Connection::ReadOn() {
+  if (reads_on_ || !may_read() || !transport_->has_pending()) return;
+  reads_on_ = true;
+  host_->Defer(id_, [](Connection* connection) {
+    connection->reads_on_ = false;
+    if (connection->state_ != State::kStopping) connection->OnReadable();
+  });
 }
 
 void Connection::OnOutcome(FrameReader::Outcome outcome) {
@@ -108,11 +125,19 @@ void Connection::OnOutcome(FrameReader::Outcome outcome) {
   if (outcome == FrameReader::Outcome::kEnd && reader_.error() == ENOMEM) {
     OutOfMemory();
   } else if (outcome == FrameReader::Outcome::kEnd && reader_.error() != 0) {
-    BeginStop(fmt::format("lost: {}", strerror(reader_.error())));
+    OnLost(reader_.error());
   } else if (outcome == FrameReader::Outcome::kEnd) {
     const bool expected = state_ == State::kLeaving || state_ == State::kClosing;
     BeginStop(expected ? "" : "closed by the client");
   }
+}
+
+void Connection::OnLost(int error) {
+  const std::string why = DescribeError(*transport_, error);
+  // Who is not let in may need help.
+  if (error != EACCES && error != EPROTO) return BeginStop(fmt::format("lost: {}", why));
+  BeginStop({});
+  LogLimited(spdlog::level::warn, "refused", fmt::format("refused: {}", why));
 }
 
 bool Connection::GoOn() {
@@ -137,6 +162,7 @@ bool Connection::CheckProgress() {
 
 void Connection::OnWritable() {
   want_write_ = false;
+  if (transport_->read_wants_write()) OnReadable();
   MarkDirty();
 }
 
@@ -270,7 +296,15 @@ FrameSink::Next Connection::OnPieces(size_t filled, bool complete) {
   return requests_.OnPieces(filled, complete);
 }
 
-void Connection::OnBadFrame(wire::DecodeError error) { Violation(wire::Describe(error)); }
+void Connection::OnBadFrame(wire::DecodeError error) {
+  if (state_ == State::kHello && LooksLikeTls(reader_.unparsed())) {
+    Violation(
+        "the client speaks TLS and this address takes clear text; give the proxy credentials and "
+        "an address with TLS, or ask for clear text there (cloudblk://)");
+    return;
+  }
+  Violation(wire::Describe(error));
+}
 
 void Connection::OutOfMemory() { BeginStop("out of memory for its requests"); }
 
@@ -354,13 +388,14 @@ void Connection::Flush() {
   // Nothing is made ready ahead for a client that does not read what there is.
   const int error = want_write_ ? EAGAIN : writer_.Send(transport_.get());
   if (error != 0 && error != EAGAIN) {
-    BeginStop(fmt::format("lost: {}", strerror(error)));
+    OnLost(error);
     return;
   }
   want_write_ = error == EAGAIN;
   if (want_write_) host_->WatchProgress();
   if ((reader_.waiting() || requests_.ranges_wait()) && !paused_ && !GoOn()) return;
   UpdateWatch();
+  ReadOn();
   if (!want_write_) OnDrained();
 }
 
@@ -380,8 +415,9 @@ void Connection::OnDrained() {
 }
 
 void Connection::UpdateWatch() {
-  const Interest now{.readable = reading_ && !paused_ && !reader_.waiting(),
-                     .writable = want_write_};
+  const Interest now{.readable = may_read(),
+                     .writable = (want_write_ && !transport_->write_wants_read()) ||
+                                 (may_read() && transport_->read_wants_write())};
   if (now == watched_) return;
   watched_ = now;
   host_->loop().Watch(transport_->fd(), now.readable, now.writable, this);

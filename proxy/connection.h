@@ -147,6 +147,7 @@ class Connection final : public FdHandler,
   // Goes on with what has waited for memory, or for others. False: the connection was stopped.
   bool GoOn();
   void OnOutcome(FrameReader::Outcome outcome);
+  void OnLost(int error);
   void SetState(State next);
   void StopReading();
   // Sends an ERROR, and stops; `kind` as of LogLimited.
@@ -165,6 +166,9 @@ class Connection final : public FdHandler,
   void LogLimited(spdlog::level::level_enum level, const std::string& kind, std::string_view text,
                   uint32_t at_once = LogLimit::kAtOnce) const;
   void MarkDirty();
+  // Has it read soon, if the transport has bytes that the loop does not know of.
+  void ReadOn();
+  bool may_read() const { return reading_ && !paused_ && !reader_.waiting(); }
   void UpdateWatch();
   std::string Who() const;
 
@@ -172,8 +176,8 @@ class Connection final : public FdHandler,
   ConnectionHost* const host_;
   const ServerInfo& info_;
   const uint64_t id_;
-  const ClientIdentity client_;
   // Loop thread only.
+  ClientIdentity client_;
   std::unique_ptr<Transport> transport_;
   State state_ = State::kHello;
   FrameReader reader_;
@@ -183,7 +187,8 @@ class Connection final : public FdHandler,
   std::unique_ptr<Timer> probe_;  // while it is to be found out whether the client is there
   bool reading_ = true;
   bool want_write_ = false;
-  Interest watched_;  // what the loop was asked for last
+  bool reads_on_ = false;  // it is going to
+  Interest watched_;       // what the loop was asked for last
   Progress arrives_;
   Progress leaves_;
   bool counted_ = false;  // as one that has a volume open

@@ -110,6 +110,13 @@ void ConnectionHost::Post(uint64_t id, std::function<void(Connection*)> fn) {
   });
 }
 
+void ConnectionHost::Defer(uint64_t id, std::function<void(Connection*)> fn) {
+  loop_->Defer([this, id, fn = std::move(fn)] {
+    const auto it = connections_.find(id);
+    if (it != connections_.end()) fn(it->second.get());
+  });
+}
+
 void ConnectionHost::Remove(Connection* connection) {
   auto node = connections_.extract(connection->id());
   assert(!node.empty());

@@ -83,6 +83,8 @@ class ConnectionHost {
   }
   // Runs fn on the loop, unless the connection is gone by then. Any thread.
   void Post(uint64_t id, std::function<void(Connection*)> fn);
+  // Likewise at the end of the turn, on the loop's thread.
+  void Defer(uint64_t id, std::function<void(Connection*)> fn);
   // The connection has asked for a volume, or is about to be removed.
   void NoStranger(uint64_t id) { strangers_.erase(id); }
   // Has each connection's CheckProgress called from time to time, until none wants it any more.

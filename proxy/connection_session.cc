@@ -15,6 +15,7 @@
 namespace cloudblk::proxy {
 
 bool Connection::OnHello(std::span<const uint8_t> section) {
+  client_.Add(transport_->peer());
   wire::Hello hello;
   const wire::DecodeError error = wire::Decode(section, &hello);
   if (error != wire::DecodeError::kOk) return Violation(wire::Describe(error));
@@ -84,6 +85,8 @@ bool Connection::OnOpen(std::span<const uint8_t> section, std::span<const uint8_
   const std::string_view names(reinterpret_cast<const char*>(payload.data()), payload.size());
   request.client_name = Printable(names.substr(name_length));
   request.address = client_.address;
+  // What it has proved goes into the log, and to who is refused because of it.
+  if (client_.psk || !client_.names.empty()) request.address += ", " + client_.ToString();
   client_name_ = request.client_name;
   open_flags_ = request.open.flags;
   SetState(State::kOpening);

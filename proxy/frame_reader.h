@@ -67,6 +67,8 @@ class FrameReader {
   // Frames that have begun to be parsed, and bytes that were read: whether a frame gets on.
   bool in_frame() const { return in_payload_ || begin_ != end_; }
   uint64_t frames() const { return frames_; }
+  // What is staged, a bad frame included.
+  std::span<const uint8_t> unparsed() const { return {staging_.data + begin_, end_ - begin_}; }
   uint64_t bytes() const { return bytes_; }
 
   // What frames are held to from the next one on.

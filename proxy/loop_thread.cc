@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "proxy/loop_thread.h"
 
+#include <spdlog/spdlog.h>
+
 #include <cassert>
 #include <utility>
 
+#include "base/tls_transport.h"
 #include "base/transport.h"
 
 namespace cloudblk::proxy {
@@ -28,11 +31,22 @@ void LoopThread::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void LoopThread::PostAdopt(UniqueFd fd, ClientIdentity client) {
+void LoopThread::PostAdopt(UniqueFd fd, ClientIdentity client,
+                           std::shared_ptr<const TlsCredentials> credentials) {
   // std::function wants to be copied, which a UniqueFd cannot be.
-  Post([this, raw = fd.release(), client = std::move(client)] {
-    host_.Adopt(AcceptedTransport(UniqueFd(raw)), client);
-  });
+  Post(
+      [this, raw = fd.release(), client = std::move(client), credentials = std::move(credentials)] {
+        std::unique_ptr<Transport> transport = AcceptedTransport(UniqueFd(raw));
+        if (credentials != nullptr) {
+          auto secured = MakeTlsTransport(std::move(transport), credentials, "");
+          if (!secured.ok()) {
+            spdlog::error("{}: {}", client.address, secured.status().message());
+            return;
+          }
+          transport = std::move(*secured);
+        }
+        host_.Adopt(std::move(transport), client);
+      });
 }
 
 void LoopThread::PostMakeRoom() {

@@ -12,6 +12,7 @@
 #include "base/epoll_loop.h"
 #include "base/socket.h"
 #include "base/status.h"
+#include "base/tls_credentials.h"
 #include "proxy/connection_host.h"
 
 namespace cloudblk::proxy {
@@ -30,7 +31,9 @@ class LoopThread {
 
   // Any thread.
   void Post(std::function<void()> fn) { loop_->Post(std::move(fn)); }
-  void PostAdopt(UniqueFd fd, ClientIdentity client);
+  // `credentials`: of TLS; null: it is clear text.
+  void PostAdopt(UniqueFd fd, ClientIdentity client,
+                 std::shared_ptr<const TlsCredentials> credentials);
   void PostGoAway();
   void PostMakeRoom();
   void PostCheckRights();

@@ -42,6 +42,8 @@ struct CommandLine {
   uint32_t max_connections = 0;
   std::string max_memory;
   std::string log_level;
+  std::string tls_dir;
+  bool insecure = false;
   std::optional<std::string> state_dir;
 };
 
@@ -52,7 +54,7 @@ int Fail(const std::string& message, int code) {
 
 void Describe(CLI::App* app, CommandLine* line) {
   app->add_option("--listen", line->listen, "Address to serve at (repeatable)")
-      ->type_name("tcp://HOST:PORT|unix:///PATH");
+      ->type_name("tcp://HOST:PORT|unix:///PATH|tls://HOST:PORT");
   app->add_option("--admin", line->admin,
                   "Address whose clients have every right, whatever the rules (repeatable)")
       ->type_name("unix:///PATH");
@@ -83,6 +85,13 @@ void Describe(CLI::App* app, CommandLine* line) {
                   "Where is kept who holds a block device or another server's volume (default "
                   "/var/lib/cloudblk)")
       ->type_name("DIR");
+  app->add_option("--tls-dir", line->tls_dir,
+                  "Credentials of addresses with TLS: ca-cert.pem, server-cert.pem and "
+                  "server-key.pem, or keys.psk")
+      ->type_name("DIR");
+  app->add_flag("--insecure", line->insecure,
+                "Serve other hosts in clear text, where everybody on the network can read and "
+                "change what passes");
   app->set_version_flag("--version", std::string("cloudblk-proxy " CLOUDBLK_VERSION));
   app->footer(
       "Backend URIs:\n"
@@ -132,6 +141,8 @@ Result<Options> Collect(const CommandLine& line) {
   }
   if (!line.log_level.empty()) options.log_level = line.log_level;
   if (line.state_dir) options.state_dir = *line.state_dir;
+  if (!line.tls_dir.empty()) options.tls.dir = line.tls_dir;
+  options.insecure = options.insecure || line.insecure;
   const Status status = CheckOptions(options);
   if (!status.ok()) return status;
   return options;
@@ -158,16 +169,19 @@ Status Start(const Options& options, std::unique_ptr<Server>* server) {
   }
 }
 
-// What can change while it runs: the rules of who may do what.
+// What can change while it runs: the rules of who may do what, and what TLS proves itself by. The
+// session of nobody ends for that who still has his rights.
 void Reload(const CommandLine& line, Server* server) {
   Result<Options> options = Collect(line);
-  if (!options.ok()) {
-    spdlog::error("nothing is reloaded: {}", options.status().message());
+  Status status = options.ok() ? server->SetTls(*options) : options.status();
+  if (!status.ok()) {
+    spdlog::error("nothing is reloaded: {}", status.message());
     return;
   }
   const size_t count = options->access.size();
   server->SetAccess(std::move(options->access));
-  spdlog::info("reloaded {}: {} rules of access", line.config, count);
+  spdlog::info("reloaded {}: {} rules of access",
+               line.config.empty() ? "TLS credentials" : line.config, count);
 }
 
 int Serve(const CommandLine& line, const Options& options) {
@@ -181,7 +195,8 @@ int Serve(const CommandLine& line, const Options& options) {
   // nevertheless.
   struct sigaction hangup{};
   sigaction(SIGHUP, nullptr, &hangup);
-  if (hangup.sa_handler != SIG_IGN || !line.config.empty()) sigaddset(&signals, SIGHUP);
+  const bool reloads = !line.config.empty() || !line.tls_dir.empty();
+  if (hangup.sa_handler != SIG_IGN || reloads) sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   // A file size limit is an error of the request, not the end of the process.
@@ -204,7 +219,7 @@ int Serve(const CommandLine& line, const Options& options) {
 
   int signal_number = 0;
   sigwait(&signals, &signal_number);
-  while (signal_number == SIGHUP && !line.config.empty()) {
+  while (signal_number == SIGHUP && reloads) {
     Reload(line, server.get());
     sigwait(&signals, &signal_number);
   }

@@ -75,13 +75,17 @@ class ConfigReader {
       } else {
         Fail(value, "state-dir is the path of a folder, as a string");
       }
+    } else if (key == "insecure") {
+      Switch(key, value, &options_->insecure);
+    } else if (key == "tls") {
+      Tls(value);
     } else if (key == "volumes") {
       Volumes(value);
     } else {
       Fail(value,
            fmt::format("unknown setting '{}'; there are listen, admin, threads, lease, "
-                       "max-connections, max-memory, log-level, state-dir, the table volumes and "
-                       "the tables access",
+                       "max-connections, max-memory, log-level, state-dir, insecure, the tables "
+                       "tls and volumes, and the list of tables access",
                        key));
     }
   }
@@ -93,6 +97,45 @@ class ConfigReader {
       return;
     }
     *out = static_cast<uint32_t>(*number);
+  }
+
+  void Switch(std::string_view key, const toml::node& value, bool* out) {
+    const auto flag = value.value_exact<bool>();
+    if (flag) {
+      *out = *flag;
+    } else {
+      Fail(value, fmt::format("{} is true or false", key));
+    }
+  }
+
+  void Tls(const toml::node& value) {
+    const toml::table* table = value.as_table();
+    if (table == nullptr) {
+      Fail(value, "tls is a table: [tls], then dir = \"FOLDER\"");
+      return;
+    }
+    for (const auto& [name, setting] : *table) TlsSetting(name.str(), setting);
+  }
+
+  void TlsSetting(std::string_view key, const toml::node& value) {
+    if (key == "dir" || key == "priority") {
+      String(value, fmt::format("{} is a string", key), [&](const auto&, const std::string& text) {
+        (key == "dir" ? options_->tls.dir : options_->tls.priority) = text;
+      });
+    } else if (key == "verify-peer") {
+      Switch(key, value, &options_->tls.verify_peer);
+    } else if (key == "kind") {
+      const auto text = value.value<std::string>();
+      if (text != "x509" && text != "psk") {
+        Fail(value, "kind is \"x509\" or \"psk\"");
+        return;
+      }
+      options_->tls_kind = text == "psk" ? TlsSettings::Kind::kPsk : TlsSettings::Kind::kX509;
+    } else {
+      Fail(value, fmt::format("unknown setting '{}' of tls; there are dir, kind, verify-peer and "
+                              "priority",
+                              key));
+    }
   }
 
   // Gives each string of a list, or the only one, to `take`.
@@ -249,7 +292,9 @@ Result<uint64_t> ParseMaxMemory(const std::string& text) {
 
 Result<Endpoint> ParseAdmin(const std::string& text) {
   Result<Endpoint> endpoint = ParseEndpoint(text);
-  if (!endpoint.ok() || endpoint->kind == Endpoint::Kind::kUnix) return endpoint;
+  if (!endpoint.ok() || (endpoint->kind == Endpoint::Kind::kUnix && !endpoint->tls)) {
+    return endpoint;
+  }
   return Status(EINVAL, fmt::format("admin address '{}': write unix:///PATH; who may reach it may "
                                     "do everything",
                                     text));
@@ -303,6 +348,18 @@ Status CheckOptions(const Options& options) {
   struct stat info{};
   if (stat(options.state_dir.c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
     return Status(ENOTDIR, fmt::format("state-dir '{}' is not a folder", options.state_dir));
+  }
+  const bool tls = std::ranges::any_of(options.listen, &Endpoint::tls);
+  if (tls && options.tls.dir.empty()) {
+    return Status(EINVAL,
+                  "an address with TLS needs credentials; add --tls-dir DIR, with server-cert.pem, "
+                  "server-key.pem and ca-cert.pem, or keys.psk, in it");
+  }
+  if (!tls && !options.tls.dir.empty()) {
+    return Status(
+        EINVAL,
+        "there are TLS credentials and no address with TLS; add --listen tls://HOST:PORT, "
+        "or leave --tls-dir out");
   }
   std::set<std::string> names;
   for (const VolumeOptions& volume : options.volumes) {

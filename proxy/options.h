@@ -3,11 +3,13 @@
 #define CLOUDBLK_PROXY_OPTIONS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/socket.h"
 #include "base/status.h"
+#include "base/tls_credentials.h"
 #include "proxy/access.h"
 #include "proxy/limits.h"
 
@@ -29,6 +31,9 @@ struct Options {
   std::string log_level = "info";
   std::string state_dir = "/var/lib/cloudblk";
   std::vector<AccessRule> access;
+  TlsSettings tls{.role = TlsSettings::Role::kServer};  // of the listeners that have it
+  std::optional<TlsSettings::Kind> tls_kind;            // none: as the folder's files are
+  bool insecure = false;                                // clear text to other hosts is wanted
 };
 
 inline constexpr uint32_t kMaxThreads = 256;
@@ -45,7 +50,7 @@ Result<VolumeOptions> ParseVolume(const std::string& text);
 // Bytes of buffers, with K, M, G or T behind the number. EINVAL.
 Result<uint64_t> ParseMaxMemory(const std::string& text);
 
-// unix:///PATH. EINVAL.
+// unix:///PATH, without TLS. EINVAL.
 Result<Endpoint> ParseAdmin(const std::string& text);
 
 // Adds what a TOML file says to *options; a setting of the file replaces the one in *options, lists

@@ -38,8 +38,8 @@ uint64_t FreeDescriptors() {
 
 Status Server::Create(const Options& options, std::unique_ptr<Server>* server) {
   server->reset(new Server);
-  for (const auto step :
-       {&Server::OpenVolumes, &Server::SetLimits, &Server::MakeLoops, &Server::MakeListeners}) {
+  for (const auto step : {&Server::SetTls, &Server::CheckListeners, &Server::OpenVolumes,
+                          &Server::SetLimits, &Server::MakeLoops, &Server::MakeListeners}) {
     const Status status = (server->get()->*step)(options);
     if (!status.ok()) return status;
   }
@@ -49,6 +49,38 @@ Status Server::Create(const Options& options, std::unique_ptr<Server>* server) {
 Server::~Server() {
   listeners_.clear();
   loops_.clear();
+}
+
+Status Server::SetTls(const Options& options) {
+  if (options.tls.dir.empty()) return Status::Ok();
+  TlsSettings settings = options.tls;
+  const Result<TlsSettings::Kind> kind =
+      options.tls_kind.has_value() ? *options.tls_kind : KindOfTlsFolder(settings.dir);
+  if (!kind.ok()) return kind.status();
+  settings.kind = kind.value();
+  auto loaded = TlsCredentials::Load(settings);
+  if (!loaded.ok()) return loaded.status();
+  const std::lock_guard lock(tls_mutex_);
+  tls_ = std::move(*loaded);
+  return Status::Ok();
+}
+
+// Nobody opens a disk to a whole network without knowing it.
+Status Server::CheckListeners(const Options& options) {
+  if (options.insecure) return Status::Ok();
+  for (const Endpoint& endpoint : options.listen) {
+    if (endpoint.tls) continue;
+    const Result<std::vector<SocketAddress>> addresses = Resolve(endpoint);
+    if (!addresses.ok()) return addresses.status();
+    if (std::ranges::all_of(addresses.value(), &SocketAddress::IsLocal)) continue;
+    Endpoint secure = endpoint;
+    secure.tls = true;
+    return Status(EPERM, endpoint.ToString() +
+                             " would serve other hosts in clear text; use TLS (--listen " +
+                             secure.ToString() +
+                             " --tls-dir DIR), or say --insecure where the network is trusted");
+  }
+  return Status::Ok();
 }
 
 Status Server::OpenVolumes(const Options& options) {
@@ -112,9 +144,9 @@ Status Server::MakeListeners(const Options& options) {
 Status Server::Listen(const Endpoint& endpoint, bool is_admin) {
   Result<std::unique_ptr<Listener>> listener = Listener::Create(
       endpoint, &loops_.front()->loop(),
-      [this, is_admin](UniqueFd fd, ClientIdentity client) {
+      [this, is_admin, tls = endpoint.tls](UniqueFd fd, ClientIdentity client) {
         client.is_admin = is_admin;
-        HandOut(std::move(fd), std::move(client));
+        HandOut(std::move(fd), std::move(client), tls);
       },
       [this] { MakeRoom(); });
   if (!listener.ok()) return listener.status();
@@ -127,10 +159,15 @@ void Server::SetAccess(std::vector<AccessRule> rules) {
   for (const auto& loop : loops_) loop->PostCheckRights();
 }
 
-void Server::HandOut(UniqueFd fd, ClientIdentity client) {
+void Server::HandOut(UniqueFd fd, ClientIdentity client, bool tls) {
+  std::shared_ptr<const TlsCredentials> credentials;
+  if (tls) {
+    const std::lock_guard lock(tls_mutex_);
+    credentials = tls_;
+  }
   LoopThread& loop = *loops_[next_loop_];
   next_loop_ = (next_loop_ + 1) % loops_.size();
-  loop.PostAdopt(std::move(fd), std::move(client));
+  loop.PostAdopt(std::move(fd), std::move(client), std::move(credentials));
 }
 
 void Server::MakeRoom() {

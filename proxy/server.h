@@ -6,10 +6,12 @@
 
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "base/tls_credentials.h"
 #include "proxy/listener.h"
 #include "proxy/loop_thread.h"
 #include "proxy/options.h"
@@ -36,6 +38,10 @@ class Server {
   // The rules that are in force from now on, for what is connected too. Any thread.
   void SetAccess(std::vector<AccessRule> rules);
 
+  // The credentials of connections with TLS that are accepted from now on, read anew; what is
+  // connected stays. An error: those there were stay. Any thread.
+  Status SetTls(const Options& options);
+
   // Where it listens, with real ports, as ParseEndpoint reads them.
   std::vector<std::string> Addresses() const;
 
@@ -46,11 +52,12 @@ class Server {
  private:
   Server() = default;
   Status SetLimits(const Options& options);
+  Status CheckListeners(const Options& options);
   Status OpenVolumes(const Options& options);
   Status MakeLoops(const Options& options);
   Status MakeListeners(const Options& options);
   Status Listen(const Endpoint& endpoint, bool is_admin);
-  void HandOut(UniqueFd fd, ClientIdentity client);
+  void HandOut(UniqueFd fd, ClientIdentity client, bool tls);
   // There is no descriptor left for a connection.
   void MakeRoom();
 
@@ -59,6 +66,8 @@ class Server {
   VolumeMap volumes_;
   VolumeOpener opener_{&volumes_, &alarm_};
   Access access_;
+  std::mutex tls_mutex_;
+  std::shared_ptr<const TlsCredentials> tls_;  // with tls_mutex_; null: no address has it
   ServerInfo info_;
   std::vector<std::unique_ptr<LoopThread>> loops_;
   std::vector<std::unique_ptr<Listener>> listeners_;  // on the first loop

@@ -78,6 +78,13 @@ Status Client::OpenSession(bool observe) {
   open.answer_timeout_ms = options_.server_timeout * 1000;
   open.client_name = options_.client_name.c_str();
   open.log = LogOnce;
+  CloudblkTls tls{};
+  if (!options_.tls.dir.empty()) {
+    const Result<CloudblkTls> found = options_.tls.ForEngine();
+    if (!found.ok()) return found.status();
+    tls = found.value();
+    open.tls = &tls;
+  }
   char error[512];
   const int result = cloudblk_session_open(&open, &session_, error, sizeof(error));
   if (result < 0) return Status(-result, error);

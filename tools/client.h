@@ -13,6 +13,7 @@
 #include "base/epoll_loop.h"
 #include "base/status.h"
 #include "block/include/cloudblk.h"
+#include "tools/tls.h"
 
 namespace cloudblk {
 
@@ -25,7 +26,8 @@ struct ClientOptions {
   bool payload_crc = false;
   uint32_t open_timeout_ms = 0;
   uint32_t server_timeout = 0;  // seconds; 0: the engine's default
-  std::string client_name;      // what others who want the volume see
+  TlsOptions tls;
+  std::string client_name;  // what others who want the volume see
 };
 
 // What an errno means here, where the system's text would not tell.

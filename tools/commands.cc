@@ -210,8 +210,8 @@ int Resize(Client* client, const Options& options) {
 }
 
 int NbdCheck(const Options& options) {
-  auto findings =
-      CheckNbdServer(options.client.server, options.write, options.client.open_timeout_ms);
+  auto findings = CheckNbdServer(options.client.server, options.client.tls, options.write,
+                                 options.client.open_timeout_ms);
   if (!findings.ok()) return Fail(findings.status());
   Json json;
   std::string text = fmt::format("{:<20} {:<30} {}\n", "", "promised", "tried");

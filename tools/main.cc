@@ -65,6 +65,18 @@ void AddServer(CLI::App* command, Options* o) {
                    "Leave a server that is silent for so many s (default 8)")
       ->transform(kDecimal)
       ->check(CLI::Range(uint32_t{0}, kMaxServerTimeout));
+  command
+      ->add_option("--tls-dir", o->client.tls.dir,
+                   "Credentials for cloudblks:// and nbds://: ca-cert.pem, client-cert.pem and "
+                   "client-key.pem, or keys.psk")
+      ->type_name("DIR");
+  command
+      ->add_option("--tls-username", o->client.tls.username, "Whose key of keys.psk (default qemu)")
+      ->type_name("NAME");
+  command
+      ->add_option("--tls-hostname", o->client.tls.hostname,
+                   "Name in the server's certificate (default: the host of the server)")
+      ->type_name("NAME");
 }
 
 CLI::App* AddCommand(CLI::App* app, Options* o, const char* name, const char* help) {

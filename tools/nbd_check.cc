@@ -32,7 +32,15 @@ Status LastError(const std::string& what) {
   return Status(error != 0 ? error : EIO, Printable(fmt::format("{}: {}", what, nbd_get_error())));
 }
 
-Result<Handle> Connect(const ServerUri& uri) {
+// 0, or -1 with libnbd's error.
+int SetTls(nbd_handle* h, const TlsOptions& tls, TlsSettings::Kind kind) {
+  if (nbd_set_tls(h, LIBNBD_TLS_REQUIRE) != 0) return -1;
+  if (kind == TlsSettings::Kind::kX509) return nbd_set_tls_certificates(h, tls.dir.c_str());
+  if (nbd_set_tls_psk_file(h, (tls.dir + "/keys.psk").c_str()) != 0) return -1;
+  return nbd_set_tls_username(h, tls.username.empty() ? "qemu" : tls.username.c_str());
+}
+
+Result<Handle> Connect(const ServerUri& uri, const TlsOptions& tls) {
   Handle handle(nbd_create());
   if (handle == nullptr) return LastError("libnbd");
   nbd_handle* const h = handle.get();
@@ -40,6 +48,11 @@ Result<Handle> Connect(const ServerUri& uri) {
   // Mistakes are to reach the server, as those of other clients would.
   nbd_set_strict_mode(h, 0);
   int result = nbd_set_export_name(h, uri.volume.c_str());
+  if (uri.tls && result == 0) {
+    const Result<TlsSettings::Kind> kind = KindOfTlsFolder(tls.dir);
+    if (!kind.ok()) return kind.status();
+    result = SetTls(h, tls, kind.value());
+  }
   if (result == 0) {
     result = endpoint.kind == Endpoint::Kind::kUnix
                  ? nbd_connect_unix(h, endpoint.path.c_str())
@@ -61,8 +74,8 @@ NbdFinding Tried(const std::string& what, int promised, int result) {
 
 class Check {
  public:
-  Check(const ServerUri& uri, nbd_handle* handle, bool write)
-      : uri_(uri), h_(handle), write_(write && nbd_is_read_only(handle) == 0) {
+  Check(const ServerUri& uri, const TlsOptions& tls, nbd_handle* handle, bool write)
+      : uri_(uri), tls_(tls), h_(handle), write_(write && nbd_is_read_only(handle) == 0) {
     size_ = static_cast<uint64_t>(std::max<int64_t>(0, nbd_get_size(h_)));
     block_ = std::max<uint64_t>(kBlock, BlockSize(LIBNBD_SIZE_MINIMUM));
     content_.resize(block_);
@@ -134,7 +147,7 @@ class Check {
   int Write(uint32_t flags) { return nbd_pwrite(h_, content_.data(), block_, 0, flags); }
   void SecondConnection() {
     NbdFinding finding{"several connections", YesNo(nbd_can_multi_conn(h_)), {}};
-    Result<Handle> second = Connect(uri_);
+    Result<Handle> second = Connect(uri_, tls_);
     if (!second.ok()) {
       finding.tried = "a second one is refused: " + second.status().message();
       finding.broken = nbd_can_multi_conn(h_) > 0;
@@ -155,6 +168,7 @@ class Check {
   }
 
   const ServerUri& uri_;
+  const TlsOptions& tls_;
   nbd_handle* const h_;
   const bool write_;
   uint64_t size_;
@@ -174,20 +188,21 @@ void OnAlarm(int) {
 
 }  // namespace
 
-Result<std::vector<NbdFinding>> CheckNbdServer(const std::string& text, bool write,
-                                               uint32_t timeout_ms) {
+Result<std::vector<NbdFinding>> CheckNbdServer(const std::string& text, const TlsOptions& tls,
+                                               bool write, uint32_t timeout_ms) {
   Result<ServerUri> uri = ParseServerUri(text);
   if (!uri.ok()) return uri.status();
-  if (uri->protocol != Protocol::kNbd) return Status(EINVAL, "this is for nbd:// and nbd+unix://");
+  if (uri->protocol != Protocol::kNbd)
+    return Status(EINVAL, "this is for nbd://, nbds:// and the like");
   signal(SIGALRM, OnAlarm);
   const uint32_t ms = timeout_ms == 0 ? kMostMs : timeout_ms;
   const itimerval none{};
   itimerval timer{};
   timer.it_value = {.tv_sec = ms / 1000, .tv_usec = long{ms % 1000} * 1000};
   setitimer(ITIMER_REAL, &timer, nullptr);
-  Result<Handle> handle = Connect(*uri);
+  Result<Handle> handle = Connect(*uri, tls);
   if (!handle.ok()) return handle.status();
-  std::vector<NbdFinding> findings = Check(*uri, handle->get(), write).Run();
+  std::vector<NbdFinding> findings = Check(*uri, tls, handle->get(), write).Run();
   nbd_shutdown(handle->get(), 0);
   setitimer(ITIMER_REAL, &none, nullptr);
   return findings;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "tools/tls.h"
 
 namespace cloudblk {
 
@@ -21,8 +22,8 @@ struct NbdFinding {
 // tried; with `write` also what writes a block's own content back. An error: it cannot be asked, or
 // no NBD URI. A server that has not answered all of it within timeout_ms (0: a minute) ends the
 // program, with a line and status 1: libnbd waits for ever.
-Result<std::vector<NbdFinding>> CheckNbdServer(const std::string& uri, bool write,
-                                               uint32_t timeout_ms);
+Result<std::vector<NbdFinding>> CheckNbdServer(const std::string& uri, const TlsOptions& tls,
+                                               bool write, uint32_t timeout_ms);
 
 }  // namespace cloudblk
 

@@ -27,6 +27,7 @@
 #include "base/status.h"
 #include "block/epoll_ops.h"
 #include "block/include/cloudblk.h"
+#include "tools/tls.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -47,6 +48,7 @@ struct Settings {
   bool share_rw = false;
   bool takeover = false;
   uint32_t request_timeout = 0;  // seconds; 0: none
+  TlsOptions tls;
 };
 Settings settings;
 
@@ -61,6 +63,13 @@ Result<CloudblkSession*> OpenSession(bool observe, bool read_only) {
   open.share_rw = settings.share_rw;
   open.takeover = settings.takeover;
   open.log = EpollLoopOps()->log;
+  CloudblkTls tls{};
+  if (!settings.tls.dir.empty()) {
+    const Result<CloudblkTls> found = settings.tls.ForEngine();
+    if (!found.ok()) return found.status();
+    tls = found.value();
+    open.tls = &tls;
+  }
   CloudblkSession* session = nullptr;
   char error[512];
   const int result = cloudblk_session_open(&open, &session, error, sizeof(error));
@@ -234,6 +243,11 @@ int Config(const char* key, const char* value) {
   if (name == "server") return settings.server = value, 0;
   if (name == "share-rw") return SetFlag(value, &settings.share_rw);
   if (name == "takeover") return SetFlag(value, &settings.takeover);
+  if (name == "tls-dir" || name == "tls-username" || name == "tls-hostname") {
+    TlsOptions& tls = settings.tls;
+    (name == "tls-dir" ? tls.dir : name == "tls-username" ? tls.username : tls.hostname) = value;
+    return 0;
+  }
   if (name == "request-timeout") {
     return nbdkit_parse_uint32_t(key, value, &settings.request_timeout);
   }
@@ -365,6 +379,9 @@ nbdkit_plugin MakePlugin() {
   plugin.config_help =
       "server=URI               (required) cloudblk://HOST[:PORT]/VOLUME and the like\n"
       "share-rw=BOOL            let others that say so too write beside us\n"
+      "tls-dir=DIR              credentials for cloudblks:// and nbds://\n"
+      "tls-username=NAME        whose key of keys.psk (default qemu)\n"
+      "tls-hostname=NAME        name in the server's certificate\n"
       "takeover=BOOL            fence the present holder of the volume\n"
       "request-timeout=SECONDS  fail requests that have no answer; 0: wait for the server";
   plugin.config = Config;

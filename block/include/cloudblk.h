@@ -84,6 +84,19 @@ typedef enum CloudblkEventKind {
 typedef void CloudblkEventFn(void *opaque, CloudblkEventKind kind, uint64_t value,
                              const char *text);
 
+/*
+ * Credentials for TLS, in files that are named and laid out as QEMU's
+ * tls-creds-x509 and tls-creds-psk have them. Strings may be NULL, but for dir.
+ */
+typedef struct CloudblkTls {
+    bool psk;             /* keys.psk; else certificates */
+    bool verify_peer;     /* certificates: that of the server has to be good */
+    const char *dir;      /* where the files are */
+    const char *username; /* PSK: whose key; NULL: "qemu" */
+    const char *priority; /* as GnuTLS has it; NULL: AES first. Always TLS 1.3 */
+    const char *hostname; /* the name in the server's certificate; NULL: the URI's host */
+} CloudblkTls;
+
 typedef struct CloudblkOptions {
     uint32_t size;              /* sizeof(CloudblkOptions) */
     uint32_t abi_version;
@@ -102,6 +115,8 @@ typedef struct CloudblkOptions {
     void *event_opaque;
     /* One line without a line feed, that says what opening waits for; may be NULL. */
     void (*log)(CloudblkLogLevel level, const char *message);
+    /* For a URI that asks for TLS, and for such a one only; NULL: there are none. */
+    const CloudblkTls *tls;
 } CloudblkOptions;
 
 /* What the volume is. Constant after open, but for size_bytes (CLOUDBLK_EVENT_RESIZED). */

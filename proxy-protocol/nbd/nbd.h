@@ -52,7 +52,13 @@ struct HandshakeFlag {
   enum : uint16_t { kFixedNewstyle = 1, kNoZeroes = 2 };
 };
 
-enum class Option : uint32_t { kAbort = 2, kGo = 7, kStructuredReply = 8, kSetMetaContext = 10 };
+enum class Option : uint32_t {
+  kAbort = 2,
+  kStartTls = 5,
+  kGo = 7,
+  kStructuredReply = 8,
+  kSetMetaContext = 10,
+};
 
 // Types of the replies to an option; errors have the highest bit.
 struct OptionReply {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cinttypes>
@@ -58,6 +59,9 @@ std::string ClientName(const std::string& volume) {
   return with_volume.size() <= 255 ? with_volume : name;
 }
 
+constexpr std::array<std::string_view, 5> kOurs = {"read-only", "payload-crc", "tls-dir",
+                                                   "tls-username", "tls-hostname"};
+
 // The URI without the options that are the proxy's.
 std::string WithoutOurs(const std::string& uri) {
   const size_t question = uri.find('?');
@@ -68,7 +72,8 @@ std::string WithoutOurs(const std::string& uri) {
   while (!query.empty()) {
     const std::string_view pair = query.substr(0, query.find('&'));
     query.remove_prefix(std::min(query.size(), pair.size() + 1));
-    if (pair.starts_with("read-only=") || pair.starts_with("payload-crc=")) continue;
+    const std::string_view key = pair.substr(0, pair.find('='));
+    if (std::ranges::find(kOurs, key) != kOurs.end()) continue;
     out += std::exchange(before, '&');
     out += pair;
   }
@@ -105,6 +110,8 @@ Result<std::unique_ptr<Session>> Remote::OpenSession(bool observe, bool takeover
   config.read_only = options_.read_only;
   config.takeover = takeover;
   config.payload_crc = options_.payload_crc;
+  config.tls = options_.tls;
+  config.tls_hostname = options_.tls_hostname;
   config.answer_timeout_ns = kAnswerNs;
   config.event = observe ? OnObserved : OnActive;
   config.event_opaque = this;
@@ -464,6 +471,13 @@ Result<std::unique_ptr<Backend>> OpenRemote(const std::string& volume, BackendUr
     Result<bool> value = uri.TakeSwitch(key, false);
     if (!value.ok()) return value.status();
     *out = *value;
+  }
+  if (const std::optional<std::string> dir = uri.Take("tls-dir")) {
+    const Result<TlsSettings::Kind> kind = KindOfTlsFolder(*dir);
+    if (!kind.ok()) return kind.status();
+    options.tls = TlsSettings{.kind = kind.value(), .dir = *dir};
+    options.tls->username = uri.Take("tls-username").value_or(options.tls->username);
+    options.tls_hostname = uri.Take("tls-hostname").value_or("");
   }
   options.server = WithoutOurs(uri.text());
   const auto failed = [&](const Status& status) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/socket.h"
+#include "base/tls_credentials.h"
 #include "base/worker_pool.h"
 #include "block/session.h"
 #include "block/uri.h"
@@ -32,6 +33,8 @@ struct RemoteOptions {
   ServerUri uri;       // the same
   bool read_only = false;
   bool payload_crc = false;
+  std::optional<TlsSettings> tls;
+  std::string tls_hostname;
   uint32_t loops = 1;
   std::string state_dir;  // where is kept what the server cannot keep for us
 };

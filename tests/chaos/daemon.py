@@ -88,7 +88,7 @@ class Daemon:
         return host, int(port)
 
     def uri(self, volume):
-        return self.listen[0].replace("tcp://", "cloudblk://") + "/" + volume
+        return self.listen[0].replace("tcp://", "cloudblk://").replace("tls://", "cloudblks://") + "/" + volume
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)

@@ -23,7 +23,7 @@ def net():
 
 @pytest.fixture
 def proxy(tmp_path, net):
-    with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")},
+    with Daemon(tmp_path, {"disk": file_uri(tmp_path / "disk.img")}, "--insecure",
                 listen=[f"tcp://{network.SERVER_ADDRESS}:9810"],
                 prefix=net.command(net.server)) as daemon:
         yield daemon

@@ -54,7 +54,7 @@ def test_a_disk_goes_on_when_the_way_to_its_server_is_cut(tmp_path, net):
     cannot be told of the cut."""
     hosts = [{"listen": [f"tcp://{net.address(host)}:9810"], "prefix": net.command(net.name(host))}
              for host in (FIRST, SECOND)]
-    with two_proxies(tmp_path, hosts=hosts) as (first, second):
+    with two_proxies(tmp_path, "--insecure", hosts=hosts) as (first, second):
         load = subprocess.Popen(
             [*net.command(net.name(CLIENT_HOST)), str(CLIENT), "bench", uri_of(first, second), "--pattern", "randrw",
              "--verify", "--size", "16k", "--depth", "16", "--seconds", "4"],

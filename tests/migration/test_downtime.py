@@ -101,7 +101,7 @@ def test_downtime(net, tmp_path, record_property, release):
     shared.write_bytes(bytes(SIZE))
     drive = f"file,node-name=d0,filename={shared},cache.direct=on,aio=native"
     volumes = {"d0": file_uri(tmp_path / "d0", SIZE)}
-    with Proxy(volumes, listen=f"tcp://{net.address(2)}:0", prefix=net.command(net.name(2))) as proxy:
+    with Proxy(volumes, ["--insecure"], f"tcp://{net.address(2)}:0", net.command(net.name(2))) as proxy:
         disk = f"cloudblk-pci,server={proxy.uri('d0')},num-queues=2,iothread=io0"
         ours = Stopwatch(net, release, ["-device", disk])
         # In the main loop, as from 8.2 on QEMU loses the interrupts of what its IOThread completes while the

@@ -31,6 +31,7 @@ class Storm(Journey):
         self.proxy = Daemon(
             folder,
             {"d0": file_uri(self.image)},
+            "--insecure",
             listen=[f"tcp://{net.address(PROXY_HOST)}:9810"],
             prefix=net.command(net.name(PROXY_HOST)),
         )

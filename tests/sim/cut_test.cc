@@ -3,9 +3,13 @@
 // The connection between engine and server breaks at every byte.
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
+#include <utility>
 
+#include "base/tls_transport.h"
 #include "tests/sim/world.h"
+#include "tests/support/cpp/certificates.h"
 
 namespace cloudblk::testing {
 namespace {
@@ -20,7 +24,27 @@ constexpr uint64_t kStride = 7;
 constexpr uint64_t kStride = 1;
 #endif
 
-class SimCut : public ::testing::TestWithParam<bool> {
+enum class Over { kPlain, kSums, kTls };
+
+std::string Name(const ::testing::TestParamInfo<Over>& info) {
+  return info.param == Over::kPlain ? "plain" : info.param == Over::kSums ? "sums" : "tls";
+}
+
+// TLS with keys: no handshake is as fast.
+struct Keys {
+  Keys() { WriteKey(folder, "alice", 1); }
+  TlsFolder folder;
+};
+
+std::unique_ptr<Transport> Secure(std::unique_ptr<Transport> below, TlsSettings::Role role) {
+  static const Keys keys;
+  static const auto client = MustLoad(PskOf(keys.folder, TlsSettings::Role::kClient));
+  static const auto server = MustLoad(PskOf(keys.folder, TlsSettings::Role::kServer));
+  const bool is_client = role == TlsSettings::Role::kClient;
+  return std::move(MakeTlsTransport(std::move(below), is_client ? client : server, "").value());
+}
+
+class SimCut : public ::testing::TestWithParam<Over> {
  protected:
   // Does every operation once, while the first connection ends after so many bytes. Returns that
   // connection's link, for what went over it.
@@ -29,7 +53,7 @@ class SimCut : public ::testing::TestWithParam<bool> {
     const std::string content = Pattern(world.medium.data.size(), 77);
     world.medium.data = world.medium.durable = content;
     FixtureOptions options = world.Client();
-    options.payload_crc = GetParam();
+    options.payload_crc = GetParam() == Over::kSums;
     std::shared_ptr<MemoryLink> first;
     bool is_first = true;
     world.on_link = [&](MemoryLink* link) {
@@ -38,6 +62,14 @@ class SimCut : public ::testing::TestWithParam<bool> {
       link->habits.cut_to_server = cut_to_server;
     };
     ChannelFixture f(options);
+    if (GetParam() == Over::kTls) {
+      f.connector.wrap = [](std::unique_ptr<Transport> below) {
+        return Secure(std::move(below), TlsSettings::Role::kClient);
+      };
+      world.wrap = [](std::unique_ptr<Transport> below) {
+        return Secure(std::move(below), TlsSettings::Role::kServer);
+      };
+    }
     f.Open();
     first = world.last_link;
     world.loop.Advance(20 * kSecond);
@@ -72,7 +104,8 @@ class SimCut : public ::testing::TestWithParam<bool> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Sums, SimCut, ::testing::Bool());
+INSTANTIATE_TEST_SUITE_P(Over, SimCut, ::testing::Values(Over::kPlain, Over::kSums, Over::kTls),
+                         Name);
 
 TEST_P(SimCut, AtEveryByteFromTheServer) {
   const MemoryLink whole = RunOnce(UINT64_MAX, UINT64_MAX);

@@ -79,7 +79,8 @@ void World::Accept(std::shared_ptr<MemoryLink> link) {
     return;
   }
   server_->links.push_back(link);
-  server_->host->Adopt(ServerEnd(&loop, std::move(link), &crc), {});
+  std::unique_ptr<Transport> end = ServerEnd(&loop, std::move(link), &crc);
+  server_->host->Adopt(wrap ? wrap(std::move(end)) : std::move(end), {});
 }
 
 // Does one or two of the things that storage and executors have to do, or none this time.

@@ -49,6 +49,8 @@ class World {
   // Changes a link before it is used.
   std::function<void(MemoryLink*)> on_link;
   std::shared_ptr<MemoryLink> last_link;
+  // Goes between a link and the server; may be empty.
+  std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>)> wrap;
 
  private:
   // On the loop, as everything is.

@@ -55,10 +55,11 @@ class Proxy:
     @property
     def address(self):
         """HOST:PORT it listens on."""
-        return self._listen.removeprefix("tcp://")
+        return self._listen.split("://")[1]
 
     def uri(self, volume):
-        return f"cloudblk://{self.address}/{volume}"
+        scheme = "cloudblks" if self._listen.startswith("tls") else "cloudblk"
+        return f"{scheme}://{self.address}/{volume}"
 
     def resize(self, volume, size, force=False):
         """Gives a volume another size while it is used."""

@@ -74,7 +74,7 @@ def test_info(proxy):
 
 
 def test_a_proxy_without_a_host_serves_every_address(path):
-    with Proxy({"d0": f"file://{path}?size={SIZE}&create=on"}, listen="tcp://:0") as proxy:
+    with Proxy({"d0": f"file://{path}?size={SIZE}&create=on"}, ["--insecure"], "tcp://:0") as proxy:
         port = proxy.address.rpartition(":")[2]
         hosts = ["127.0.0.1"]
         if pathlib.Path("/proc/net/if_inet6").exists():

@@ -40,6 +40,7 @@ cloudblk_test(block_test
     block/session_release_test.cc
     block/session_test.cc
     block/session_threads_test.cc
+    block/starttls_test.cc
     block/uri_test.cc
   LIBS cloudblk_block_fakes
 )

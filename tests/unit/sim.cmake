@@ -8,4 +8,4 @@ cloudblk_test(sim_test
     ../sim/storage.cc
     ../sim/storm_test.cc
     ../sim/world.cc
-  LIBS cloudblk_block_fakes cloudblk_proxy_lib)
+  LIBS cloudblk_block_fakes cloudblk_tls_fakes cloudblk_proxy_lib)

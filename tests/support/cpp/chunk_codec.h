@@ -23,7 +23,7 @@
 #include <string>
 #include <vector>
 
-#include "block/bounce.h"
+#include "base/bounce.h"
 #include "block/codec.h"
 #include "block/copy_batch.h"
 

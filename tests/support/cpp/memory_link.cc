@@ -140,8 +140,9 @@ std::string MemoryLink::TakeForServer() {
 Result<std::unique_ptr<Transport>> MemoryConnector::Connect(size_t index) const {
   auto link = std::make_shared<MemoryLink>();
   accept_(index, link);
-  return std::unique_ptr<Transport>(
-      std::make_unique<MemoryTransport>(loop_, loop_->NewFd(), std::move(link)));
+  std::unique_ptr<Transport> made =
+      std::make_unique<MemoryTransport>(loop_, loop_->NewFd(), std::move(link));
+  return wrap ? wrap(std::move(made)) : std::move(made);
 }
 
 }  // namespace cloudblk::testing

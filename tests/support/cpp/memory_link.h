@@ -61,6 +61,8 @@ class MemoryConnector final : public Connector {
   void Refresh(int64_t) override { ++refreshes; }
 
   int refreshes = 0;
+  // Goes between the link and the client; may be empty.
+  std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>)> wrap;
 
  private:
   ManualLoop* const loop_;

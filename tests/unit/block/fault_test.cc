@@ -12,7 +12,7 @@
 #include <tuple>
 #include <vector>
 
-#include "block/bounce.h"
+#include "base/bounce.h"
 #include "block/copy_batch.h"
 #include "tests/support/cpp/channel_fixture.h"
 

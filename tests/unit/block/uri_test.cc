@@ -30,14 +30,18 @@ TEST(ServerUri, UnixSocket) {
   EXPECT_EQ(uri->endpoints[0].ToString(), "unix:///run/a,b");
 }
 
-TEST(ServerUri, SchemesOfLaterBuildsAreKnown) {
-  for (const char* text :
-       {"nbds://h/x", "nbds+unix:///x?socket=/s", "cloudblks://h/v", "cloudblks+unix:///v"}) {
+TEST(ServerUri, AnSAsksForTls) {
+  for (const char* text : {"nbds://h/x", "nbds+unix:///x?socket=/s", "cloudblks://h/x",
+                           "cloudblks+unix:///x?socket=/s"}) {
     const Result<ServerUri> uri = ParseServerUri(text);
-    ASSERT_FALSE(uri.ok()) << text;
-    EXPECT_EQ(uri.status().error(), ENOTSUP);
-    EXPECT_THAT(uri.status().message(), HasSubstr("not supported by this build yet"));
+    ASSERT_TRUE(uri.ok()) << text;
+    EXPECT_TRUE(uri.value().tls) << text;
+    EXPECT_EQ(uri.value().protocol, text[0] == 'n' ? Protocol::kNbd : Protocol::kNative);
+    EXPECT_EQ(uri.value().volume, "x");
   }
+  EXPECT_FALSE(ParseServerUri("cloudblk://h/x").value().tls);
+  EXPECT_FALSE(ParseServerUri("nbd://h/x").value().tls);
+  EXPECT_EQ(ParseServerUri("nbds://h/x").value().endpoints.front().port, 10809);
 }
 
 TEST(ServerUri, RefusesWhatItCannotRead) {

@@ -76,7 +76,7 @@ class LosingUpstream {
                                   std::lock_guard lock(mutex_);
                                   cut_.emplace_back(dup(fd.get()));
                                 }
-                                loop_->PostAdopt(std::move(fd), client);
+                                loop_->PostAdopt(std::move(fd), client, nullptr);
                               },
                               [] {})
                               .value());
@@ -460,7 +460,7 @@ std::string OpenError(const std::string& uri) {
 TEST(OpenRemote, SaysWhatIsWrong) {
   EXPECT_THAT(OpenError("cloudblk://host"), HasSubstr("volume 'd0': server URI"));
   EXPECT_THAT(OpenError("cloudblk://127.0.0.1/d?colour=red"), HasSubstr("unknown option"));
-  EXPECT_THAT(OpenError("cloudblks://127.0.0.1/d"), HasSubstr("without TLS"));
+  EXPECT_THAT(OpenError("cloudblks://127.0.0.1/d"), HasSubstr("?tls-dir="));
   EXPECT_THAT(OpenError("nbd://127.0.0.1/d?quarantine=x"), HasSubstr("wrong value"));
   EXPECT_THAT(OpenError("nbd://127.0.0.1/d?payload-crc=on"), HasSubstr("nothing for payload-crc"));
   EXPECT_THAT(OpenError("nbd://127.0.0.1/d?read-only=yes"), HasSubstr("neither read-only=on"));

@@ -168,7 +168,7 @@ class TestServer {
     int fds[2];
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
     EXPECT_EQ(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
-    loops_[next_++ % loops_.size()]->PostAdopt(UniqueFd(fds[0]), client);
+    loops_[next_++ % loops_.size()]->PostAdopt(UniqueFd(fds[0]), client, nullptr);
     return std::make_unique<RawClient>(fds[1]);
   }
   void SetAccess(std::vector<AccessRule> rules) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Copying from and to memory that may not be there.
-#ifndef CLOUDBLK_BLOCK_BOUNCE_H_
-#define CLOUDBLK_BLOCK_BOUNCE_H_
+#ifndef CLOUDBLK_BASE_BOUNCE_H_
+#define CLOUDBLK_BASE_BOUNCE_H_
 
 #include <sys/uio.h>
 
@@ -54,4 +54,4 @@ class Bounce {
 
 }  // namespace cloudblk
 
-#endif  // CLOUDBLK_BLOCK_BOUNCE_H_
+#endif  // CLOUDBLK_BASE_BOUNCE_H_

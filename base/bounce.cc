@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "block/bounce.h"
+#include "base/bounce.h"
 
 #include <limits.h>
 #include <sys/mman.h>

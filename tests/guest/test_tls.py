@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest's disk over TLS, of both protocols: verified load, while the server comes and goes."""
+
+import pytest
+
+from tests.support.fio import LOAD, VERIFY, wait_for_progress
+from tests.support.guest import Guest
+from tests.support.nbd_server import Nbdkit
+from tests.support.paths import qemu_command
+from tests.support.proxy import Proxy
+from tests.support.tls import Credentials
+
+SIZE = 1 << 30
+
+
+def server_of(protocol, tls, folder):
+    if protocol == "native":
+        volumes = {"d0": f"file://{folder}/disk.img?size={SIZE}&create=on"}
+        return Proxy(volumes, ["--tls-dir", tls.server], listen="tls://127.0.0.1:0")
+
+    class Secure(Nbdkit):
+        def command(self):
+            return [*super().command()[:1], *tls.nbdkit_options(), *super().command()[1:]]
+
+        def uri(self, *_):
+            return super().uri().replace("nbd://", "nbds://")
+
+    return Secure(folder, SIZE)
+
+
+@pytest.mark.parametrize("protocol, kind, release", [
+    ("native", "x509", "7.2"),
+    ("native", "psk", "10.0"),
+    ("nbd", "x509", "10.0"),
+    ("nbd", "psk", "7.2"),
+])  # fmt: skip
+def test_verified_load_and_reconnects(protocol, kind, release, tmp_path):
+    tls = Credentials(tmp_path, kind)
+    with server_of(protocol, tls, tmp_path) as server:
+        uri = server.uri("d0") if protocol == "native" else server.uri()
+        disk = [*tls.qemu_object(), "-device", f"cloudblk-pci,server={uri},tls-creds=tls"]
+        with Guest(qemu_command(release), disk) as guest:
+            guest.run(VERIFY, timeout=300)
+            guest.send(f"exec 2>&1; {LOAD}")
+            done = 0
+            for _ in range(3):
+                done = wait_for_progress(guest, done)
+                server.kill()
+                server.start()
+            wait_for_progress(guest, done)
+            status, output = guest.finish(timeout=300)
+            assert status == 0, output
+            assert not guest.errors()
+            guest.poweroff()
