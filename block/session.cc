@@ -135,10 +135,11 @@ Result<std::unique_ptr<Connector>> Secure(const ServerUri& uri, const SessionCon
                       scheme + "s:// for TLS, or leave the credentials out");
   }
   if (!config.tls.has_value()) {
-    return Status(EINVAL, "a server URI with " + scheme +
-                              "s:// needs TLS credentials (the device: tls-creds=, with the ID of a "
-                              "tls-creds-x509 or tls-creds-psk object; the tools: --tls-dir; a "
-                              "volume of the proxy: ?tls-dir=)");
+    return Status(EINVAL,
+                  "a server URI with " + scheme +
+                      "s:// needs TLS credentials (the device: tls-creds=, with the ID of a "
+                      "tls-creds-x509 or tls-creds-psk object; the tools: --tls-dir; a "
+                      "volume of the proxy: ?tls-dir=)");
   }
   const bool x509 = config.tls->kind == TlsSettings::Kind::kX509;
   const bool nameless = std::ranges::any_of(uri.endpoints, [](const Endpoint& endpoint) {

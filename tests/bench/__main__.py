@@ -10,7 +10,7 @@ import sys
 
 from tests.support.paths import BUILD, REPO, stock_qemu
 
-from . import budget, documents, extras, goals, guest, measure, rbd
+from . import budget, documents, extras, goals, guest, measure, rbd, tls  # noqa: F401 (tls has rows)
 from .instructions import instructions
 from .machine import allow_many_files, output_of
 from .rows import ROWS, Setup, available
@@ -45,7 +45,8 @@ def parse():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all if none is named")
     parser.add_argument("--quick", action="store_true", help="one run of one second each: to see that it works")
-    parser.add_argument("--ceph", action="store_true", help="the rows on a Ceph cluster, and what idle disks on one need")
+    parser.add_argument("--ceph", dest="part", action="store_const", const="ceph", default="", help="the rows on a Ceph cluster, and what idle disks on one need")
+    parser.add_argument("--tls", dest="part", action="store_const", const="tls", help="the rows over TLS, beside clear text")
     parser.add_argument("--runs", type=int, help="how often, 21 unless told, 7 with --ceph")
     parser.add_argument("--seconds", type=float, help="of each run, 0.4 unless told, 2 with --ceph")
     parser.add_argument("--workload", action="append", metavar="NAME", help=f"of {', '.join(WORKLOADS)}")
@@ -62,10 +63,12 @@ def parse():
             if name not in known:
                 parser.error(f"no '{name}' among {', '.join(known)}")
     for name in options.rows:
-        if ROWS[name].ceph != options.ceph:
-            parser.error(f"'{name}' is {'only' if ROWS[name].ceph else 'not'} measured with --ceph")
-    options.runs = options.runs or (1 if options.quick else 7 if options.ceph else 21)
-    options.seconds = options.seconds or (1 if options.quick else 2 if options.ceph else 0.4)
+        if ROWS[name].part != options.part:
+            kind = f"only measured with --{ROWS[name].part}" if ROWS[name].part else f"not measured with --{options.part}"
+            parser.error(f"'{name}' is {kind}")
+    ceph = options.part == "ceph"
+    options.runs = options.runs or (1 if options.quick else 7 if ceph else 21)
+    options.seconds = options.seconds or (1 if options.quick else 2 if ceph else 0.4)
     return options
 
 
@@ -83,9 +86,9 @@ def anonymous(value):
 def measure_all(options, rows, workloads, setup):
     """What the rows do not show, too, unless only these are wanted."""
     results = measure.measure(rows, workloads, setup, options.seconds, options.runs)
-    if options.only_rows:
+    if options.only_rows or options.part == "tls":
         return results
-    if options.ceph:
+    if options.part == "ceph":
         return {**results, "idle": rbd.memory_of_idle_disks(setup)}
     results["instructions"] = {
         row.name: instructions(row, [one for one in workloads if one.main and one.queues == 1], setup)
@@ -103,7 +106,7 @@ def measure_all(options, rows, workloads, setup):
 def verify(options, rows, workloads, setup):
     """Exit status."""
     failures = measure.verify(rows, workloads, setup)
-    if not (options.rows or options.workload or options.only_rows or options.ceph):
+    if not (options.rows or options.workload or options.only_rows or options.part):
         extras.verify_proxy_on_a_file(BUILD, 1)
         guest.verify(setup)
     return 1 if failures else 0
@@ -111,7 +114,7 @@ def verify(options, rows, workloads, setup):
 
 def run(options, setup):
     """Exit status."""
-    rows = [ROWS[name] for name in options.rows or ROWS if ROWS[name].ceph == options.ceph]
+    rows = [ROWS[name] for name in options.rows or ROWS if ROWS[name].part == options.part]
     workloads = [WORKLOADS[name] for name in options.workload or WORKLOADS]
     rows, missing = available(rows, setup)
     for name, reason in missing.items():
@@ -121,7 +124,7 @@ def run(options, setup):
     settings = {"rounds": options.runs, "seconds": options.seconds, "iothread": options.iothread}
     results = {"machine": machine(), "settings": settings, "left out": missing}
     results = anonymous(results | measure_all(options, rows, workloads, setup))
-    report = documents.ON_CEPH if options.ceph else documents.WHOLE
+    report = documents.REPORTS[options.part]
     # What was asked for in part, in haste, or of another QEMU or IOThread does not replace the published figures
     part = options.rows or options.workload or options.quick or options.only_rows or options.iothread or options.qemu
     output = options.output or (BUILD / "performance" if part else REPO / documents.FOLDER)
@@ -134,7 +137,7 @@ def run(options, setup):
 def main():
     options = parse()
     if options.render:
-        for report in (documents.WHOLE, documents.ON_CEPH):
+        for report in documents.REPORTS.values():
             report.publish(REPO, json.loads((REPO / documents.FOLDER / report.figures).read_text()))
         return 0
     allow_many_files()

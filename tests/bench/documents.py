@@ -144,6 +144,26 @@ def ceph(results, found):
     ))  # fmt: skip
 
 
+def tls(results, found):
+    """For docs/performance/tls.md."""
+    rows = [
+        [workload.title, f"`{row}`", f"{figures['iops']:,.0f}", f"{figures['mb-per-s']:,.0f}", f"{figures['p50-us']:.0f} us",
+         f"{figures['iothread-cpu-us']:.1f} us", f"{figures['server-cpu-us']:.1f} us"]
+        for name, workload in WORKLOADS.items()
+        for row in results["figures"]
+        if (figures := results["figures"][row].get(name))
+    ]  # fmt: skip
+    price = [[line.goal, value_of(line), line.meaning] for line in found if line.must is None]
+    return "\n\n".join((
+        _made_with(results),
+        _table(["load", "row", "IOPS", "MB/s", "p50", "CPU: IOThread", "server"], rows),
+        "Goals, with the stretch in parentheses:",
+        _judged(found),
+        "What TLS costs:",
+        _table(["figure", "value", "of what"], price),
+    ))  # fmt: skip
+
+
 FOLDER = "docs/performance"
 
 
@@ -180,3 +200,6 @@ WHOLE = Report(
 ON_CEPH = Report(
     "ceph.json", "ceph.html", goals.ceph_lines, functools.partial(page, every_thread=True), {f"{FOLDER}/ceph.md": ceph}
 )
+OVER_TLS = Report("tls.json", "tls.html", goals.tls_lines, page, {f"{FOLDER}/tls.md": tls})
+# By the kind of the run
+REPORTS = {"": WHOLE, "ceph": ON_CEPH, "tls": OVER_TLS}

@@ -207,6 +207,39 @@ def ceph_lines(results):
     ]
 
 
+# (ours, QEMU's) over TLS, and ours in clear text, by the kind of server
+TLS_ROWS = {
+    "nbdkit": ("cloudblk-nbds-nbdkit", "nbds-nbdkit", "cloudblk-nbd-nbdkit"),
+    "qemu-storage-daemon": ("cloudblk-nbds-qsd", "nbds-qsd", "cloudblk-nbd-qsd"),
+}
+PROXY_ROWS = ("cloudblk-tls", "cloudblk-clear")
+
+
+def tls_lines(results):
+    """The same of the rows over TLS."""
+    r = Results(results)
+    found = []
+    for name, text in (("randread-4k-qd32", "4 KiB random read, depth 32"), ("randwrite-4k-qd32", "4 KiB random write, depth 32")):
+        for server, (ours, peer, clear) in TLS_ROWS.items():
+            found += [
+                Line(f"{text}, {server}: IOPS", ratio(r.get(ours, name, "iops"), r.get(peer, name, "iops")), True, 1.3, 2,
+                     "times QEMU's NBD client's over TLS"),
+                Line(f"{text}, {server}: IOThread CPU per I/O",
+                     ratio(r.get(ours, name, "iothread-cpu-us"), r.get(peer, name, "iothread-cpu-us")), False, 0.6, None,
+                     "of QEMU's NBD client's over TLS"),
+                _price(r, name, f"{text}, {server}", ours, clear, "iops", "IOPS"),
+                _price(r, name, f"{text}, {server}", ours, clear, "iothread-cpu-us", "IOThread CPU per I/O"),
+            ]  # fmt: skip
+        for key, title in (("iops", "IOPS"), ("iothread-cpu-us", "IOThread CPU per I/O"), ("server-cpu-us", "server CPU per I/O")):
+            found.append(_price(r, name, f"{text}, cloudblk-proxy", *PROXY_ROWS, key, title))
+    return found
+
+
+def _price(r, workload, text, over_tls, clear, key, title):
+    value = ratio(r.get(over_tls, workload, key), r.get(clear, workload, key))
+    return _figure(f"{text}: {title}", value, "of clear text's", "the encryption of every byte, on both sides of one machine")
+
+
 def goal_of(line):
     """As text, with the stretch in parentheses."""
     if line.must is None:

@@ -80,7 +80,7 @@ def _described(running, ceph):
     return running
 
 
-@row(PEER, "virtio-blk, librbd in QEMU", ceph=True)
+@row(PEER, "virtio-blk, librbd in QEMU", part="ceph")
 def _librbd(stack, setup):
     require_driver(setup.qemu, "rbd,node-name=d0,pool=none,image=none,conf=/dev/null")
     image, ceph = setup.cluster.new_image(), setup.cluster.get()
@@ -88,7 +88,7 @@ def _librbd(stack, setup):
     return _described(start_machine(stack, setup, disk), ceph)
 
 
-@row(OURS, "cloudblk-pci, cloudblk-proxy on an image", proxy=True, ceph=True)
+@row(OURS, "cloudblk-pci, cloudblk-proxy on an image", proxy=True, part="ceph")
 def _cloudblk(stack, setup):
     image, ceph = setup.cluster.new_image(), setup.cluster.get()
     running = cloudblk(stack, setup, f"unix://{folder(stack)}/socket", volumes=[ceph.uri(image)])

@@ -37,7 +37,7 @@ class Row:
     queues: int = 1
     proxy: bool = False  # its server is cloudblk-proxy
     device: bool = True  # as opposed to a bare network program
-    ceph: bool = False  # on the run's Ceph cluster
+    part: str = ""  # measured only in runs of that kind: ceph (on the run's cluster) or tls
 
 
 @dataclasses.dataclass
@@ -244,10 +244,10 @@ def _floor(stack, setup):
     return Running(command, {}, [" ".join(server.command)], {"server": server.pid})
 
 
-def proxy_server(stack, listen="tcp://127.0.0.1:0", valgrind=(), volumes=(f"memory:?size={VOLUME}",)):
+def proxy_server(stack, listen="tcp://127.0.0.1:0", valgrind=(), volumes=(f"memory:?size={VOLUME}",), options=()):
     """Serves the volumes d0, d1 ..."""
     words = [word for i, volume in enumerate(volumes) for word in ("--volume", f"d{i}={volume}")]
-    command = [*valgrind, PROXY, "--listen", listen, *words]
+    command = [*valgrind, PROXY, "--listen", listen, *options, *words]
     return stack.enter_context(Server(command, ready=r"listening on (\S+)"))
 
 
@@ -255,13 +255,20 @@ def volume_uri(server, name="d0"):
     address = server.match.group(1)
     if address.startswith("tcp://"):
         return f"cloudblk://{address.removeprefix('tcp://')}/{name}"
+    if address.startswith("tls://"):
+        return f"cloudblks://{address.removeprefix('tls://')}/{name}"
     return f"cloudblk+unix:///{name}?socket={address.removeprefix('unix://')}"
 
 
-def cloudblk(stack, setup, listen="tcp://127.0.0.1:0", queues=1, **of_server):
+def cloudblk(stack, setup, listen="tcp://127.0.0.1:0", queues=1, credentials=None, **of_server):
+    """credentials: of TLS."""
+    if credentials:
+        of_server["options"] = ("--tls-dir", credentials.server)
     server = proxy_server(stack, listen, setup.proxy_valgrind, **of_server)
-    threads = ["iothreads=io0:io1", "num-queues=2"] if queues == 2 else ["iothread=io0"]
-    disk = device("cloudblk-pci", f"server={volume_uri(server)}", *threads)
+    properties = ["iothreads=io0:io1", "num-queues=2"] if queues == 2 else ["iothread=io0"]
+    properties += ["tls-creds=tls"] if credentials else []
+    disk = credentials.qemu_object() if credentials else []
+    disk += device("cloudblk-pci", f"server={volume_uri(server)}", *properties)
     running = start_machine(stack, setup, disk, server, cloudblk=True, iothreads=queues)
     running.versions["cloudblk-proxy"] = version_of(PROXY)
     return running

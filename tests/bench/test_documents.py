@@ -9,13 +9,13 @@ import pytest
 from tests.support.paths import REPO
 
 from . import documents
-from .documents import ON_CEPH, WHOLE
+from .documents import ON_CEPH, OVER_TLS, WHOLE
 from .goals import ceph_lines
 from .measure import figures, medians
 from .page import CHARACTER, bars
 
 FOLDER = REPO / documents.FOLDER
-REPORTS = pytest.mark.parametrize("report", (WHOLE, ON_CEPH), ids=("whole", "ceph"))
+REPORTS = pytest.mark.parametrize("report", (WHOLE, ON_CEPH, OVER_TLS), ids=("whole", "ceph", "tls"))
 
 
 def published(report):

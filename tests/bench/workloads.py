@@ -11,10 +11,10 @@ class Workload:
     options: tuple  # of virtio-bench, and of loopback-floor where that takes part
     queues: int = 1
     main: bool = True  # all rows take part, not only those that a goal is about
-    ceph: bool = False  # the rows on a Ceph cluster take part
+    parts: bool = False  # rows that are measured in runs of their own take part
 
     def suits(self, row):
-        if self.queues != row.queues or (row.ceph and not self.ceph):
+        if self.queues != row.queues or (row.part and not self.parts):
             return False
         return self.main or (row.device and row.keeps)
 
@@ -24,11 +24,11 @@ def _of(pattern, size, depth, *more):
 
 
 _ALL = (
-    Workload("randread-4k-qd1", "4 KiB random read, depth 1", _of("randread", "4k", 1), ceph=True),
-    Workload("randread-4k-qd32", "4 KiB random read, depth 32", _of("randread", "4k", 32), ceph=True),
+    Workload("randread-4k-qd1", "4 KiB random read, depth 1", _of("randread", "4k", 1), parts=True),
+    Workload("randread-4k-qd32", "4 KiB random read, depth 32", _of("randread", "4k", 32), parts=True),
     Workload("randread-4k-qd128", "4 KiB random read, depth 128", _of("randread", "4k", 128)),
-    Workload("randwrite-4k-qd32", "4 KiB random write, depth 32", _of("randwrite", "4k", 32), ceph=True),
-    Workload("read-128k-qd16", "128 KiB read, depth 16", _of("read", "128k", 16), ceph=True),
+    Workload("randwrite-4k-qd32", "4 KiB random write, depth 32", _of("randwrite", "4k", 32), parts=True),
+    Workload("read-128k-qd16", "128 KiB read, depth 16", _of("read", "128k", 16), parts=True),
     Workload(
         "randread-4k-2x32",
         "4 KiB random read, 2 queues, depth 32 each",

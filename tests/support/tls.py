@@ -89,10 +89,11 @@ class Credentials:
         self.authority.issue(self.server, "server", "disk.example.org")
         self.authority.issue(self.client, "client", "host-7")
 
-    def qemu_object(self, endpoint="client", name="tls"):
+    def qemu_object(self, endpoint="client", name="tls", priority=None):
         """-object of QEMU's for that side."""
         dir_ = self.client if endpoint == "client" else self.server
         words = f"tls-creds-{self.kind},id={name},endpoint={endpoint},dir={dir_}"
+        words += f",priority={priority}" if priority else ""
         return ["-object", words + (",username=alice" if self.kind == "psk" and endpoint == "client" else "")]
 
     def tool_options(self):
