@@ -51,6 +51,7 @@ class TlsTransport final : public Transport {
   bool read_wants_write() const override;
   bool write_wants_read() const override;
   bool scatters() const override { return server(); }
+  bool is_layered() const override { return true; }
   bool has_pending() const override;
   bool PeerGone() const override { return wire_.below().PeerGone(); }
   int StartTls() override {

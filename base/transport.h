@@ -49,6 +49,9 @@ class Transport {
   virtual bool scatters() const { return true; }
   // Whether Readv has bytes that the descriptor's readability does not show.
   virtual bool has_pending() const { return false; }
+  // Whether any of these three may ever be true; constant. Where they cannot, nobody need ask them
+  // for each batch.
+  virtual bool is_layered() const { return false; }
 
   // Whether the peer has ended its stream or is gone, though bytes of it may still be unread.
   virtual bool PeerGone() const = 0;

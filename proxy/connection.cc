@@ -50,6 +50,7 @@ Connection::Connection(ConnectionHost* host, const ServerInfo& info, uint64_t id
       id_(id),
       client_(std::move(client)),
       transport_(std::move(transport)),
+      is_layered_(transport_->is_layered()),
       reader_(&host->context().buffers(), this),
       requests_(host, this, this, &writer_),
       writer_(&host->context().buffers(), &requests_) {}
@@ -101,10 +102,14 @@ void Connection::OnReadable() {
     if (outcome != FrameReader::Outcome::kDrained) OnOutcome(outcome);
     break;
   }
+  if (reader_.in_frame() && state_ != State::kStopping) host_->WatchProgress();
+  if (is_layered_) AfterRead();
+}
+
+void Connection::AfterRead() {
   if (state_ == State::kStopping) return;
-  if (reader_.in_frame()) host_->WatchProgress();
   ReadOn();
-  // A handshake: what was to be written waits no more, or reading does.
+  // What was to be written waits no more, or reading does.
   if ((want_write_ && !transport_->write_wants_read()) || transport_->read_wants_write()) {
     want_write_ = false;
     MarkDirty();
@@ -162,7 +167,7 @@ bool Connection::CheckProgress() {
 
 void Connection::OnWritable() {
   want_write_ = false;
-  if (transport_->read_wants_write()) OnReadable();
+  if (is_layered_ && transport_->read_wants_write()) OnReadable();
   MarkDirty();
 }
 
@@ -395,7 +400,7 @@ void Connection::Flush() {
   if (want_write_) host_->WatchProgress();
   if ((reader_.waiting() || requests_.ranges_wait()) && !paused_ && !GoOn()) return;
   UpdateWatch();
-  ReadOn();
+  if (is_layered_) ReadOn();
   if (!want_write_) OnDrained();
 }
 
@@ -414,10 +419,15 @@ void Connection::OnDrained() {
   }
 }
 
+Connection::Interest Connection::LayeredInterest() const {
+  return {.readable = may_read(),
+          .writable = (want_write_ && !transport_->write_wants_read()) ||
+                      (may_read() && transport_->read_wants_write())};
+}
+
 void Connection::UpdateWatch() {
-  const Interest now{.readable = may_read(),
-                     .writable = (want_write_ && !transport_->write_wants_read()) ||
-                                 (may_read() && transport_->read_wants_write())};
+  const Interest now =
+      is_layered_ ? LayeredInterest() : Interest{.readable = may_read(), .writable = want_write_};
   if (now == watched_) return;
   watched_ = now;
   host_->loop().Watch(transport_->fd(), now.readable, now.writable, this);

@@ -166,8 +166,11 @@ class Connection final : public FdHandler,
   void LogLimited(spdlog::level::level_enum level, const std::string& kind, std::string_view text,
                   uint32_t at_once = LogLimit::kAtOnce) const;
   void MarkDirty();
-  // Has it read soon, if the transport has bytes that the loop does not know of.
+  // Of a layered transport: goes on with what a handshake kept, and reads what the loop does not
+  // know of.
+  void AfterRead();
   void ReadOn();
+  Interest LayeredInterest() const;
   bool may_read() const { return reading_ && !paused_ && !reader_.waiting(); }
   void UpdateWatch();
   std::string Who() const;
@@ -179,6 +182,7 @@ class Connection final : public FdHandler,
   // Loop thread only.
   ClientIdentity client_;
   std::unique_ptr<Transport> transport_;
+  const bool is_layered_;
   State state_ = State::kHello;
   FrameReader reader_;
   RequestStream requests_;
