@@ -60,6 +60,14 @@ def possible():
                                                 stderr=subprocess.DEVNULL).returncode == 0
 
 
+def has_ended(connection):
+    """Whether its other side was a QEMU that did not come to start."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+
+
 class Host:
     """Runs from when it is entered. Its network has nothing but a loopback; with a prefix, a command that puts what
     follows into a network namespace, it is that one. Files in `folder` can be reached by the domains' user."""
@@ -191,6 +199,9 @@ class Domain(Agent):
         with self._explained():
             try:
                 connection, _ = self._listener.accept()
+                while has_ended(connection):
+                    connection.close()
+                    connection, _ = self._listener.accept()
             except TimeoutError:
                 raise Timeout("no QEMU has connected") from None
         connection.settimeout(None)
