@@ -100,6 +100,11 @@ def test_starts_plugs_resets_and_is_destroyed(host, domain):
     assert "Seccomp:\t2" in status, status
     assert domain.run("cat /sys/block/vda/serial") == "root"
     domain.run(WRITE + VERIFY)
+    # What docs/libvirt.md says that libvirt cannot
+    assert domain.virsh("domblklist") == ""
+    for command in (["domblkstat", "vda"], ["blockresize", "vda", "1G"], ["backup-begin"], ["snapshot-create"]):
+        with pytest.raises(LibvirtError):
+            domain.virsh(*command)
 
     uri = f"cloudblk+unix:///d1?socket={host.folder}/proxy.sock"
     for _ in range(2):
