@@ -70,9 +70,9 @@ std::optional<unsigned> Number(std::string_view text) {
   const bool hexadecimal = text.starts_with("0x");
   if (hexadecimal) text.remove_prefix(2);
   unsigned value = 0;
-  const char* const end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, value, hexadecimal ? 16 : 10);
-  if (error != std::errc{} || rest != end) return std::nullopt;
+  const auto [rest, error] =
+      std::from_chars(text.data(), text.data() + text.size(), value, hexadecimal ? 16 : 10);
+  if (error != std::errc{} || rest != text.data() + text.size()) return std::nullopt;
   return value;
 }
 

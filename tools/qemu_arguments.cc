@@ -59,9 +59,9 @@ std::optional<unsigned> ParseSlot(std::string_view text) {
   text = text.substr(0, text.find('.'));
   if (text.starts_with("0x")) text.remove_prefix(2);
   unsigned slot = 0;
-  const char* const end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, slot, 16);
-  if (error != std::errc{} || rest != end || slot > kMaxSlot) return std::nullopt;
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), slot, 16);
+  if (error != std::errc{} || rest != text.data() + text.size() || slot > kMaxSlot)
+    return std::nullopt;
   return slot;
 }
 
