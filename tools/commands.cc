@@ -16,8 +16,10 @@
 #include "tools/histogram.h"
 #include "tools/image.h"
 #include "tools/interrupt.h"
+#include "tools/libvirt_xml.h"
 #include "tools/nbd_check.h"
 #include "tools/progress.h"
+#include "tools/virsh.h"
 
 namespace cloudblk {
 namespace {
@@ -281,6 +283,46 @@ int Bench(Client* client, const Options& options) {
   return 0;
 }
 
+// Where packages put the plugin.
+constexpr char kInstalledPlugin[] = "/usr/lib/cloudblk/cloudblk.so";
+
+Json AsJson(const LibvirtXml& made) {
+  return {{"id", made.id}, {"bus", made.bus}, {"slot", made.slot}, {"xml", made.xml}};
+}
+
+int LibvirtXmlOf(const Options& options) {
+  LibvirtDisk disk = options.libvirt;
+  disk.server = options.client.server;
+  if (options.compiled_in && !disk.plugin.empty()) {
+    return Fail(Status(EINVAL, "--plugin and --compiled-in exclude each other"));
+  }
+  if (!options.compiled_in && disk.plugin.empty()) disk.plugin = kInstalledPlugin;
+  const bool define = !options.domain.empty() && !options.print;
+  if (options.domain.empty()) {
+    auto made = MakeCommandline(disk);
+    if (!made.ok()) return Fail(made.status());
+    Print(options, AsJson(*made), made->xml);
+    return 0;
+  }
+  const auto domain = RunVirsh(
+      options.connect, {"dumpxml", "--inactive", "--security-info", "--", options.domain}, "");
+  if (!domain.ok()) return Fail(domain.status());
+  auto made = AddToDomain(domain.value(), disk);
+  if (!made.ok()) {
+    return Fail(Status(made.status().error(),
+                       fmt::format("domain {}: {}", options.domain, made.status().message())));
+  }
+  if (define) {
+    const auto defined = RunVirsh(options.connect, {"define", "/dev/stdin"}, made->xml);
+    if (!defined.ok()) return Fail(defined.status());
+  }
+  Print(options, AsJson(*made),
+        define ? fmt::format("domain {} has {} from its next start on, at slot {:#04x} of {}\n",
+                             options.domain, made->id, made->slot, made->bus)
+               : made->xml);
+  return 0;
+}
+
 }  // namespace
 
 int Fail(const Status& status) {
@@ -294,6 +336,7 @@ int Fail(const Status& status) {
 int RunCommand(const std::string& name, const Options& options) {
   if (name == "ping") return Ping(options);
   if (name == "nbd-check") return NbdCheck(options);
+  if (name == "libvirt-xml") return LibvirtXmlOf(options);
   auto client = Client::Open(options.client);
   if (!client.ok()) return Fail(client.status());
   if (name == "info") return Info(client->get(), options);

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "tools/bench.h"
 #include "tools/client.h"
+#include "tools/libvirt_xml.h"
 
 namespace cloudblk {
 
@@ -26,6 +27,11 @@ struct Options {
   std::string format;  // of an image; empty: raw, if it looks like that
   uint32_t pings = 4;
   BenchOptions bench;
+  LibvirtDisk libvirt{};
+  bool compiled_in = false;
+  std::string domain;   // libvirt's name of it; empty: only the XML
+  std::string connect;  // libvirt's URI
+  bool print = false;
   bool json = false;
 };
 

@@ -50,12 +50,16 @@ struct SizeValue : CLI::AsSizeValue {
 
 const CLI::Validator kDecimal(MakeDecimal, "");
 
-// What every command has.
-void AddServer(CLI::App* command, Options* o) {
+void AddUri(CLI::App* command, Options* o) {
   command
       ->add_option("server", o->client.server,
                    "cloudblk://HOST[:PORT]/VOLUME, nbd://HOST[:PORT]/EXPORT and the like")
       ->required();
+}
+
+// What every command has that opens a volume.
+void AddServer(CLI::App* command, Options* o) {
+  AddUri(command, o);
   command
       ->add_option("--timeout", o->client.open_timeout_ms,
                    "Give up opening after so many ms (default 30000)")
@@ -131,6 +135,32 @@ void AddBench(CLI::App* command, Options* o) {
   command->add_flag("--verify", b->verify, "Check all content that this run wrote");
 }
 
+void AddLibvirtXml(CLI::App* app, Options* o) {
+  CLI::App* command = app->add_subcommand(
+      "libvirt-xml", "Print libvirt's XML for a disk, or add the disk to a domain of libvirt");
+  LibvirtDisk* d = &o->libvirt;
+  AddUri(command, o);
+  command->add_option("--domain", o->domain, "Add the disk to this domain's definition");
+  command->add_flag("--print", o->print, "Print the domain with the disk and leave it as it is");
+  command->add_option("--connect", o->connect, "libvirt's URI, as virsh takes it");
+  command->add_option("--plugin", d->plugin,
+                      "The plugin's file (default /usr/lib/cloudblk/cloudblk.so)");
+  command->add_flag("--compiled-in", o->compiled_in, "The domain's QEMU has the device already");
+  command->add_option("--iothread", d->iothread, "Number of the domain's IOThread that serves it")
+      ->transform(kDecimal)
+      ->check(CLI::Range(uint32_t{1}, uint32_t{INT32_MAX}));
+  command->add_option("--bootindex", d->bootindex, "Its place in the boot order, from 1 on")
+      ->transform(kDecimal)
+      ->check(CLI::Range(uint32_t{1}, uint32_t{INT32_MAX}));
+  command->add_option("--address", d->address,
+                      "BUS:SLOT, as pcie.0:0x9 (default: the first that is free)");
+  command->add_option("--id", d->id,
+                      "QEMU's name for the disk (default cloudblk0, cloudblk1, ...)");
+  command->add_option("--property", d->properties, "NAME=VALUE, another property of the device")
+      ->allow_extra_args(false)
+      ->take_all();
+}
+
 // So that who is refused because of it sees what has the volume.
 std::string ClientName(const std::string& command) {
   char host[256] = "";
@@ -189,6 +219,7 @@ int Main(int argc, char** argv) {
   release->add_flag("--share-rw", o.client.share_rw, "Leave alone who shares the volume");
   AddCommand(&app, &o, "nbd-check", "Tell what an NBD server promises, and try it")
       ->add_flag("--write", o.write, "Also write a block's own content back");
+  AddLibvirtXml(&app, &o);
   CLI::App* bench = AddCommand(&app, &o, "bench", "Measure IOPS and latency");
   for (CLI::App* command : {read, write, import, exporting, discard, flush, bench}) {
     AddActive(command, &o);

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A small Linux guest under TCG, in which a test runs shell scripts."""
 
-import base64
 import pathlib
 import shutil
-import time
 
+from .agent import Agent, GuestError
 from .paths import guest_files, plugin_arguments
 from .qemu import Qemu
-from .stream import Closed, Lines, Timeout
+from .stream import Closed, Timeout
 
-# A guest boots in 3 to 4 seconds; a busy machine may take many times that.
-BOOT_TIMEOUT = 120
 OVMF = pathlib.Path("/usr/share/OVMF")
 # no_timer_check: on a busy machine the emulated timer may be too late for Linux, which then stops.
 # Not quiet: a boot that hangs is to show where.
 KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 no_timer_check"
-SCRIPT_TIMEOUT = 120
 # One thread for both processors. With a thread each, one may translate an instruction while the other
 # overwrites it, and the old translation stays (QEMU 7.2 to 10.0). Linux patches its static keys like that: it
 # stood still at a breakpoint that was no longer there, when the clock source was chosen in a boot.
@@ -28,11 +24,7 @@ TWO_PROCESSORS = ("-accel", "tcg,thread=single", "-smp", "2")
 ONE_PROCESSOR = ("-accel", "tcg,thread=multi", "-smp", "1,maxcpus=2")
 
 
-class GuestError(Exception):
-    """A script failed in the guest, or the guest did."""
-
-
-class Guest(Qemu):
+class Guest(Qemu, Agent):
     """Boots when entered, and is powered off by poweroff() or killed when left.
 
     devices are further arguments for QEMU; the first virtio disk is /dev/vda in the guest. The firmware,
@@ -57,8 +49,6 @@ class Guest(Qemu):
         self._arguments += ["-serial", f"file:{self._console}"]
         self._arguments += self.socket_chardev("agent", self.SERIAL_ROOM) + ["-serial", "chardev:agent"]
         self._arguments += plugin_arguments(binary) + [str(argument) for argument in devices]
-        self._socket = None
-        self._lines = None
 
     def _ovmf(self):
         """Code and the machine's own variables in flash memory."""
@@ -71,15 +61,8 @@ class Guest(Qemu):
 
     def start(self):
         super().start()
-        self._socket = self.connection("agent")
-        self._lines = Lines(self._socket.fileno())
+        self.talk_by(self.connection("agent"))
         self.wait_ready()
-
-    def wait_ready(self):
-        """Until the guest has booted; again, if it reboots."""
-        deadline = time.monotonic() + BOOT_TIMEOUT
-        with self._explained():
-            self._lines.until(lambda line: line == b"\x01ready", deadline)
 
     def console(self):
         """What the guest's kernel said so far."""
@@ -92,49 +75,6 @@ class Guest(Qemu):
             for line in self.console().splitlines()
             if "error" in line.lower() and "RAS: Correctable Errors collector initialized" not in line
         ]
-
-    def _explained(self):
-        return _Explained(self)
-
-    def send(self, script):
-        """Starts a shell script; its lines are then read with lines() or finish()."""
-        text = base64.encodebytes(script.encode()).decode()
-        self._socket.sendall((text + ".\n").encode())
-
-    def line(self, wanted=lambda line: True, timeout=SCRIPT_TIMEOUT):
-        """The next line of the running script's output for which wanted(line) is true."""
-        deadline = time.monotonic() + timeout
-        with self._explained():
-            while True:
-                line = self._lines.next(deadline).decode(errors="replace")
-                if line.startswith("\x01exit "):
-                    raise GuestError(f"the script ended ({line[1:]}) before the line waited for")
-                if wanted(line):
-                    return line
-
-    def finish(self, timeout=SCRIPT_TIMEOUT):
-        """Exit status and output of the script sent last, without the lines already read and without
-        the newlines at its end."""
-        deadline = time.monotonic() + timeout
-        output = []
-        with self._explained():
-            while True:
-                line = self._lines.next(deadline).decode(errors="replace")
-                if line.startswith("\x01exit "):
-                    return int(line.split()[1]), "\n".join(output).rstrip("\n")
-                output.append(line)
-
-    def run(self, script, timeout=SCRIPT_TIMEOUT):
-        """Output of a script that must succeed (it runs with set -e)."""
-        status, output = self.try_run("set -e\n" + script, timeout)
-        if status:
-            raise GuestError(f"status {status} of:\n{script}\noutput:\n{output}\n{self.report()}")
-        return output
-
-    def try_run(self, script, timeout=SCRIPT_TIMEOUT):
-        """Exit status and output of a script."""
-        self.send(script)
-        return self.finish(timeout)
 
     def poweroff(self, timeout=60):
         """Orderly end of the guest; QEMU's exit status must be 0."""
@@ -161,17 +101,3 @@ class Guest(Qemu):
             line for text in texts for line in text.splitlines()
             if line.startswith(("VM status", "CPU#", "RIP", "EIP", "RAX", "EAX"))
         )
-
-
-class _Explained:
-    """Adds the guest's last words to a timeout or a lost connection."""
-
-    def __init__(self, guest):
-        self._guest = guest
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, _, error, traceback):
-        if isinstance(error, (Timeout, Closed)):
-            raise GuestError(f"{error}\n{self._guest.report()}") from error
