@@ -108,7 +108,7 @@ size_t CopyData(std::span<Piece*> pieces, CopyBatch* copies, Outbox* outbox, uin
     }
     if (copies->Fetch()) return count;
     const auto readable = [](const Piece* piece) { return piece->error == 0; };
-    const auto end = std::ranges::stable_partition(pieces.first(count), readable).begin();
+    const auto end = std::stable_partition(pieces.begin(), pieces.begin() + count, readable);
     count = static_cast<size_t>(end - pieces.begin());
   }
 }

@@ -43,7 +43,7 @@ class ExtentWriter {
     } else if (op_->extents == op_->max_extents) {
       return false;
     } else {
-      std::construct_at(&list[op_->extents++], to - at_, hole, zero);
+      std::construct_at(&list[op_->extents++], Extent{to - at_, hole, zero});
     }
     at_ = to;
     return at_ < end_;

@@ -265,9 +265,10 @@ OwnershipAnswer OwnerTable::JudgeReservation(int64_t now) const {
   for (const auto& [uuid, session] : sessions_) {
     if (!session.token) continue;
     reserved = true;
-    const bool awaited = std::ranges::any_of(observers_, [&](const auto& observer) {
-      return observer.second.request.open.session == session.uuid;
-    });
+    const bool awaited =
+        std::ranges::any_of(observers_, [&session = session](const auto& observer) {
+          return observer.second.request.open.session == session.uuid;
+        });
     const int64_t moving_ns = kMovingLeases * lease_ns_;
     const bool just_now = session.token == released_token_ && now - released_ns_ < moving_ns;
     if (session.connected() || awaited || just_now) {

@@ -185,8 +185,9 @@ bool RequestStream::DecodeRanges(Job* job) {
     if (job->kind == Operation::kDiscard && range.flags != 0) {
       return owner_->Violation("a flag of a DISCARD's range is reserved");
     }
-    std::construct_at(reinterpret_cast<Range*>(at), range.offset, range.length,
-                      (range.flags & wire::RangeFlag::kUnmap) != 0);
+    std::construct_at(
+        reinterpret_cast<Range*>(at),
+        Range{range.offset, range.length, (range.flags & wire::RangeFlag::kUnmap) != 0});
   }
   job->ranges = {reinterpret_cast<const Range*>(job->buffer.data), count};
   return true;

@@ -61,9 +61,9 @@ void TakeExtents(IoOp* op, uint64_t bytes) {
     uint8_t* const at = op->buffer.data + i * sizeof(Extent);
     CloudblkExtent extent;
     std::memcpy(&extent, at, sizeof(extent));
-    std::construct_at(reinterpret_cast<Extent*>(at), extent.length,
-                      (extent.flags & CLOUDBLK_EXTENT_HOLE) != 0,
-                      (extent.flags & CLOUDBLK_EXTENT_ZERO) != 0);
+    std::construct_at(reinterpret_cast<Extent*>(at),
+                      Extent{extent.length, (extent.flags & CLOUDBLK_EXTENT_HOLE) != 0,
+                             (extent.flags & CLOUDBLK_EXTENT_ZERO) != 0});
   }
 }
 

@@ -67,6 +67,23 @@ TEST_F(ConfigTest, AnErrorNamesItsLine) {
   EXPECT_THAT(Read("a = \n"), HasSubstr("proxy.toml:1: "));
 }
 
+// Found by fuzzing: the library's assertion.
+TEST_F(ConfigTest, ATableWithAStrangeNameIsAnError) {
+  for (const std::string start : {"=", "(", ",", "#", "\x02", "\u00e9"}) {
+    EXPECT_THAT(Read("[" + start + "volumes]\n"), HasSubstr("proxy.toml:1: "));
+    EXPECT_THAT(Read("[[" + start + "access]]\n"), HasSubstr("proxy.toml:1: "));
+  }
+}
+
+// Found by fuzzing, with UndefinedBehaviorSanitizer: the library's look for whitespace.
+TEST_F(ConfigTest, LettersAreAnErrorOutsideOfStringsAlone) {
+  for (const std::string letter : {"\u00e9", "\ufeef"}) {
+    EXPECT_THAT(Read("\n" + letter + " = 1\n"), HasSubstr("proxy.toml:2: "));
+    EXPECT_THAT(Read("threads = 1 " + letter + "\n"), HasSubstr("proxy.toml:1: "));
+    EXPECT_EQ(Read("# " + letter + "\n[volumes]\n\"" + letter + "\" = \"memory:\"\n"), "");
+  }
+}
+
 TEST_F(ConfigTest, ReadsTheRulesOfAccess) {
   ASSERT_EQ(Read("admin = \"unix:///run/admin\"\n"
                  "[[access]]\nuser = \"root\"\nvolumes = [\"a*\", \"b\"]\nrights = [\"write\"]\n"
