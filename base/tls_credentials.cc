@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "base/tls_credentials.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -34,6 +35,21 @@ Status CannotRead(const std::string& path, int error, const std::string& advice)
 
 Status BadFile(const std::string& path, int gnutls_error, const std::string& advice) {
   return Status(EINVAL, "TLS: " + path + ": " + gnutls_strerror(gnutls_error) + "; " + advice);
+}
+
+// Changes when one of the files does.
+std::string StampOf(const std::string& dir) {
+  std::string stamp;
+  for (const char* name : {"ca-cert.pem", "ca-crl.pem", "server-cert.pem", "server-key.pem",
+                           "client-cert.pem", "client-key.pem", kKeys}) {
+    struct stat info{};
+    if (stat((dir + "/" + name).c_str(), &info) != 0) info = {};
+    for (const auto number : {static_cast<int64_t>(info.st_ino), static_cast<int64_t>(info.st_size),
+                              int64_t{info.st_mtim.tv_sec}, int64_t{info.st_mtim.tv_nsec}}) {
+      stamp += std::to_string(number) + " ";
+    }
+  }
+  return stamp;
 }
 
 int Hex(char c) {
@@ -71,11 +87,15 @@ Result<TlsSettings::Kind> KindOfTlsFolder(const std::string& dir) {
 
 Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::Load(const TlsSettings& settings) {
   std::shared_ptr<TlsCredentials> made(new TlsCredentials(settings));
+  // Before they are read: what is written meanwhile makes them outdated.
+  made->stamp_ = StampOf(settings.dir);
   Status status = made->LoadPriority();
   if (status.ok()) status = made->is_psk() ? made->LoadPsk() : made->LoadX509();
   if (!status.ok()) return status;
   return std::shared_ptr<const TlsCredentials>(std::move(made));
 }
+
+bool TlsCredentials::IsOutdated() const { return StampOf(settings_.dir) != stamp_; }
 
 Status TlsCredentials::LoadPriority() {
   std::string text = settings_.priority.empty() ? kDefault : settings_.priority;

@@ -49,6 +49,8 @@ class TlsCredentials {
   static Result<std::shared_ptr<const TlsCredentials>> Load(const TlsSettings& settings);
 
   const TlsSettings& settings() const { return settings_; }
+  // Whether the files are others by now than those that were loaded. Asks the file system.
+  bool IsOutdated() const;
   bool is_server() const { return settings_.role == TlsSettings::Role::kServer; }
   bool is_psk() const { return settings_.kind == TlsSettings::Kind::kPsk; }
   // Puts them into a session of the same role, which must not outlive this and the notes. A GnuTLS
@@ -74,6 +76,7 @@ class TlsCredentials {
   static int GiveKey(gnutls_session_t session, const char* identity, gnutls_datum_t* key);
 
   const TlsSettings settings_;
+  std::string stamp_;  // of the files
   Owned<gnutls_priority_t, gnutls_priority_deinit> priority_;
   Owned<gnutls_certificate_credentials_t, gnutls_certificate_free_credentials> certificates_;
   Owned<gnutls_psk_client_credentials_t, gnutls_psk_free_client_credentials> psk_client_;

@@ -5,6 +5,7 @@
 #define CLOUDBLK_BASE_TLS_TRANSPORT_H_
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "base/status.h"
@@ -27,7 +28,8 @@ Result<std::unique_ptr<Transport>> MakeTlsTransport(
     std::unique_ptr<Transport> below, std::shared_ptr<const TlsCredentials> credentials,
     const std::string& hostname, bool waits = false);
 
-// TLS over another connector's connections.
+// TLS over another connector's connections. A connection uses the credentials as their files are
+// when it is made; while these cannot be loaded, those that were before.
 class TlsConnector final : public Connector {
  public:
   // `hostname`: of all servers; empty: each one's as its address was given.
@@ -42,8 +44,11 @@ class TlsConnector final : public Connector {
   void Refresh(int64_t now_ns) override { below_->Refresh(now_ns); }
 
  private:
+  std::shared_ptr<const TlsCredentials> Current() const;
+
   const std::unique_ptr<Connector> below_;
-  const std::shared_ptr<const TlsCredentials> credentials_;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const TlsCredentials> credentials_;  // with mutex_
   const std::string hostname_;
   const bool waits_;
 };

@@ -251,6 +251,44 @@ TEST_P(Tls, EndsWellAtEveryByte) {
   }
 }
 
+// Gives the near end of a socket pair and keeps the far one.
+class PairConnector final : public Connector {
+ public:
+  explicit PairConnector(UniqueFd* far) : far_(far) {}
+  size_t count() const override { return 1; }
+  std::string Name(size_t) const override { return "pair"; }
+  Result<std::unique_ptr<Transport>> Connect(size_t) const override {
+    auto [near, far] = SocketPair();
+    *far_ = std::move(far);
+    return AcceptedTransport(std::move(near));
+  }
+  void Refresh(int64_t) override {}
+
+ private:
+  UniqueFd* const far_;
+};
+
+TEST(TlsPeers, TakeWhatTheirFilesAreWhenTheyConnect) {
+  const TlsFolder ours;
+  const TlsFolder theirs;
+  WriteKey(ours, "alice", 1);
+  WriteKey(theirs, "alice", 2);
+  UniqueFd far;
+  TlsConnector connector(std::make_unique<PairConnector>(&far),
+                         MustLoad(PskOf(ours, Role::kClient)), "", false);
+  const auto try_it = [&] {
+    Side client{.transport = std::move(connector.Connect(0).value()), .says = "x"};
+    Side server{.transport = Secured(std::move(far), MustLoad(PskOf(theirs, Role::kServer)))};
+    Talk(&client, &server);
+    return server.heard == "x";
+  };
+  EXPECT_FALSE(try_it());
+  WriteKey(ours, "alice", 2);
+  EXPECT_TRUE(try_it());
+  ours.Write("keys.psk", "half a li");
+  EXPECT_TRUE(try_it()) << "what cannot be loaded does not replace what could";
+}
+
 TEST(TlsPeers, WhoseSocketsAreFullGoOnWhenTheyAreEmptied) {
   const TlsFolder folder;
   WriteKey(folder, "alice", 1);
