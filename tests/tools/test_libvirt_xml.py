@@ -6,7 +6,6 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tests.support.paths import REPO
 from tests.tools.test_commands import cloudblk
 
 URI = "cloudblk://one,two/vol"
