@@ -293,6 +293,7 @@ Json AsJson(const LibvirtXml& made) {
 int LibvirtXmlOf(const Options& options) {
   LibvirtDisk disk = options.libvirt;
   disk.server = options.client.server;
+  disk.tls = options.client.tls;
   if (options.compiled_in && !disk.plugin.empty()) {
     return Fail(Status(EINVAL, "--plugin and --compiled-in exclude each other"));
   }

@@ -90,6 +90,14 @@ Result<Address> ParseAddress(const std::string& text) {
 Status CheckDisk(const LibvirtDisk& disk) {
   const auto uri = ParseServerUri(disk.server);
   if (!uri.ok()) return uri.status();
+  if (uri.value().tls == disk.tls.dir.empty()) {
+    return Invalid(uri.value().tls ? "a server URI with TLS needs --tls-dir DIR"
+                                   : "--tls-dir is for cloudblks://, nbds:// and the like");
+  }
+  if (!disk.tls.dir.empty() && !disk.tls.dir.starts_with('/')) {
+    return Invalid(fmt::format("'{}' has to begin with /: libvirt starts QEMU in another folder",
+                               disk.tls.dir));
+  }
   if (!disk.plugin.empty() && !disk.plugin.starts_with('/')) {
     return Invalid(fmt::format("'{}' has to begin with /: libvirt starts QEMU in another folder",
                                disk.plugin));
@@ -134,6 +142,7 @@ class Domain {
   bool HasPlugin() const;
   void Append(const char* name, const std::string& value);
   void DeclareIothreads(uint32_t count);
+  Status AddCredentials(const TlsOptions& tls, const std::string& id);
 
   Doc doc_;
   std::unique_ptr<xmlXPathContext, FreeContext> context_;
@@ -326,6 +335,18 @@ void Domain::DeclareIothreads(uint32_t count) {
   }
 }
 
+// QEMU's object with the credentials.
+Status Domain::AddCredentials(const TlsOptions& tls, const std::string& id) {
+  const Result<TlsSettings::Kind> kind = KindOfTlsFolder(tls.dir);
+  if (!kind.ok()) return kind.status();
+  const bool psk = kind.value() == TlsSettings::Kind::kPsk;
+  std::vector<std::pair<std::string, std::string>> properties = {
+      {"id", id}, {"endpoint", "client"}, {"dir", tls.dir}};
+  if (psk && !tls.username.empty()) properties.emplace_back("username", tls.username);
+  Append("-object", FormatDevice(psk ? "tls-creds-psk" : "tls-creds-x509", properties));
+  return Status::Ok();
+}
+
 Result<LibvirtXml> Domain::Add(const LibvirtDisk& disk, const RootBus& root_bus) {
   for (const Status& checked :
        {CheckVolume(disk.server), CheckBootindex(disk.bootindex), CheckIothread(disk.iothread)}) {
@@ -357,6 +378,12 @@ Result<LibvirtXml> Domain::Add(const LibvirtDisk& disk, const RootBus& root_bus)
     properties.emplace_back("iothread", fmt::format("iothread{}", disk.iothread));
   }
   if (disk.bootindex != 0) properties.emplace_back("bootindex", std::to_string(disk.bootindex));
+  if (!disk.tls.dir.empty()) {
+    const Status added = AddCredentials(disk.tls, *name + "-tls");
+    if (!added.ok()) return added;
+    properties.emplace_back("tls-creds", *name + "-tls");
+    if (!disk.tls.hostname.empty()) properties.emplace_back("tls-hostname", disk.tls.hostname);
+  }
   for (const std::string& property : disk.properties) {
     const size_t equals = property.find('=');
     properties.emplace_back(property.substr(0, equals), property.substr(equals + 1));

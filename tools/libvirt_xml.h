@@ -10,11 +10,13 @@
 #include <vector>
 
 #include "base/status.h"
+#include "tools/tls.h"
 
 namespace cloudblk {
 
 struct LibvirtDisk {
   std::string server;      // URI of the volume
+  TlsOptions tls{};        // of a URI with TLS
   std::string plugin{};    // the file; empty: compiled into QEMU
   uint32_t iothread = 0;   // of the domain's <iothreads>; 0: none
   uint32_t bootindex = 0;  // 0: none

@@ -57,18 +57,7 @@ void AddUri(CLI::App* command, Options* o) {
       ->required();
 }
 
-// What every command has that opens a volume.
-void AddServer(CLI::App* command, Options* o) {
-  AddUri(command, o);
-  command
-      ->add_option("--timeout", o->client.open_timeout_ms,
-                   "Give up opening after so many ms (default 30000)")
-      ->transform(kDecimal);
-  command
-      ->add_option("--server-timeout", o->client.server_timeout,
-                   "Leave a server that is silent for so many s (default 8)")
-      ->transform(kDecimal)
-      ->check(CLI::Range(uint32_t{0}, kMaxServerTimeout));
+void AddTls(CLI::App* command, Options* o) {
   command
       ->add_option("--tls-dir", o->client.tls.dir,
                    "Credentials for cloudblks:// and nbds://: ca-cert.pem, client-cert.pem and "
@@ -81,6 +70,21 @@ void AddServer(CLI::App* command, Options* o) {
       ->add_option("--tls-hostname", o->client.tls.hostname,
                    "Name in the server's certificate (default: the host of the server)")
       ->type_name("NAME");
+}
+
+// What every command has that opens a volume.
+void AddServer(CLI::App* command, Options* o) {
+  AddUri(command, o);
+  command
+      ->add_option("--timeout", o->client.open_timeout_ms,
+                   "Give up opening after so many ms (default 30000)")
+      ->transform(kDecimal);
+  command
+      ->add_option("--server-timeout", o->client.server_timeout,
+                   "Leave a server that is silent for so many s (default 8)")
+      ->transform(kDecimal)
+      ->check(CLI::Range(uint32_t{0}, kMaxServerTimeout));
+  AddTls(command, o);
 }
 
 CLI::App* AddCommand(CLI::App* app, Options* o, const char* name, const char* help) {
@@ -140,6 +144,7 @@ void AddLibvirtXml(CLI::App* app, Options* o) {
       "libvirt-xml", "Print libvirt's XML for a disk, or add the disk to a domain of libvirt");
   LibvirtDisk* d = &o->libvirt;
   AddUri(command, o);
+  AddTls(command, o);
   command->add_option("--domain", o->domain, "Add the disk to this domain's definition");
   command->add_flag("--print", o->print, "Print the domain with the disk and leave it as it is");
   command->add_option("--connect", o->connect, "libvirt's URI, as virsh takes it");

@@ -238,3 +238,25 @@ def test_iothreads(add, not_added):
 def test_json(virsh):
     result = cloudblk("--json", "libvirt-xml", URI)
     assert result.returncode == 0 and b'"slot": 8' in result.stdout
+
+
+def test_credentials_of_tls(tmp_path):
+    keys = tmp_path / "psk"
+    keys.mkdir()
+    (keys / "keys.psk").write_text("alice:00112233445566778899aabbccddeeff\n")
+    found = arguments(printed("cloudblks://one/vol", "--tls-dir", keys, "--tls-username", "alice", "--compiled-in"))
+    assert f"tls-creds-psk,id=cloudblk0-tls,endpoint=client,dir={keys},username=alice" in found
+    assert "tls-creds=cloudblk0-tls" in found[-1]
+    # What is used has to come first
+    assert found.index("-object") < found.index(found[-1])
+    certificates = tmp_path / "x509"
+    certificates.mkdir()
+    (certificates / "ca-cert.pem").write_text("")
+    words = ("nbds://one/vol", "--tls-dir", certificates, "--tls-hostname", "disk", "--compiled-in")
+    found = arguments(printed(*words))
+    assert f"tls-creds-x509,id=cloudblk0-tls,endpoint=client,dir={certificates}" in found
+    assert "tls-hostname=disk" in found[-1]
+    assert "--tls-dir" in refused("cloudblks://one/vol")
+    assert "cloudblks://" in refused(URI, "--tls-dir", keys)
+    assert "keys.psk" in refused("cloudblks://one/vol", "--tls-dir", tmp_path)
+    assert "begin with /" in refused("cloudblks://one/vol", "--tls-dir", "keys")
