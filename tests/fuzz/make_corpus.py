@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Writes seeds for the fuzzers: make_corpus.py GOLDEN_BYTES_H FOLDER. The golden frames go to protocol-seeds,
-what an NBD server says to nbd-seeds."""
+what an NBD server says to nbd-seeds, the texts that people write to text-seeds. Of the targets whose input is a
+script that FuzzedDataProvider reads, the seeds are drawn, always the same, so that most of what a script does makes
+sense: see Small and Maybe in check.h."""
 
 import pathlib
+import random
 import re
 import struct
 import sys
@@ -60,6 +63,66 @@ def nbd_seeds():
         yield f"staged-{pace}", bytes([pace << 3 | 7]) + chunks
 
 
+CONFIG, SERVER, BACKEND, ADDRESS, NUMBER, RECORD, TEXT = range(7)
+UUID = "00112233-4455-6677-8899-aabbccddeeff"
+TEXTS = {
+    CONFIG: [
+        'listen = ["tcp://127.0.0.1:9810", "unix:///run/s"]\nadmin = "unix:///run/a"\nthreads = 2\nlease = 10\n'
+        'max-connections = 7\nmax-memory = "1G"\nlog-level = "info"\nstate-dir = "/var/lib/cloudblk"\n'
+        '[volumes]\nd0 = "memory:?size=1G"\n"d 1" = "file:///d1.img"\n',
+        '[[access]]\nuser = "root"\nvolumes = ["*"]\nrights = ["administer"]\n'
+        '[[access]]\ngroup = 7\nvolumes = "a?"\nrights = "observe"\n'
+        '[[access]]\nanyone = true\nvolumes = "*"\nrights = ["read", "write", "resize", "takeover"]\n',
+        '[[access]]\ncertificate = "*.org"\nvolumes = "*"\nrights = "read"\n[[access]]\npsk = "a"\nvolumes = "b"\n',
+        # Both were findings.
+        "[=]\n",
+        "\u00e9 = 1\n",
+    ],
+    SERVER: [
+        "cloudblk://host:9810,[::1]:1,c/disk%20one",
+        "cloudblk+unix:///disk?socket=/run/s",
+        "nbd://host/export?noflush=accept&unflushed=lost&failover=unfenced&quarantine=5",
+        "nbd+unix:///?socket=/run/nbd",
+        "cloudblks://host/disk",
+    ],
+    BACKEND: [
+        "memory:?size=1G&logical-block-size=4096",
+        "file:///var/lib/d%30.img?size=20G&create=on&aio=io_uring",
+        "rbd:///pool/namespace/image?conf=/etc/ceph.conf&id=admin",
+    ],
+    ADDRESS: ["tcp://127.0.0.1:9810", "tcp://[::1]:0", "unix:///run/s", "host:1", "[::1]", "tcp://:9810"],
+    NUMBER: ["160M", "007", "1T", "18446744073709551615", "d0=memory:?size=1M", UUID],
+    RECORD: [
+        f"holder {UUID} 7 exclusive {UUID} a name\nspent {UUID} {UUID} {UUID}\n",
+        f"holder {UUID} 7 share-rw - a\nholder {UUID} 1 read-only - b\n",
+        f"last {UUID} 7 {UUID} -\nlast {UUID}\n",
+    ],
+    TEXT: ["a\tb\x1b[0m", "\u00e9\u20ac\U0001f600", "%41%00%zz"],
+}
+
+
+def text_seeds():
+    for reader, texts in TEXTS.items():
+        for number, text in enumerate(texts):
+            yield f"{reader}-{number}", bytes([reader]) + text.encode()
+
+
+def drawn_seeds(target):
+    draw = random.Random(target)
+    for number in range(60):
+        usual = draw.choice((0, 0.5, 0.8))
+        length = draw.choice((100, 400, 1500))
+        yield f"drawn-{number}", bytes(
+            draw.randrange(192) if draw.random() < usual else draw.randrange(256) for _ in range(length)
+        )
+
+
+def write(folder, seeds):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, seed in seeds:
+        (folder / name).write_bytes(seed)
+
+
 def main() -> None:
     text = pathlib.Path(sys.argv[1]).read_text()
     folder = pathlib.Path(sys.argv[2]) / "protocol-seeds"
@@ -70,10 +133,11 @@ def main() -> None:
         (folder / name).write_bytes(limits + frame)
     if not any(folder.iterdir()):
         sys.exit(f"no golden frames found in {sys.argv[1]}")
-    folder = pathlib.Path(sys.argv[2]) / "nbd-seeds"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, seed in nbd_seeds():
-        (folder / name).write_bytes(seed)
+    root = pathlib.Path(sys.argv[2])
+    write(root / "nbd-seeds", nbd_seeds())
+    write(root / "text-seeds", text_seeds())
+    for target in ("client", "proxy", "virtio"):
+        write(root / f"{target}-seeds", drawn_seeds(target))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class ServerEndTransport final : public Transport {
       : loop_(loop), fd_(fd), link_(std::move(link)), crc_(crc) {
     loop_->SetReadiness(fd_, [this] {
       Take();
-      return Readiness{!input_.empty() || Ended(), true};
+      return Readiness{!input_.empty() || Ended(), Room() > 0 || Ended()};
     });
   }
   ~ServerEndTransport() override {
@@ -50,11 +50,13 @@ class ServerEndTransport final : public Transport {
 
   ssize_t Writev(const iovec* iov, int count) override {
     if (Ended()) return -EPIPE;
+    if (Room() == 0) return -EAGAIN;
     size_t moved = 0;
-    for (int i = 0; i < count; ++i) {
-      link_->to_client.append(static_cast<const char*>(iov[i].iov_base), iov[i].iov_len);
-      Note(iov[i].iov_base, iov[i].iov_len);
-      moved += iov[i].iov_len;
+    for (int i = 0; i < count && Room() > 0; ++i) {
+      const size_t n = std::min(iov[i].iov_len, Room());
+      link_->to_client.append(static_cast<const char*>(iov[i].iov_base), n);
+      Note(iov[i].iov_base, n);
+      moved += n;
     }
     return static_cast<ssize_t>(moved);
   }
@@ -65,6 +67,11 @@ class ServerEndTransport final : public Transport {
   }
   void Note(const void* data, size_t length) {
     *crc_ = wire::Crc32c(*crc_, {static_cast<const uint8_t*>(data), length});
+  }
+  // Bytes that the client's side takes.
+  size_t Room() const {
+    const size_t most = link_->habits.receive_buffer;
+    return most - std::min(most, link_->to_client.size());
   }
   // What was taken before is still to be read.
   bool Ended() const { return link_->client_closed || link_->server_closed; }

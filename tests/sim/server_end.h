@@ -12,8 +12,8 @@
 namespace cloudblk::testing {
 
 // The accepting side of a link, for a server that is not a fake. One Readv takes at most
-// habits.write_chunk bytes, and the link ends here too where it is cut. All bytes in
-// either direction are added to `*crc`, which outlives it.
+// habits.write_chunk bytes, it takes bytes while habits.receive_buffer has room, and the link ends
+// here too where it is cut. All bytes in either direction are added to `*crc`, which outlives it.
 std::unique_ptr<Transport> ServerEnd(ManualLoop* loop, std::shared_ptr<MemoryLink> link,
                                      uint32_t* crc);
 

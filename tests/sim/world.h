@@ -8,7 +8,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -17,6 +16,7 @@
 #include "proxy/volume.h"
 #include "tests/sim/storage.h"
 #include "tests/support/cpp/channel_fixture.h"
+#include "tests/support/cpp/loop_alarm_clock.h"
 #include "tests/support/cpp/manual_executor.h"
 #include "tests/support/cpp/manual_loop.h"
 #include "tests/support/cpp/memory_link.h"
@@ -53,22 +53,6 @@ class World {
   std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>)> wrap;
 
  private:
-  // On the loop, as everything is.
-  class LoopAlarmClock final : public proxy::AlarmClock {
-   public:
-    explicit LoopAlarmClock(ManualLoop* loop) : loop_(loop) {}
-    void Set(const void* owner, int64_t at_ns, std::function<void()> fn) override {
-      std::unique_ptr<Timer>& timer = timers_[owner];
-      timer = loop_->NewTimer(std::move(fn));
-      timer->Arm(at_ns);
-    }
-    void Cancel(const void* owner) override { timers_.erase(owner); }
-
-   private:
-    ManualLoop* const loop_;
-    std::map<const void*, std::unique_ptr<Timer>> timers_;
-  };
-
   struct Server {
     explicit Server(ManualLoop* loop) : alarm(loop) {}
 

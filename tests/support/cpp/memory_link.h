@@ -20,6 +20,7 @@ struct LinkHabits {
   size_t read_chunk = SIZE_MAX;         // bytes that one Readv moves at most
   size_t write_chunk = SIZE_MAX;        // and one Writev
   size_t send_buffer = SIZE_MAX;        // bytes that wait for the server at most
+  size_t receive_buffer = SIZE_MAX;     // and for the client, of what ServerEnd sends
   size_t record_size = 0;               // not 0: reads whole records, as TLS does (has_pending)
   bool scatters = true;                 // Readv takes several elements
   bool wants_other = false;             // every other call first wants the other readiness
