@@ -86,6 +86,7 @@ class TlsTransport final : public Transport {
   ssize_t SealGuests();
   ssize_t SealOwn();
   int SealRecord(const uint8_t* data, size_t bytes);
+  int SendSealed();
   // The next bytes to write, at most so many. Precondition: there are some.
   iovec Take(size_t most);
   // What the peer had to say before it closed the connection.
@@ -327,25 +328,34 @@ ssize_t TlsTransport::Writev(const iovec* iov, int count) {
   if (error != 0) return error;
   left_ = {iov, static_cast<size_t>(count)};
   taken_ = 0;
+  if (owed_ != 0) {
+    error = SendSealed();
+    if (error != 0) return error;
+    // They are the first bytes of what is offered, and are not taken again.
+    size_t offered = 0;
+    for (const iovec& element : left_) offered += element.iov_len;
+    const size_t paid = std::min(owed_, offered);
+    owed_ -= paid;
+    return static_cast<ssize_t>(paid);
+  }
   size_t moved = 0;
-  do {
-    const bool former = owed_ != 0;
-    if (!former) {
-      const ssize_t sealed = Seal();
-      if (sealed < 0) return moved > 0 ? static_cast<ssize_t>(moved) : sealed;
-      owed_ = static_cast<size_t>(sealed);
-    }
-    error = wire_.Flush();
-    if (error == -EAGAIN) return moved > 0 ? static_cast<ssize_t>(moved) : error;
-    if (error != 0) {
-      FindAlert();
-      return failed() ? -trouble_.error : FailBelow(-error);
-    }
+  while (!left_.empty()) {
+    const ssize_t sealed = Seal();
+    if (sealed < 0) return moved > 0 ? static_cast<ssize_t>(moved) : sealed;
+    owed_ = static_cast<size_t>(sealed);
+    error = SendSealed();
+    if (error != 0) return moved > 0 && error == -EAGAIN ? static_cast<ssize_t>(moved) : error;
     moved += std::exchange(owed_, 0);
-    // These were the first bytes, and are not to be taken again.
-    if (former) break;
-  } while (!left_.empty());
+  }
   return static_cast<ssize_t>(moved);
+}
+
+// 0, -EAGAIN, or what ended the connection.
+int TlsTransport::SendSealed() {
+  const int error = wire_.Flush();
+  if (error == 0 || error == -EAGAIN) return error;
+  FindAlert();
+  return failed() ? -trouble_.error : FailBelow(-error);
 }
 
 iovec TlsTransport::Take(size_t most) {

@@ -136,7 +136,7 @@ def main() -> None:
     root = pathlib.Path(sys.argv[2])
     write(root / "nbd-seeds", nbd_seeds())
     write(root / "text-seeds", text_seeds())
-    for target in ("client", "proxy", "virtio"):
+    for target in ("client", "proxy", "virtio", "tls"):
         write(root / f"{target}-seeds", drawn_seeds(target))
 
 

@@ -251,6 +251,33 @@ TEST_P(Tls, EndsWellAtEveryByte) {
   }
 }
 
+TEST(TlsPeers, NeverSayThatMoreHasMovedThanIsOffered) {
+  const TlsFolder folder;
+  WriteKey(folder, "alice", 1);
+  auto [near, far] = SocketPair();
+  const int small = 4096;
+  setsockopt(near.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+  Side client{.transport = Secured(std::move(near), MustLoad(PskOf(folder, Role::kClient))),
+              .says = "x"};
+  Side server{.transport = Secured(std::move(far), MustLoad(PskOf(folder, Role::kServer)))};
+  Talk(&client, &server);
+  std::string data = Data(100'000);
+  const iovec all{data.data(), data.size()};
+  ASSERT_EQ(client.transport->Writev(&all, 1), -EAGAIN) << "the socket takes a part of it";
+  // Of what it was given, the first bytes alone are offered again.
+  size_t moved = 0;
+  while (moved < 10'000) {
+    const iovec part{data.data() + moved, 100};
+    const ssize_t n = client.transport->Writev(&part, 1);
+    ASSERT_LE(n, 100);
+    if (n > 0) moved += static_cast<size_t>(n);
+    server.Step();
+  }
+  client.says = data.substr(moved);
+  Talk(&client, &server);
+  EXPECT_TRUE(server.heard == "x" + data);
+}
+
 // Gives the near end of a socket pair and keeps the far one.
 class PairConnector final : public Connector {
  public:
