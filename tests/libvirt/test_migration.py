@@ -35,7 +35,7 @@ def hosts(net):
 def proxy(net, tmp_path):
     volumes = {"d0": f"file://{tmp_path}/d0?size=64M&create=on"}
     listen = f"tcp://{net.address(2)}:0"
-    with Proxy(volumes, listen=listen, prefix=net.command(net.name(2))) as started:
+    with Proxy(volumes, ["--insecure"], listen, net.command(net.name(2))) as started:
         yield started
 
 
