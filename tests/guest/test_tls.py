@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.support.fio import LOAD, VERIFY, wait_for_progress
+from tests.support.fio import VERIFY, load_through_restarts
 from tests.support.guest import Guest
 from tests.support.nbd_server import Nbdkit
 from tests.support.paths import qemu_command
@@ -41,14 +41,5 @@ def test_verified_load_and_reconnects(protocol, kind, release, tmp_path):
         disk = [*tls.qemu_object(), "-device", f"cloudblk-pci,server={uri},tls-creds=tls"]
         with Guest(qemu_command(release), disk) as guest:
             guest.run(VERIFY, timeout=300)
-            guest.send(f"exec 2>&1; {LOAD}")
-            done = 0
-            for _ in range(3):
-                done = wait_for_progress(guest, done)
-                server.kill()
-                server.start()
-            wait_for_progress(guest, done)
-            status, output = guest.finish(timeout=300)
-            assert status == 0, output
-            assert not guest.errors()
+            load_through_restarts(guest, server)
             guest.poweroff()

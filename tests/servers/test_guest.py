@@ -7,7 +7,7 @@ from tests.guest.test_filesystem import SUMS, WRITE_FILES
 from tests.migration import evidence
 from tests.migration.journey import Journey
 from tests.support import boot_disk
-from tests.support.fio import LOAD, VERIFY, wait_for_progress
+from tests.support.fio import VERIFY, load_through_restarts
 from tests.support.guest import Guest
 from tests.support.nbd_server import Nbdkit, QemuNbdQcow2
 from tests.support.paths import RELEASES, qemu_command
@@ -55,16 +55,7 @@ def test_the_server_is_killed_under_verified_load(release, server, outcome):
     if not server.keeps_unflushed:
         pytest.skip("this server loses what was not flushed: tests/servers/test_device.py")
     with Guest(qemu_command(release), disk(server)) as guest:
-        guest.send(f"exec 2>&1; {LOAD}")
-        done = 0
-        for _ in range(3):
-            done = wait_for_progress(guest, done)
-            server.kill()
-            server.start()
-        wait_for_progress(guest, done)
-        status, output = guest.finish(timeout=300)
-        assert status == 0, output
-        assert not guest.errors()
+        load_through_restarts(guest, server)
         outcome("no error, no mismatch")
         guest.poweroff()
 

@@ -28,3 +28,17 @@ def wait_for_progress(guest, done):
     """Waits until fio has done more than that."""
     line = guest.line(lambda line: (kib_done(line) or 0) > done)
     return kib_done(line)
+
+
+def load_through_restarts(guest, server, times=3):
+    """LOAD, while the server is killed and started again; the guest must not see an error."""
+    guest.send(f"exec 2>&1; {LOAD}")
+    done = 0
+    for _ in range(times):
+        done = wait_for_progress(guest, done)
+        server.kill()
+        server.start()
+    wait_for_progress(guest, done)
+    status, output = guest.finish(timeout=300)
+    assert status == 0, output
+    assert not guest.errors()
