@@ -25,7 +25,8 @@ namespace {
 
 // Plain bytes that are made ready at a time, in records of the most that TLS has.
 constexpr size_t kRecord = 16 << 10;
-constexpr size_t kChunk = 8 * kRecord;
+constexpr size_t kRecords = 8;
+constexpr size_t kChunk = kRecords * kRecord;
 
 struct EndSession {
   void operator()(gnutls_session_t session) const { gnutls_deinit(session); }
@@ -69,6 +70,7 @@ class TlsTransport final : public Transport {
 
   bool server() const { return credentials_->is_server(); }
   bool failed() const { return trouble_.error != 0; }
+  bool owes() const { return paid_ != sealed_; }
   int Fail(TlsTrouble trouble);
   // Of a fatal GnuTLS error. Tells the peer.
   int FailTls(int error);
@@ -80,13 +82,16 @@ class TlsTransport final : public Transport {
   // Reads from below once, where GnuTLS wants more. 0, -EAGAIN, another -errno.
   int Fill();
   ssize_t ReadInto(const iovec& to, bool* drained);
-  // Makes records of up to kChunk of the bytes that are left, and takes these off. Bytes; -EFAULT:
-  // none; another -errno.
-  ssize_t Seal();
-  ssize_t SealGuests();
-  ssize_t SealOwn();
+  // Makes records of up to kChunk of the bytes that are left, and takes these off. 0; -EFAULT: of
+  // none; another -errno. Precondition: !owes().
+  int Seal();
+  int SealGuests();
+  int SealOwn();
   int SealRecord(const uint8_t* data, size_t bytes);
   int SendSealed();
+  // The bytes, at most so many, whose records are sent.
+  size_t Pay(size_t most);
+  void FlushLast();
   // The next bytes to write, at most so many. Precondition: there are some.
   iovec Take(size_t most);
   // What the peer had to say before it closed the connection.
@@ -104,9 +109,15 @@ class TlsTransport final : public Transport {
   std::optional<TlsRefusal> refusal_;  // of VerifyPeer
   TlsNotes notes_;
   PeerIdentity identity_;
-  // Plain bytes whose records are not all sent. They count as moved when they are: until then the
-  // caller offers them again.
-  size_t owed_ = 0;
+  // Records that Seal has made, from `paid_` to `sealed_`. A record's bytes count as moved as soon
+  // as it is sent, since the peer may answer then, and not before: the caller offers them again.
+  struct Record {
+    size_t bytes;
+    uint64_t end;  // in what the wire sends
+  };
+  std::array<Record, kRecords> records_;
+  size_t paid_ = 0;
+  size_t sealed_ = 0;
   std::span<const iovec> left_;  // of what Writev was given, with `taken_` bytes of the first gone
   size_t taken_ = 0;
   std::vector<iovec> elements_;
@@ -142,7 +153,12 @@ int TlsTransport::Init() {
 TlsTransport::~TlsTransport() {
   if (!handshaken_ || failed()) return;
   gnutls_bye(session_.get(), GNUTLS_SHUT_WR);
-  wire_.Flush();
+  FlushLast();
+}
+
+// What the caller counts as not sent stays here, though the peer then hears no reason.
+void TlsTransport::FlushLast() {
+  if (!owes()) wire_.Flush();
 }
 
 ssize_t TlsTransport::Pull(gnutls_transport_ptr_t self, void* to, size_t size) {
@@ -205,7 +221,7 @@ int TlsTransport::FailTls(int error) {
         error == GNUTLS_E_FATAL_ALERT_RECEIVED || error == GNUTLS_E_PREMATURE_TERMINATION;
     if (!silent) gnutls_alert_send_appropriate(session_.get(), error);
   }
-  wire_.Flush();
+  FlushLast();
   return Fail(std::move(trouble));
 }
 
@@ -237,7 +253,7 @@ int TlsTransport::GetReady() {
     const int error = Handshake();
     if (error != 0) return error;
   }
-  if (wire_.sent_all() || owed_ != 0) return 0;
+  if (wire_.sent_all() || owes()) return 0;
   // Of the handshake's end, or what GnuTLS answers by itself later.
   const int error = wire_.Flush();
   return error == 0 || error == -EAGAIN ? error : FailBelow(-error);
@@ -262,7 +278,7 @@ int TlsTransport::Handshake() {
   }
 }
 
-bool TlsTransport::read_wants_write() const { return !failed() && !wire_.sent_all() && owed_ == 0; }
+bool TlsTransport::read_wants_write() const { return !failed() && !wire_.sent_all() && !owes(); }
 
 bool TlsTransport::write_wants_read() const {
   return !waits_ && !failed() && !handshaken_ && wire_.sent_all();
@@ -308,7 +324,7 @@ ssize_t TlsTransport::ReadInto(const iovec& to, bool* drained) {
     }
     const int state = static_cast<int>(n);
     if (state == GNUTLS_E_AGAIN) {
-      if (!wire_.sent_all() && owed_ == 0) {
+      if (!wire_.sent_all() && !owes()) {
         const int error = wire_.Flush();
         if (error != 0 && error != -EAGAIN) return FailBelow(-error);
       }
@@ -328,26 +344,34 @@ ssize_t TlsTransport::Writev(const iovec* iov, int count) {
   if (error != 0) return error;
   left_ = {iov, static_cast<size_t>(count)};
   taken_ = 0;
-  if (owed_ != 0) {
-    error = SendSealed();
-    if (error != 0) return error;
+  size_t moved = 0;
+  if (owes()) {
     // They are the first bytes of what is offered, and are not taken again.
     size_t offered = 0;
     for (const iovec& element : left_) offered += element.iov_len;
-    const size_t paid = std::min(owed_, offered);
-    owed_ -= paid;
-    return static_cast<ssize_t>(paid);
-  }
-  size_t moved = 0;
-  while (!left_.empty()) {
-    const ssize_t sealed = Seal();
-    if (sealed < 0) return moved > 0 ? static_cast<ssize_t>(moved) : sealed;
-    owed_ = static_cast<size_t>(sealed);
     error = SendSealed();
-    if (error != 0) return moved > 0 && error == -EAGAIN ? static_cast<ssize_t>(moved) : error;
-    moved += std::exchange(owed_, 0);
+    moved = Pay(offered);
+    return moved > 0 ? static_cast<ssize_t>(moved) : error;
   }
-  return static_cast<ssize_t>(moved);
+  while (error == 0 && !left_.empty()) {
+    error = Seal();
+    if (error == 0) error = SendSealed();
+    moved += Pay(kChunk);
+  }
+  // The next call says what is wrong.
+  return moved > 0 ? static_cast<ssize_t>(moved) : error;
+}
+
+size_t TlsTransport::Pay(size_t most) {
+  size_t paid = 0;
+  while (owes() && records_[paid_].end <= wire_.sent() && paid < most) {
+    const size_t part = std::min(records_[paid_].bytes, most - paid);
+    records_[paid_].bytes -= part;
+    paid += part;
+    if (records_[paid_].bytes == 0) ++paid_;
+  }
+  if (!owes()) paid_ = sealed_ = 0;
+  return paid;
 }
 
 // 0, -EAGAIN, or what ended the connection.
@@ -370,9 +394,9 @@ iovec TlsTransport::Take(size_t most) {
   return taken;
 }
 
-ssize_t TlsTransport::Seal() { return server() ? SealOwn() : SealGuests(); }
+int TlsTransport::Seal() { return server() ? SealOwn() : SealGuests(); }
 
-ssize_t TlsTransport::SealGuests() {
+int TlsTransport::SealGuests() {
   if (chunk_ == nullptr) chunk_ = std::make_unique<Bounce>(kChunk);
   elements_.clear();
   size_t bytes = 0;
@@ -385,11 +409,11 @@ ssize_t TlsTransport::SealGuests() {
     const int error = SealRecord(chunk_->data() + at, std::min(kRecord, bytes - at));
     if (error != 0) return error;
   }
-  return static_cast<ssize_t>(bytes);
+  return 0;
 }
 
 // Of memory that is the process's own: what fills a record is not copied for it.
-ssize_t TlsTransport::SealOwn() {
+int TlsTransport::SealOwn() {
   if (record_ == nullptr) record_ = std::make_unique_for_overwrite<uint8_t[]>(kRecord);
   size_t bytes = 0;
   size_t staged = 0;
@@ -409,8 +433,7 @@ ssize_t TlsTransport::SealOwn() {
     }
     if (error != 0) return error;
   }
-  const int error = seal_staged();
-  return error != 0 ? error : static_cast<ssize_t>(bytes);
+  return seal_staged();
 }
 
 int TlsTransport::SealRecord(const uint8_t* data, size_t bytes) {
@@ -420,6 +443,7 @@ int TlsTransport::SealRecord(const uint8_t* data, size_t bytes) {
   } while (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN);
   if (n < 0) return FailTls(static_cast<int>(n));
   assert(static_cast<size_t>(n) == bytes);
+  records_[sealed_++] = {bytes, wire_.pushed()};
   return 0;
 }
 

@@ -87,6 +87,7 @@ int TlsWire::Flush() {
     if (n < 0) return static_cast<int>(n);
     sent_ += static_cast<size_t>(n);
   }
+  flushed_ += ready_.size();
   ready_.clear();
   sent_ = 0;
   if (ready_.capacity() > kKeptReady) ready_.shrink_to_fit();

@@ -40,6 +40,9 @@ class TlsWire {
   // Sends what is ready. 0; -EAGAIN: go on when the connection is writable; another -errno.
   int Flush();
   bool sent_all() const { return sent_ == ready_.size(); }
+  // Bytes that were ever made ready, and those of them that the connection took.
+  uint64_t pushed() const { return flushed_ + ready_.size(); }
+  uint64_t sent() const { return flushed_ + sent_; }
 
   // GnuTLS's two ends. Pull: bytes, 0 at the end of the stream, or -EAGAIN.
   ssize_t Pull(void* to, size_t size);
@@ -58,7 +61,8 @@ class TlsWire {
   bool drained_ = false;
   bool ended_ = false;
   std::vector<uint8_t> ready_;
-  size_t sent_ = 0;  // of `ready_`
+  size_t sent_ = 0;       // of `ready_`
+  uint64_t flushed_ = 0;  // before `ready_`
 };
 
 }  // namespace cloudblk

@@ -117,41 +117,6 @@ static bool storage_failed(int result)
            result != -EROFS && result != -ERANGE;
 }
 
-/* Does with a request that the storage failed as werror or rerror wants it. */
-static void fail(CloudblkReq *req, int result)
-{
-    CloudblkDisk *disk = req->queue->disk;
-    bool is_read = req->is_read;
-    BlockErrorAction action = disk->ops->error_action(disk, is_read, -result);
-
-    /*
-     * A flush that failed is not repeated when the VM continues: that could
-     * succeed, although what it was to make durable is lost
-     */
-    if (action == BLOCK_ERROR_ACTION_STOP && !req->is_flush) {
-        QSIMPLEQ_INSERT_TAIL(&req->queue->kept, req, next);
-    } else {
-        finish(req, action == BLOCK_ERROR_ACTION_IGNORE ? 0 : result);
-    }
-    disk->ops->error_raise(disk, action, is_read, -result);
-}
-
-void cloudblk_answer(CloudblkReq *req, int result)
-{
-    if (storage_failed(result)) {
-        fail(req, result);
-    } else {
-        finish(req, result);
-    }
-}
-
-void cloudblk_drop(CloudblkReq *req, size_t stored)
-{
-    unmap_buffers(req, stored);
-    virtqueue_detach_element(req->queue->vq, &req->elem, stored);
-    free_request(req);
-}
-
 /*
  * Keeps it until the VM continues. The stored bytes are marked for migration
  * now, as unmapping would: their memory may be sent before the request is
@@ -170,6 +135,46 @@ static void keep(CloudblkReq *req, size_t stored)
         stored -= length;
     }
     QSIMPLEQ_INSERT_TAIL(&req->queue->kept, req, next);
+}
+
+/* Does with a request that the storage failed as werror or rerror wants it. */
+static void fail(CloudblkReq *req, int result, size_t stored)
+{
+    CloudblkDisk *disk = req->queue->disk;
+    bool is_read = req->is_read;
+    BlockErrorAction action = disk->ops->error_action(disk, is_read, -result);
+
+    /*
+     * A flush that failed is not repeated when the VM continues: that could
+     * succeed, although what it was to make durable is lost
+     */
+    if (action == BLOCK_ERROR_ACTION_STOP && !req->is_flush) {
+        keep(req, stored);
+    } else {
+        finish(req, action == BLOCK_ERROR_ACTION_IGNORE ? 0 : result);
+    }
+    disk->ops->error_raise(disk, action, is_read, -result);
+}
+
+static void answer(CloudblkReq *req, int result, size_t stored)
+{
+    if (storage_failed(result)) {
+        fail(req, result, stored);
+    } else {
+        finish(req, result);
+    }
+}
+
+void cloudblk_answer(CloudblkReq *req, int result)
+{
+    answer(req, result, 0);
+}
+
+void cloudblk_drop(CloudblkReq *req, size_t stored)
+{
+    unmap_buffers(req, stored);
+    virtqueue_detach_element(req->queue->vq, &req->elem, stored);
+    free_request(req);
 }
 
 /* ---- Completions ---- */
@@ -203,7 +208,7 @@ void cloudblk_complete(void *opaque, const CloudblkCompletion *done,
                    done[i].result == -ECANCELED) {
             keep(req, done[i].bytes_stored);
         } else {
-            cloudblk_answer(req, done[i].result);
+            answer(req, done[i].result, done[i].bytes_stored);
         }
     }
     cloudblk_publish(loop);

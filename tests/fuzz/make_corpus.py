@@ -107,6 +107,20 @@ def text_seeds():
             yield f"{reader}-{number}", bytes([reader]) + text.encode()
 
 
+# What was found with such a script, made as short as it goes, and mended.
+FOUND = {
+    "virtio": {
+        # What a read has stored that fails and waits for the machine to go on was not marked for migration
+        "kept-read": "b19dd942aaaaaaaaaaaaaaaa0600000000082bda34c50ab1aaaaaaaaaaaa06000000000000007895c1ac082bda34c50ab1",
+    },
+}
+
+
+def found_seeds(target):
+    for name, seed in FOUND.get(target, {}).items():
+        yield name, bytes.fromhex(seed)
+
+
 def drawn_seeds(target):
     draw = random.Random(target)
     for number in range(60):
@@ -138,6 +152,7 @@ def main() -> None:
     write(root / "text-seeds", text_seeds())
     for target in ("client", "proxy", "virtio", "tls"):
         write(root / f"{target}-seeds", drawn_seeds(target))
+        write(root / f"{target}-seeds", found_seeds(target))
 
 
 if __name__ == "__main__":

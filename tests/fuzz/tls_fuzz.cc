@@ -2,7 +2,8 @@
 //
 // The TLS transport, both sides of it, with somebody between them who changes, adds, takes away and
 // holds back bytes, and who speaks in the place of either. What one side is given has to be the
-// beginning of what the other has said, whatever happens, and all of it if nothing was changed.
+// beginning of what the other has said and counts as moved, whatever happens, and all of it if
+// nothing was changed.
 // Keys of a handshake are drawn anew each time, so a finding may need its input several times.
 #include <algorithm>
 #include <cerrno>
@@ -97,7 +98,7 @@ struct Side {
     Check(n <= static_cast<ssize_t>(most));
     if (n > 0) {
       const auto bytes = static_cast<size_t>(n);
-      Check(!ended && heard + bytes <= peer->said.size());
+      Check(!ended && heard + bytes <= peer->moved);
       Check(std::memcmp(to, peer->said.data() + heard, bytes) == 0);
       heard += bytes;
     }

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.fio import VERIFY, load_through_restarts
 from tests.support.guest import Guest
-from tests.support.nbd_server import Nbdkit
+from tests.support.nbd_server import NbdkitTls
 from tests.support.paths import qemu_command
 from tests.support.proxy import Proxy
 from tests.support.tls import Credentials
@@ -18,14 +18,7 @@ def server_of(protocol, tls, folder):
         volumes = {"d0": f"file://{folder}/disk.img?size={SIZE}&create=on"}
         return Proxy(volumes, ["--tls-dir", tls.server], listen="tls://127.0.0.1:0")
 
-    class Secure(Nbdkit):
-        def command(self):
-            return [*super().command()[:1], *tls.nbdkit_options(), *super().command()[1:]]
-
-        def uri(self, *_):
-            return super().uri().replace("nbd://", "nbds://")
-
-    return Secure(folder, SIZE)
+    return NbdkitTls(folder, tls, SIZE)
 
 
 @pytest.mark.parametrize("protocol, kind, release", [

@@ -2,7 +2,6 @@
 """Several disks move together: what each server takes, the machine waits for once."""
 
 import json
-import signal
 import subprocess
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.migration import pair
 from tests.support.paths import RELEASES, qemu_command
 from tests.support.proxy import Proxy
+from tests.support.standstill import hanging
 from tests.support.virtio import S_OK, T_IN, T_OUT, BlockDriver, Request
 
 DISKS = 10
@@ -97,10 +97,9 @@ def test_one_that_stays_keeps_all(machines, release):
         driver = pair.new_driver(source)
         assert Request(driver, T_OUT, 0, bytes(4096)).submit().wait() == S_OK
         destination = machines.start(release, uris, source)
-        other.process.send_signal(signal.SIGSTOP)
-        source.qmp.command("migrate", uri=pair.listen(destination))
-        assert pair.wait_status(source, "completed", "failed") == "failed"
-        other.process.send_signal(signal.SIGCONT)
+        with hanging(other):
+            source.qmp.command("migrate", uri=pair.listen(destination))
+            assert pair.wait_status(source, "completed", "failed") == "failed"
         assert "cannot give up" in source.messages()
         source.qmp.command("cont")
         assert Request(driver, T_OUT, 0, bytes(4096)).submit().wait() == S_OK

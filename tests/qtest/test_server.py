@@ -2,10 +2,10 @@
 """What a user sees of a server that is away: in QEMU's log, by qom-get, and at the start."""
 
 import concurrent.futures
-import signal
 import time
 
 from tests.support.proxy import Proxy
+from tests.support.standstill import hanging
 from tests.support.virtio import S_OK, T_OUT, Request, poll
 
 DISK = "/machine/peripheral/disk"
@@ -42,10 +42,9 @@ def test_why_a_disk_does_not_come_back(bench, loops):
 
 def test_the_time_that_a_server_may_be_silent(bench):
     driver = bench.disk(server_timeout=2)
-    bench.proxy.process.send_signal(signal.SIGSTOP)
-    request = write(driver)
-    poll(lambda: "no answer for 2 s; reconnecting" in driver.machine.messages(), "the end of patience", 20)
-    bench.proxy.process.send_signal(signal.SIGCONT)
+    with hanging(bench.proxy):
+        request = write(driver)
+        poll(lambda: "no answer for 2 s; reconnecting" in driver.machine.messages(), "the end of patience", 20)
     assert request.wait() == S_OK
     poll(lambda: server_status(driver.machine) == "connected", "the return")
 

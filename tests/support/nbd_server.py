@@ -22,9 +22,9 @@ def free_port():
         return one.getsockname()[1]
 
 
-def is_listening(port):
+def is_listening(port, address="127.0.0.1"):
     with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+        return one.connect_ex((address, port)) == 0
 
 
 def beside(release, program):
@@ -106,6 +106,28 @@ class Nbdkit(NbdServer):
     def command(self):
         filters = [f"--filter={name}" for name in self.filters]
         return ["nbdkit", "-f", "--log=null", "-i", "127.0.0.1", "-p", self.port, *filters, *self.plugin()]
+
+
+class NbdkitTls(Nbdkit):
+    """To nobody without TLS. tls: a Credentials of tls.py. net, host: where it runs, if not here."""
+
+    def __init__(self, folder, tls, size=SIZE, net=None, host=None):
+        super().__init__(folder, size)
+        self._tls, self._net, self._host = tls, net, net and net.name(host)
+        self.address = net.address(host) if net else "127.0.0.1"
+
+    def command(self):
+        prefix = self._net.command(self._host) if self._net else []
+        address = ["-i", self.address, "-p", self.port]
+        return [*prefix, "nbdkit", "-f", "--log=null", *address, *self._tls.nbdkit_options(), *self.plugin()]
+
+    def is_up(self):
+        if not self._net:
+            return super().is_up()
+        return self._net.run(self._host, lambda: is_listening(self.port, self.address))
+
+    def uri(self, *_):
+        return f"nbds://{self.address}:{self.port}/"
 
 
 class NbdkitMemory(Nbdkit):

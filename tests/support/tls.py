@@ -74,9 +74,9 @@ class Authority:
 
 
 class Credentials:
-    """What a server and its client have, both good. kind: x509 or psk."""
+    """What a server and its client have, both good. kind: x509 or psk. address: the server's."""
 
-    def __init__(self, folder, kind):
+    def __init__(self, folder, kind, address="127.0.0.1"):
         folder = pathlib.Path(folder) / kind
         folder.mkdir(parents=True)
         self.kind = kind
@@ -86,7 +86,7 @@ class Credentials:
             write_keys(self.client, alice=KEY)
             return
         self.authority = Authority(folder / "ca")
-        self.authority.issue(self.server, "server", "disk.example.org")
+        self.authority.issue(self.server, "server", "disk.example.org", address=address)
         self.authority.issue(self.client, "client", "host-7")
 
     def qemu_object(self, endpoint="client", name="tls", priority=None):

@@ -278,6 +278,38 @@ TEST(TlsPeers, NeverSayThatMoreHasMovedThanIsOffered) {
   EXPECT_TRUE(server.heard == "x" + data);
 }
 
+TEST(TlsPeers, CountWhatThePeerCanHaveRead) {
+  const TlsFolder folder;
+  WriteKey(folder, "alice", 1);
+  for (const bool from_client : {true, false}) {
+    auto [near, far] = SocketPair();
+    const int small = 4096;
+    setsockopt(near.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+    const auto role = [&](bool client) {
+      return MustLoad(PskOf(folder, client ? Role::kClient : Role::kServer));
+    };
+    Side speaks{.transport = Secured(std::move(near), role(from_client)), .says = "x"};
+    Side hears{.transport = Secured(std::move(far), role(!from_client)), .says = "y"};
+    Talk(&speaks, &hears);
+    std::string data = Data(500'000);
+    size_t moved = 0;
+    while (moved < data.size()) {
+      const iovec rest{data.data() + moved, data.size() - moved};
+      const ssize_t n = speaks.transport->Writev(&rest, 1);
+      if (n > 0) moved += static_cast<size_t>(n);
+      hears.Step();
+      ASSERT_EQ(hears.heard.size(), 1 + moved) << "it may have been answered";
+    }
+    // What was not counted as moved does not move at the end.
+    speaks.says = data;
+    ASSERT_FALSE(speaks.Step() && speaks.says.empty());
+    const size_t counted = 1 + moved + data.size() - speaks.says.size();
+    speaks.transport.reset();
+    hears.Step();
+    EXPECT_EQ(hears.heard.size(), counted);
+  }
+}
+
 // Gives the near end of a socket pair and keeps the far one.
 class PairConnector final : public Connector {
  public:
