@@ -180,6 +180,7 @@ Result<Endpoint> ParseHostPort(std::string_view text, uint16_t default_port) {
     endpoint.host = text.substr(0, colon);
     port = colon == std::string_view::npos ? std::string_view() : text.substr(colon);
   }
+  if (endpoint.host.find_first_of("[]") != std::string::npos) return bad("has a bracket too many");
   if (!port.empty() && !ParsePort(port.substr(1), &endpoint.port)) {
     return bad("has no port number from 0 to 65535");
   }

@@ -34,6 +34,7 @@ class Transport {
   virtual int ConnectResult() = 0;
 
   // Non-blocking. Bytes moved, at least 1; -EAGAIN; another -errno when the connection is dead.
+  // What Writev was offered and has not moved is to be offered again, and more with it if there is.
   // Readv: 0 when the peer closed. At least one element, none empty. -EFAULT: memory of the
   // elements cannot be touched, and the stream is where it was; Readv may have stored something all
   // the same.

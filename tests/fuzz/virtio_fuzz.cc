@@ -493,7 +493,8 @@ void Act(FuzzedDataProvider* in) {
           machine->action = static_cast<BlockErrorAction>(in->ConsumeIntegralInRange(0, 2));
           return;
         default:
-          machine->submit_error = -static_cast<int>(in->ConsumeIntegral<uint8_t>());
+          machine->submit_error =
+              in->PickValueInArray({0, -EINVAL, -ENOTSUP, -EROFS, -EIO, -EFAULT, -ERANGE});
           return;
       }
     case 13:

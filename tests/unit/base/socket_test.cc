@@ -30,9 +30,10 @@ TEST(Endpoint, ReadsWhatItWrites) {
 }
 
 TEST(Endpoint, RefusesWhatItCannotRead) {
-  for (const char* text : {"", "host:1", "tcp://host", "tcp://host:", "tcp://host:65536",
-                           "tcp://host:-1", "tcp://[::1]", "tcp://[::1", "tcp://::1:5",
-                           "tcp://[::1]x:1", "unix://relative", "unix:/x", "tcp://host:1x"}) {
+  for (const char* text :
+       {"", "host:1", "tcp://host", "tcp://host:", "tcp://host:65536", "tcp://host:-1",
+        "tcp://[::1]", "tcp://[::1", "tcp://::1:5", "tcp://[::1]x:1", "unix://relative", "unix:/x",
+        "tcp://host:1x", "tcp://[[]:1", "tcp://a]:1", "tcp://a[b:1"}) {
     const Result<Endpoint> endpoint = ParseEndpoint(text);
     ASSERT_FALSE(endpoint.ok()) << text;
     EXPECT_EQ(endpoint.status().error(), EINVAL);
