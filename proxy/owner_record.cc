@@ -75,7 +75,8 @@ bool AddLast(std::istringstream* line, OwnerRecord* record) {
     if (!(*line >> former.epoch >> claimer >> spent)) return false;
     const std::optional<Uuid> id = ParseOptional(claimer);
     const std::optional<Uuid> token = ParseOptional(spent);
-    if (!id || !token) return false;
+    // Epochs count from 1: of none, nothing more is known.
+    if (!id || !token || former.epoch == 0) return false;
     former.claimer = *id;
     former.spent = *token;
   }

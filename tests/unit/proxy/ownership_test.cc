@@ -546,6 +546,8 @@ TEST(OwnerRecordTest, ADamagedLineIsAnError) {
                                             "spent x " + uuid,
                                             "last",
                                             "last 12",
+                                            "last " + uuid + " 0 - -",
+                                            "last " + uuid + " 0 " + uuid + " -",
                                             "lastly " + uuid,
                                             std::string(8, '\0')};
   for (const std::string& line : damaged) {
