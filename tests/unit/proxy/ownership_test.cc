@@ -547,7 +547,6 @@ TEST(OwnerRecordTest, ADamagedLineIsAnError) {
                                             "last",
                                             "last 12",
                                             "last " + uuid + " 0 - -",
-                                            "last " + uuid + " 0 " + uuid + " -",
                                             "lastly " + uuid,
                                             std::string(8, '\0')};
   for (const std::string& line : damaged) {
