@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/epoll_loop.h"
 #include "base/text.h"
-#include "base/tls_transport.h"
+#include "base/tls_connector.h"
 #include "block/native_codec.h"
 #include "block/nbd_codec.h"
 #include "block/outage.h"

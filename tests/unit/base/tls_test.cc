@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "base/tls_transport.h"
+#include "base/tls_connector.h"
 #include "tests/support/cpp/certificates.h"
 #include "tests/support/cpp/tls_pair.h"
 
