@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cassert>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -25,8 +24,7 @@ namespace {
 
 // Plain bytes that are made ready at a time, in records of the most that TLS has.
 constexpr size_t kRecord = 16 << 10;
-constexpr size_t kRecords = 8;
-constexpr size_t kChunk = kRecords * kRecord;
+constexpr size_t kChunk = 8 * kRecord;
 
 struct EndSession {
   void operator()(gnutls_session_t session) const { gnutls_deinit(session); }
@@ -70,7 +68,7 @@ class TlsTransport final : public Transport {
 
   bool server() const { return credentials_->is_server(); }
   bool failed() const { return trouble_.error != 0; }
-  bool owes() const { return paid_ != sealed_; }
+  bool owes() const { return paid_ != records_.size(); }
   int Fail(TlsTrouble trouble);
   // Of a fatal GnuTLS error. Tells the peer.
   int FailTls(int error);
@@ -87,7 +85,7 @@ class TlsTransport final : public Transport {
   int Seal();
   int SealGuests();
   int SealOwn();
-  int SealRecord(const uint8_t* data, size_t bytes);
+  int SealRecords(const uint8_t* data, size_t bytes);
   int SendSealed();
   // The bytes, at most so many, whose records are sent.
   size_t Pay(size_t most);
@@ -109,15 +107,15 @@ class TlsTransport final : public Transport {
   std::optional<TlsRefusal> refusal_;  // of VerifyPeer
   TlsNotes notes_;
   PeerIdentity identity_;
-  // Records that Seal has made, from `paid_` to `sealed_`. A record's bytes count as moved as soon
-  // as it is sent, since the peer may answer then, and not before: the caller offers them again.
+  // Records that Seal has made, from `paid_` on not all counted. A record's bytes count as moved as
+  // soon as it is sent, since the peer may answer then, and not before: the caller offers them
+  // again.
   struct Record {
     size_t bytes;
     uint64_t end;  // in what the wire sends
   };
-  std::array<Record, kRecords> records_;
+  std::vector<Record> records_;
   size_t paid_ = 0;
-  size_t sealed_ = 0;
   std::span<const iovec> left_;  // of what Writev was given, with `taken_` bytes of the first gone
   size_t taken_ = 0;
   std::vector<iovec> elements_;
@@ -370,7 +368,10 @@ size_t TlsTransport::Pay(size_t most) {
     paid += part;
     if (records_[paid_].bytes == 0) ++paid_;
   }
-  if (!owes()) paid_ = sealed_ = 0;
+  if (!owes()) {
+    records_.clear();
+    paid_ = 0;
+  }
   return paid;
 }
 
@@ -406,7 +407,7 @@ int TlsTransport::SealGuests() {
   }
   if (chunk_->Fetch(0, elements_) < elements_.size()) return -EFAULT;
   for (size_t at = 0; at < bytes; at += kRecord) {
-    const int error = SealRecord(chunk_->data() + at, std::min(kRecord, bytes - at));
+    const int error = SealRecords(chunk_->data() + at, std::min(kRecord, bytes - at));
     if (error != 0) return error;
   }
   return 0;
@@ -418,14 +419,14 @@ int TlsTransport::SealOwn() {
   size_t bytes = 0;
   size_t staged = 0;
   const auto seal_staged = [&] {
-    return staged == 0 ? 0 : SealRecord(record_.get(), std::exchange(staged, 0));
+    return staged == 0 ? 0 : SealRecords(record_.get(), std::exchange(staged, 0));
   };
   while (!left_.empty() && bytes < kChunk) {
     const iovec part = Take(std::min(kRecord - staged, kChunk - bytes));
     bytes += part.iov_len;
     int error = 0;
     if (part.iov_len == kRecord) {
-      error = SealRecord(static_cast<const uint8_t*>(part.iov_base), kRecord);
+      error = SealRecords(static_cast<const uint8_t*>(part.iov_base), kRecord);
     } else {
       std::memcpy(record_.get() + staged, part.iov_base, part.iov_len);
       staged += part.iov_len;
@@ -436,14 +437,16 @@ int TlsTransport::SealOwn() {
   return seal_staged();
 }
 
-int TlsTransport::SealRecord(const uint8_t* data, size_t bytes) {
-  ssize_t n;
-  do {
-    n = gnutls_record_send(session_.get(), data, bytes);
-  } while (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN);
-  if (n < 0) return FailTls(static_cast<int>(n));
-  assert(static_cast<size_t>(n) == bytes);
-  records_[sealed_++] = {bytes, wire_.pushed()};
+// One record, or more where the peer takes smaller ones only (RFC 8449).
+int TlsTransport::SealRecords(const uint8_t* data, size_t bytes) {
+  while (bytes > 0) {
+    const ssize_t n = gnutls_record_send(session_.get(), data, bytes);
+    if (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN) continue;
+    if (n < 0) return FailTls(static_cast<int>(n));
+    records_.push_back({static_cast<size_t>(n), wire_.pushed()});
+    data += n;
+    bytes -= static_cast<size_t>(n);
+  }
   return 0;
 }
 

@@ -172,20 +172,20 @@ TEST_F(TlsRefusal, OfClearText) {
   EXPECT_NE(a.transport->trouble().find("does not speak TLS"), std::string::npos);
 }
 
-// A peer that GnuTLS makes, with versions that ours does not speak.
-class OldPeer {
+// A peer that GnuTLS makes, as ours is not.
+class OtherPeer {
  public:
-  OldPeer(int fd, bool server, const TlsFolder& folder) {
+  OtherPeer(int fd, bool server, const TlsFolder& folder, const char* priority) {
     gnutls_certificate_allocate_credentials(&credentials_);
     const std::string name = folder.path() + (server ? "/server-" : "/client-");
     gnutls_certificate_set_x509_key_file(credentials_, (name + "cert.pem").c_str(),
                                          (name + "key.pem").c_str(), GNUTLS_X509_FMT_PEM);
     gnutls_init(&session_, (server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK);
-    gnutls_priority_set_direct(session_, "NORMAL:-VERS-ALL:+VERS-TLS1.2", nullptr);
+    gnutls_priority_set_direct(session_, priority, nullptr);
     gnutls_credentials_set(session_, GNUTLS_CRD_CERTIFICATE, credentials_);
     gnutls_transport_set_int(session_, fd);
   }
-  ~OldPeer() {
+  ~OtherPeer() {
     gnutls_deinit(session_);
     gnutls_certificate_free_credentials(credentials_);
   }
@@ -194,6 +194,10 @@ class OldPeer {
     if (gnutls_error_is_fatal(state) != 0) gnutls_alert_send_appropriate(session_, state);
     return state;
   }
+  // What it takes in one record.
+  void SetMostOfRecord(size_t bytes) { gnutls_record_set_max_recv_size(session_, bytes); }
+  // Bytes, 0 or a GnuTLS error.
+  ssize_t Receive(void* to, size_t size) { return gnutls_record_recv(session_, to, size); }
 
  private:
   gnutls_certificate_credentials_t credentials_{};
@@ -204,7 +208,8 @@ TEST_F(TlsRefusal, OfOlderVersions) {
   for (const bool old_server : {false, true}) {
     SCOPED_TRACE(old_server ? "an old server" : "an old client");
     auto [near, far] = SocketPair();
-    OldPeer old(near.get(), old_server, old_server ? server_ : client_);
+    OtherPeer old(near.get(), old_server, old_server ? server_ : client_,
+                  "NORMAL:-VERS-ALL:+VERS-TLS1.2");
     Side ours{
         .transport = Secured(std::move(far),
                              MustLoad(old_server ? client_settings_ : server_settings_), "disk"),
@@ -220,6 +225,27 @@ TEST_F(TlsRefusal, OfOlderVersions) {
     EXPECT_NE(ours.transport->trouble().find("TLS 1.3"), std::string::npos)
         << ours.transport->trouble();
   }
+}
+
+TEST_F(TlsRefusal, IsNotOfOneWhoTakesSmallRecordsOnly) {
+  auto [near, far] = SocketPair();
+  OtherPeer other(near.get(), false, client_, "NORMAL");
+  other.SetMostOfRecord(512);
+  std::string data(300'000, '\0');
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<char>(i * 31 + i / 251);
+  Side ours{.transport = Secured(std::move(far), MustLoad(server_settings_)), .says = data};
+  std::string heard;
+  int state = GNUTLS_E_AGAIN;
+  for (int i = 0; i < 10'000 && heard.size() < data.size(); ++i) {
+    if (state == GNUTLS_E_AGAIN) state = other.Handshake();
+    ours.Step();
+    char bytes[4096];
+    ssize_t n = state == 0 ? other.Receive(bytes, sizeof(bytes)) : 0;
+    if (n > 0) heard.append(bytes, static_cast<size_t>(n));
+    ASSERT_LE(n, 512);
+    ASSERT_EQ(ours.error, 0) << ours.transport->trouble();
+  }
+  EXPECT_TRUE(heard == data);
 }
 
 TEST_F(TlsRefusal, AnAddressIsComparedToo) {
