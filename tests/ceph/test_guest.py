@@ -5,7 +5,7 @@ import pytest
 
 from tests.chaos.daemon import Daemon, wait_for
 from tests.support.ceph import Ceph
-from tests.support.fio import LOAD, VERIFY, wait_for_progress
+from tests.support.fio import VERIFY, load_through_restarts
 from tests.support.guest import Guest
 from tests.support.paths import qemu_command
 
@@ -58,15 +58,7 @@ def test_daemons_of_the_cluster_die_under_verified_load(release, tmp_path):
         cluster.create_image("image", SIZE)
         with Daemon(tmp_path, {"disk": cluster.uri("image")}) as proxy:
             with Guest(qemu_command(release), disk(proxy)) as guest:
-                guest.send(f"exec 2>&1; {LOAD}")
-                done = 0
-                for daemon in cluster.osd, cluster.mon, cluster.osd:
-                    done = wait_for_progress(guest, done)
-                    daemon.kill()
-                    daemon.start()
-                wait_for_progress(guest, done)
-                status, output = guest.finish(timeout=300)
-                assert status == 0, output
+                load_through_restarts(guest, [cluster.osd, cluster.mon, cluster.osd])
                 assert guest.run("cat /sys/block/vda/inflight").split() == ["0", "0"]
                 seen = guest.run("sync /dev/vda; sha256sum </dev/vda", timeout=300).split()[0]
                 assert not guest.errors()

@@ -4,7 +4,7 @@
 import pytest
 
 from tests.guest.test_filesystem import SUMS, WRITE_FILES
-from tests.support.fio import LOAD, wait_for_progress
+from tests.support.fio import LOAD, load_through_restarts, wait_for_progress
 from tests.support.guest import Guest
 from tests.support.nbd_server import Nbdkit
 from tests.support.paths import qemu_command
@@ -65,12 +65,5 @@ def test_files_and_verified_load_while_servers_die(upstream, front):
 def test_a_proxy_that_is_killed_comes_back(front):
     device = ["-device", f"cloudblk-pci,server={front.uri('d0')}"]
     with Guest(qemu_command("10.0"), device) as guest:
-        guest.send(f"exec 2>&1; {LOAD}")
-        done = wait_for_progress(guest, 0)
-        front.kill()
-        front.start()
-        wait_for_progress(guest, done)
-        status, output = guest.finish(timeout=300)
-        assert status == 0, output
-        assert not guest.errors()
+        load_through_restarts(guest, [front])
         guest.poweroff()

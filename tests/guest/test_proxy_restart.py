@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.support.fio import LOAD, wait_for_progress
+from tests.support.fio import load_through_restarts
 from tests.support.guest import Guest
 
 KILLS = 10
@@ -13,18 +13,8 @@ def test_ten_kills_under_verified_load(qemu, disk):
     if not disk.proxy:
         pytest.skip("needs a proxy to kill")
     with Guest(qemu, disk.arguments()) as guest:
-        guest.send(f"exec 2>&1; {LOAD}")
-        done = 0
-        for _ in range(KILLS):
-            # Progress since the last restart: the load is running again, not still waiting.
-            done = wait_for_progress(guest, done)
-            disk.proxy.kill()
-            disk.proxy.start()
-        wait_for_progress(guest, done)
-        status, output = guest.finish(timeout=300)
-        assert status == 0, output
+        load_through_restarts(guest, [disk.proxy] * KILLS)
         assert guest.run("cat /sys/block/vda/inflight").split() == ["0", "0"]
-        assert not guest.errors()
         guest.poweroff()
 
 

@@ -34,5 +34,5 @@ def test_verified_load_and_reconnects(protocol, kind, release, tmp_path):
         disk = [*tls.qemu_object(), "-device", f"cloudblk-pci,server={uri},tls-creds=tls"]
         with Guest(qemu_command(release), disk) as guest:
             guest.run(VERIFY, timeout=300)
-            load_through_restarts(guest, server)
+            load_through_restarts(guest, [server] * 3)
             guest.poweroff()

@@ -55,7 +55,7 @@ def test_the_server_is_killed_under_verified_load(release, server, outcome):
     if not server.keeps_unflushed:
         pytest.skip("this server loses what was not flushed: tests/servers/test_device.py")
     with Guest(qemu_command(release), disk(server)) as guest:
-        load_through_restarts(guest, server)
+        load_through_restarts(guest, [server] * 3)
         outcome("no error, no mismatch")
         guest.poweroff()
 

@@ -30,11 +30,12 @@ def wait_for_progress(guest, done):
     return kib_done(line)
 
 
-def load_through_restarts(guest, server, times=3):
-    """LOAD, while the server is killed and started again; the guest must not see an error."""
+def load_through_restarts(guest, servers):
+    """LOAD, while these servers, one after the other, are killed and started again; the guest must not see an error."""
     guest.send(f"exec 2>&1; {LOAD}")
     done = 0
-    for _ in range(times):
+    for server in servers:
+        # Progress since the last restart: the load is running again, not still waiting.
         done = wait_for_progress(guest, done)
         server.kill()
         server.start()
